@@ -1,0 +1,97 @@
+// swift-tools-version: 6.2
+// The package: one C core, small Swift libraries in layers, four programs. No dependencies beyond the toolchain,
+// liburing and OpenSSL. Which module may import which is written in ARCHITECTURE.md and checked by Tests/TidyTests.
+import PackageDescription
+
+/// Flags for every Swift target: strict, and a warning is an error.
+let swiftSettings: [SwiftSetting] = [
+    .strictMemorySafety(),
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableExperimentalFeature("Lifetimes"),
+]
+
+/// Tests are as strict, but may touch memory through unsafe constructs without marking each of them.
+let testSettings: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableExperimentalFeature("Lifetimes"),
+]
+
+/// A library of ours, with its own tests beside it.
+func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+/// A program: its target is imported by its tests with `@testable`.
+func program(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .executableTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+/// The tests of one module.
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: dependencies, swiftSettings: testSettings)
+}
+
+let package = Package(
+    name: "piko",
+    products: [
+        .executable(name: "piko", targets: ["CLI"]),
+        .executable(name: "piko-supervisor", targets: ["Supervisor"]),
+        .executable(name: "piko-worker", targets: ["Worker"]),
+        .executable(name: "piko-agent", targets: ["Agent"]),
+        .executable(name: "piko-demo-service", targets: ["DemoService"]),
+    ],
+    targets: [
+        // Layer 0: the kernel's mechanisms, in C.
+        .target(
+            name: "CIOCore",
+            cSettings: [
+                .define("_GNU_SOURCE"),
+                .enableWarning("all"), .enableWarning("extra"), .enableWarning("conversion"),
+                .treatAllWarnings(as: .error),
+            ],
+            linkerSettings: [.linkedLibrary("uring")]),
+
+        // Layer 1: vocabulary.
+        library("Base", []),
+        library("Memory", ["Base"]),
+
+        // Layer 2: pure. Bytes, events and the time go in, values come out.
+        library("Wire", ["Base", "Memory"]),
+        library("Control", ["Base", "Memory"]),
+        library("Config", ["Base"]),
+        library("Telemetry", ["Base", "Memory"]),
+
+        // Layer 3: the edge to the kernel, and the byte channels above it.
+        library("Reactor", ["CIOCore", "Base", "Memory"]),
+        library("Transport", ["Reactor", "Wire", "Telemetry", "Base", "Memory"]),
+
+        // Layer 4: programs.
+        program("Supervisor", ["Reactor", "Control", "Config", "Telemetry", "Memory", "Base"]),
+        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Config", "Telemetry", "Memory", "Base"]),
+        program("Agent", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
+        program("CLI", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
+        program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),
+
+        // Layer 5: tests.
+        library("TestKit", ["Reactor", "Wire", "Control", "Memory", "Base"]),
+        tests("BaseTests", ["Base"]),
+        tests("MemoryTests", ["Memory", "Base"]),
+        tests("WireTests", ["Wire", "TestKit", "Memory", "Base"]),
+        tests("ControlTests", ["Control", "Memory", "Base"]),
+        tests("ConfigTests", ["Config", "Base"]),
+        tests("TelemetryTests", ["Telemetry", "Memory", "Base"]),
+        tests("ReactorTests", ["Reactor", "CIOCore", "TestKit", "Memory", "Base"]),
+        tests("TransportTests", ["Transport", "Reactor", "Wire", "TestKit", "Memory", "Base"]),
+        tests("SupervisorTests", ["Supervisor", "Control", "Config", "TestKit", "Base"]),
+        tests("WorkerTests", ["Worker", "Transport", "Reactor", "Wire", "Control", "TestKit", "Memory", "Base"]),
+        tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "TestKit", "Memory", "Base"]),
+        tests("TidyTests", []),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .gnu11
+)

@@ -1,0 +1,5 @@
+// Entry point.
+@main
+enum AgentMain {
+    static func main() {}
+}

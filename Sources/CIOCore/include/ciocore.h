@@ -1,0 +1,250 @@
+/* ciocore: the kernel's mechanisms for one single-threaded event loop, in C, with two backends (io_uring, epoll)
+ * behind this one interface. It knows sockets, bytes, descriptors and time, and nothing of any protocol.
+ *
+ * Why this shape: the caller (Swift) asks for things, and learns of what happened in one batch of plain records a
+ * turn. No callback ever runs out of C, so nothing recurses and a turn is bounded. Whatever the kernel may still
+ * touch after the caller let go (a send in flight, a receive not yet cancelled) is owned here: a closed handle is
+ * dead to the caller at once and its memory and slot are reused only after the kernel's last completion.
+ *
+ * Invariants:
+ *  - A handle is slot + generation. A late completion of an earlier generation is dropped and counted.
+ *  - Received bytes lie in loop-owned buffers and are valid until the next cio_loop_turn. A connection that is idle
+ *    holds no read buffer.
+ *  - Results: 0 or a count on success, -errno on failure. Functions that take a descriptor own it from then on, also
+ *    when they fail (they close it), unless the comment says otherwise.
+ *  - Everything is called on one thread; only cio_loop_wake may be called from another.
+ */
+#ifndef CIOCORE_H
+#define CIOCORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+/* ---- Loop ------------------------------------------------------------------------------------------------------ */
+
+typedef struct cio_loop cio_loop;
+
+/* generation << 32 | slot. 0 is never a valid handle. */
+typedef uint64_t cio_handle;
+
+enum cio_backend {
+    CIO_BACKEND_AUTO = 0,     /* io_uring when the probe succeeds, else epoll */
+    CIO_BACKEND_IO_URING = 1, /* fail when the probe fails */
+    CIO_BACKEND_EPOLL = 2,
+};
+
+struct cio_loop_options {
+    uint32_t backend;              /* enum cio_backend */
+    uint32_t handles_max;          /* most handles alive at once; more: -ENFILE from the open functions */
+    uint32_t ring_entries;         /* io_uring submission entries, power of two (0: 1024) */
+    uint32_t receive_buffers;      /* provided buffers, power of two (0: 128) */
+    uint32_t receive_buffer_bytes; /* bytes of each (0: 16384) */
+    uint32_t reserved;
+    uint64_t output_bytes_max;     /* most bytes queued for sending over all handles (0: no limit); more: -ENOBUFS */
+};
+
+/* Makes a loop. `reason` receives one line that says which backend runs and, where a probe failed, why
+ * (for example "epoll: io_uring_setup: Operation not permitted"). -errno when the asked-for backend can't be had;
+ * `reason` is filled then as well. */
+int cio_loop_create(cio_loop **loop, const struct cio_loop_options *options, char *reason, size_t reason_size);
+
+/* Closes every descriptor it still owns, abruptly, and frees all. */
+void cio_loop_destroy(cio_loop *loop);
+
+/* The backend in use: CIO_BACKEND_IO_URING or CIO_BACKEND_EPOLL. */
+uint32_t cio_loop_backend(const cio_loop *loop);
+
+enum cio_event_kind {
+    CIO_EVENT_DATA = 1,      /* data, length: received bytes (mutable, the caller's until the next turn) */
+    CIO_EVENT_END = 2,       /* the peer finished sending (FIN); follows all DATA */
+    CIO_EVENT_DRAINED = 3,   /* pending output fell to the low mark after it had exceeded the high mark */
+    CIO_EVENT_CONNECTED = 4, /* a cio_stream_connect succeeded */
+    CIO_EVENT_FAILED = 5,    /* result -errno: the socket is broken or the connect failed; the last event of the handle,
+                                which the caller must still close */
+    CIO_EVENT_DETACHED = 6,  /* result: the descriptor, the caller's from now on; the handle is dead */
+    CIO_EVENT_ACCEPTED = 7,  /* result: a new connection's descriptor (O_NONBLOCK, CLOEXEC), the caller's; or -errno
+                                (EMFILE, ENFILE, ENOBUFS, ENOMEM), after which the listener is paused: the caller decides
+                                when to resume */
+    CIO_EVENT_MESSAGE = 8,   /* a whole SEQPACKET message: data, length, descriptors, descriptor_count (the caller's) */
+    CIO_EVENT_READY = 9,     /* a polled foreign descriptor is ready; result: the poll mask. One shot: re-arm it */
+    CIO_EVENT_RESOLVED = 10, /* a cio_resolve finished: data: array of struct sockaddr_storage, length: bytes of it;
+                                result 0, or a getaddrinfo code (positive), data then holds its text */
+    CIO_EVENT_FINISHED = 11, /* cio_stream_finish has sent everything and the FIN */
+};
+
+/* One thing that happened. Plain data; pointers are valid until the next cio_loop_turn. */
+struct cio_event {
+    cio_handle handle;
+    uint64_t tag; /* what the caller gave when it opened the handle */
+    uint32_t kind;
+    int32_t result;
+    uint8_t *data;
+    uint32_t length;
+    uint32_t descriptor_count;
+    int32_t *descriptors;
+};
+
+/* One turn: submits all that is queued, waits for something to happen until `deadline_ns` on CLOCK_MONOTONIC
+ * (0: does not wait; UINT64_MAX: no deadline), and stores at most `max` events. Returns how many (0 at the deadline or
+ * a signal), or -errno for what only a bug can cause. Events of one handle keep their order. The batch holds no event
+ * of a handle after its FAILED or DETACHED; events that are already in the batch of a handle which the caller closes
+ * while it works through the batch are recognised by cio_handle_alive. */
+int cio_loop_turn(cio_loop *loop, uint64_t deadline_ns, struct cio_event *events, uint32_t max);
+
+/* Ends the wait of a turn in progress or of the next one. Callable from any thread and from a signal handler. */
+void cio_loop_wake(cio_loop *loop);
+
+/* Whether the handle is open: neither closed, detached nor reused. */
+bool cio_handle_alive(const cio_loop *loop, cio_handle handle);
+
+struct cio_loop_counters {
+    uint64_t turns, events, stale_completions, receive_buffer_shortages, system_calls;
+    uint64_t handles_open;    /* gauge; includes those that linger */
+    uint64_t handles_lingering;
+    uint64_t output_bytes;    /* gauge: bytes queued for sending */
+    uint64_t output_chunks;   /* gauge: chunks allocated, in use or pooled */
+};
+void cio_loop_counters_read(const cio_loop *loop, struct cio_loop_counters *counters);
+
+/* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds. */
+uint64_t cio_clock_monotonic(void);
+uint64_t cio_clock_realtime(void);
+
+/* ---- Streams: connected stream sockets (TCP or Unix) -------------------------------------------------------------- */
+
+/* Takes a connected stream socket and makes it non-blocking. Reading is off until cio_stream_read. */
+int cio_stream_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *handle);
+
+/* Starts to connect. CONNECTED or FAILED follows, never from within this call. The caller bounds the time. */
+int cio_stream_connect(cio_loop *loop, const struct sockaddr *address, socklen_t length, uint64_t tag,
+                       cio_handle *handle);
+
+/* Switches reading on or off. Bytes that the kernel had already delivered when it was switched off still come as DATA. */
+void cio_stream_read(cio_loop *loop, cio_handle handle, bool on);
+
+/* Queues a copy of the bytes; they are sent at the end of the turn, gathered. Returns the bytes now pending, or -EPIPE
+ * after finish, -EBADF for a dead handle, -ENOBUFS at output_bytes_max (nothing queued then). */
+ssize_t cio_stream_write(cio_loop *loop, cio_handle handle, const void *bytes, size_t length);
+
+/* The same for a caller that produces bytes in place: returns room of at least 1 and at most `want` bytes and its size
+ * in `got`; NULL as cio_stream_write fails. cio_stream_commit says how many were written (at most `got`) before any
+ * other call on this loop. */
+uint8_t *cio_stream_reserve(cio_loop *loop, cio_handle handle, size_t want, size_t *got);
+ssize_t cio_stream_commit(cio_loop *loop, cio_handle handle, size_t length);
+
+/* Bytes queued and not yet taken by the kernel. */
+size_t cio_stream_pending(const cio_loop *loop, cio_handle handle);
+
+/* High and low mark in bytes for DRAINED (defaults 262144 and 65536). */
+void cio_stream_marks(cio_loop *loop, cio_handle handle, uint32_t high, uint32_t low);
+
+/* Sends what is queued, then FIN (shutdown SHUT_WR). FINISHED follows. Reading goes on. */
+void cio_stream_finish(cio_loop *loop, cio_handle handle);
+
+enum cio_close_mode {
+    CIO_CLOSE_LINGER = 0, /* send what is queued, FIN, discard what still comes until the peer's FIN, at most
+                             `linger_ms` in all without progress and 5 s after the FIN; then close. Keeps an answer
+                             from being destroyed by a reset while the peer still sends */
+    CIO_CLOSE_NOW = 1,    /* drop what is queued and close */
+    CIO_CLOSE_RESET = 2,  /* drop what is queued and reset (SO_LINGER 0) */
+};
+#define CIO_LINGER_MS 30000
+
+/* Closes. The handle is dead to the caller from here on; no event follows. */
+void cio_stream_close(cio_loop *loop, cio_handle handle, enum cio_close_mode mode);
+
+/* Takes the socket out of the loop: stops reading, waits for every operation in flight (queued output is sent first),
+ * then DETACHED hands the descriptor back. DATA and END may still come before it. -EBADF for a dead handle. */
+int cio_stream_detach(cio_loop *loop, cio_handle handle);
+
+/* The descriptor behind a handle, still owned by the loop: for socket options and names only. -EBADF if dead. */
+int cio_handle_descriptor(const cio_loop *loop, cio_handle handle);
+
+/* ---- Listeners, messages, foreign descriptors -------------------------------------------------------------------- */
+
+/* Takes a listening socket; ACCEPTED for each connection (multishot where the kernel has it). */
+int cio_listener_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *handle);
+/* Pauses or resumes accepting. A connection that was accepted before the pause still comes. */
+void cio_listener_accept(cio_loop *loop, cio_handle handle, bool on);
+
+/* Takes a connected SOCK_SEQPACKET Unix socket; MESSAGE for each message, with up to CIO_DESCRIPTORS_MAX descriptors
+ * (CLOEXEC). A truncated message or control data closes the descriptors and is FAILED with -EMSGSIZE. END at EOF. */
+#define CIO_DESCRIPTORS_MAX 64
+#define CIO_MESSAGE_BYTES_MAX 131072
+int cio_message_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *handle);
+
+/* Sends a message, at once or, when the socket is full, when it has room: order is kept. The descriptors are
+ * duplicated or sent before the call returns when `take` is false; with `take` they are closed once sent. At most
+ * `CIO_MESSAGES_QUEUED_MAX` wait; then -EAGAIN (nothing taken). Returns the number of messages that wait. */
+#define CIO_MESSAGES_QUEUED_MAX 4096
+int cio_message_send(cio_loop *loop, cio_handle handle, const void *bytes, size_t length, const int *descriptors,
+                     uint32_t descriptor_count, bool take);
+
+/* Polls a descriptor that stays the caller's (POLLIN …, as poll(2)). READY once, then cio_poll_arm for the next. */
+int cio_poll_open(cio_loop *loop, int descriptor, uint32_t mask, uint64_t tag, cio_handle *handle);
+void cio_poll_arm(cio_loop *loop, cio_handle handle, uint32_t mask);
+
+/* Closes a listener, message socket (queued messages are dropped), poll, or resolve. */
+void cio_handle_close(cio_loop *loop, cio_handle handle);
+
+/* Looks a name up (getaddrinfo, stream sockets) on a helper thread. RESOLVED follows. */
+int cio_resolve(cio_loop *loop, const char *host, const char *port, uint64_t tag, cio_handle *handle);
+
+/* ---- Sockets ------------------------------------------------------------------------------------------------------ */
+
+/* A listening TCP socket: non-blocking, CLOEXEC, SO_REUSEADDR, backlog SOMAXCONN. `v6_only` matters for IPv6 only. */
+int cio_socket_listen(const struct sockaddr *address, socklen_t length, bool v6_only);
+/* A listening Unix stream socket with the given mode; removes a stale socket of that name that nobody listens on. */
+int cio_socket_listen_unix(const char *path, mode_t mode);
+/* A pair of Unix sockets: SOCK_STREAM or SOCK_SEQPACKET; CLOEXEC. */
+int cio_socket_pair(int type, int descriptors[2]);
+/* The peer's or own address. */
+int cio_socket_peer(int descriptor, struct sockaddr_storage *address, socklen_t *length);
+int cio_socket_name(int descriptor, struct sockaddr_storage *address, socklen_t *length);
+/* TCP_NODELAY; keep-alive after `idle` s, every `interval` s, `count` times; TCP_USER_TIMEOUT in ms (0: none).
+ * Quietly does nothing on a Unix socket. */
+int cio_socket_nodelay(int descriptor);
+int cio_socket_keepalive(int descriptor, int idle, int interval, int count, unsigned user_timeout_ms);
+/* Credentials of the process at the other end of a Unix socket. */
+int cio_socket_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
+/* What a descriptor is: 1 stream socket, 2 seqpacket, 3 datagram, 4 listening stream, 5 regular file or memfd, 0 other. */
+int cio_descriptor_kind(int descriptor);
+/* close(2), once, without EINTR trouble. */
+void cio_descriptor_close(int descriptor);
+/* Writes all to a blocking or non-blocking file, memfd or pipe; no waiting: bytes written or -errno (-EAGAIN: none). */
+ssize_t cio_descriptor_write(int descriptor, const void *bytes, size_t length);
+/* The same, but first asks poll(2) without waiting whether it would block (for an inherited stderr): -EAGAIN if so. */
+ssize_t cio_descriptor_write_ready(int descriptor, const void *bytes, size_t length);
+
+/* ---- Processes, signals, memory ------------------------------------------------------------------------------------ */
+
+/* Starts `path` (or, if `executable` >= 0, that descriptor through execveat) with arguments and environment; descriptors[i] becomes descriptor i+3 in the child, all others are closed; signals are reset to default;
+ * with `die_with_parent` the child gets SIGKILL when the parent ends. Returns the pid and a pidfd (poll it: readable at
+ * the child's end), or -errno, also for a failed exec. */
+pid_t cio_process_spawn(const char *path, int executable, char *const arguments[], char *const environment[], const int *descriptors,
+                        uint32_t descriptor_count, bool die_with_parent, int *pidfd);
+/* Reaps one ended child without waiting: its pid and in `status` what waitpid gives, 0 when there is none. */
+pid_t cio_process_reap(pid_t pid, int *status);
+int cio_process_signal(int pidfd, int signal);
+/* Blocks the signals (also for later threads and until an exec that unblocks them) and returns a signalfd. */
+int cio_signal_open(const int *signals, uint32_t count);
+/* The next pending signal's number from a signalfd, 0 when there is none. */
+int cio_signal_read(int descriptor);
+/* Ignores SIGPIPE. */
+void cio_signal_ignore_pipe(void);
+/* A sealed-size memfd of `size` zero bytes (size 0: growable); CLOEXEC. */
+int cio_memory_create(const char *name, size_t size);
+/* Maps it shared, read-write; NULL and errno on failure. */
+void *cio_memory_map(int descriptor, size_t size);
+void cio_memory_unmap(void *address, size_t size);
+/* Processors this process may run on (affinity and cgroup quota, at least 1). */
+unsigned cio_processor_count(void);
+/* Raises the soft limit of open files to the hard one; returns the limit in force. */
+uint64_t cio_descriptor_limit_raise(void);
+/* Fills with random bytes from the kernel. */
+int cio_random(void *bytes, size_t length);
+
+#endif

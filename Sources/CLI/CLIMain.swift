@@ -1,0 +1,5 @@
+// Entry point.
+@main
+enum CLIMain {
+    static func main() {}
+}

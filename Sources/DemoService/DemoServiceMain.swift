@@ -1,0 +1,5 @@
+// Entry point.
+@main
+enum DemoServiceMain {
+    static func main() {}
+}

@@ -1,0 +1,66 @@
+// A two-way byte stream and its user. Sockets, yamux streams and WebSocket connections are all channels, so that the HTTP
+// exchange and the relay are written once and run over any of them, on the server and on the agent.
+//
+// Rules that every channel keeps:
+//  - `write` takes all bytes. A writer that respects back-pressure stops its source when `isWritable` turns false and
+//    starts it again at `channelDrained`.
+//  - `pauseReading` stops the source as soon as it can; what was already on its way is still delivered (a bounded amount).
+//  - Callbacks never run from within a call that the user makes on the same channel.
+//  - After `close`, `abort` or `channelFailed` the channel is dead: no callback follows, calls do nothing, and it has
+//    dropped its delegate.
+
+/// Why a channel broke.
+public enum ChannelError: Error, Equatable {
+    /// The kernel said so: errno.
+    case system(Int32)
+    /// The peer reset this channel alone (yamux RST, TCP RST).
+    case reset
+    /// The peer broke the protocol that carries the channel.
+    case protocolViolation
+    /// What carries the channel went away (a session that ended), or ended without a proper close.
+    case carrierLost
+}
+
+/// A two-way byte stream.
+open class Channel {
+    /// Who is told. Strong: a channel keeps its user alive until it is dead.
+    public final var delegate: ChannelDelegate?
+
+    public init() {}
+
+    /// Whether the bytes that wait for sending are below the high mark.
+    open var isWritable: Bool { false }
+
+    /// Queues a copy of the bytes for sending.
+    open func write(_ bytes: Span<UInt8>) {}
+
+    /// Stops or starts the delivery of received bytes. A new channel delivers only after the first `resumeReading`.
+    open func pauseReading() {}
+    open func resumeReading() {}
+
+    /// Half-close: what is queued is sent, then the peer is told that nothing more comes. Receiving goes on.
+    open func finish() {}
+
+    /// Ends the channel in good order: what is queued is still sent, within a bound of time.
+    open func close() {}
+
+    /// Ends the channel at once and tells the peer that it broke.
+    open func abort() {}
+}
+
+/// The user of one or more channels.
+open class ChannelDelegate {
+    public init() {}
+
+    /// Bytes came in. They are valid, and may be changed, during the call only.
+    open func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) {}
+
+    /// The peer finished sending; nothing more is received. Sending still works.
+    open func channelEnded(_ channel: Channel) {}
+
+    /// `isWritable` turned true again.
+    open func channelDrained(_ channel: Channel) {}
+
+    /// The channel is dead.
+    open func channelFailed(_ channel: Channel, error: ChannelError) {}
+}

@@ -1,0 +1,5 @@
+// Entry point.
+@main
+enum SupervisorMain {
+    static func main() {}
+}

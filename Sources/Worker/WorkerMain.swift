@@ -1,0 +1,5 @@
+// Entry point.
+@main
+enum WorkerMain {
+    static func main() {}
+}
