@@ -1,0 +1,210 @@
+// The messages between the supervisor and its workers, and between sibling workers: one message a SOCK_SEQPACKET
+// datagram, with descriptors beside it where the type says so. docs/protocol-control.md specifies the bytes.
+//
+// Why values and not views: all messages but `accepted` and `move` are rare, and those two cost one allocation a message,
+// not one a connection: `accepted` carries up to 64 connections.
+//
+// Invariants: a decoded message was whole, of a known type that its sender may send, within every limit of
+// `ControlLimits`, and had no byte after it. Descriptors are checked by the shell against `descriptorKinds`.
+
+public import Base
+
+/// A fact or a wish, on its way between two of a node's own processes.
+public enum ControlMessage: Equatable, Sendable {
+    // Both ways, before anything else.
+
+    /// Who speaks. Another protocol version than one's own ends the connection.
+    case hello(protocolVersion: UInt32, binaryVersion: String)
+
+    // Supervisor to worker.
+
+    /// The effective configuration and the worker's place. Descriptor: the counters' memory.
+    case configure(WorkerSetup)
+    /// New connections, one descriptor each, in the order of `peers`. `acceptedAt` is on the monotonic clock.
+    case accepted(listener: ListenerKind, acceptedAt: Instant, peers: [PeerAddress])
+    /// Another worker lives. Descriptor: a SOCK_SEQPACKET socket to it.
+    case sibling(worker: UInt32)
+    /// That worker ended; its socket is to be closed.
+    case siblingGone(worker: UInt32)
+    /// The answer to `lookup`: the workers that hold tunnels of the endpoint. Empty: nobody does.
+    case routes(endpoint: String, version: UInt64, entries: [RouteEntry])
+    /// What is cached about the endpoint from before `version` is out of date.
+    case routeChanged(endpoint: String, version: UInt64)
+    /// The tunnel is in the node's routing table, and every worker was told.
+    case registered(tunnel: UInt64)
+    /// The tunnel was not taken: the routing table is full.
+    case refused(tunnel: UInt64)
+    /// A part of the answer to `statusRequest`.
+    case statusPage(request: UInt64, kind: StatusKind, entries: [StatusEntry], last: Bool)
+    /// Whether the node is ready, as `/ready` says.
+    case ready(Bool)
+    /// Take no new tunnels, finish what runs, say `drained`, within so many milliseconds.
+    case drain(milliseconds: UInt64)
+    /// End now.
+    case shutdown
+
+    // Worker to supervisor.
+
+    /// The worker is configured and serves.
+    case workerReady
+    /// A tunnel wants to be found. `tunnel` is the worker's own number for it.
+    case register(tunnel: UInt64, endpoint: String)
+    /// A tunnel is gone, or takes no new streams.
+    case unregister(tunnel: UInt64, endpoint: String)
+    /// Who holds tunnels of this endpoint? Answered by `routes`.
+    case lookup(endpoint: String)
+    /// Asks for what only the supervisor knows. Answered by `statusPage`s.
+    case statusRequest(request: UInt64, kind: StatusKind)
+    /// Nothing runs any more.
+    case drained
+
+    // Worker to sibling worker.
+
+    /// A client on its way to the worker that holds its tunnel. Descriptor: its socket, and a memfd when `bytes` says so.
+    case move(listener: ListenerKind, client: PeerAddress, moves: UInt8, bytes: MovedBytes)
+}
+
+/// Which of the node's ports.
+public enum ListenerKind: UInt8, CaseIterable, Sendable {
+    case proxy = 1
+    case upstream = 2
+    case admin = 3
+}
+
+/// What a status request asks for.
+public enum StatusKind: UInt8, Sendable {
+    /// Each endpoint of this node with the number of its tunnels.
+    case endpoints = 1
+}
+
+/// The configuration of a worker and its place in the node.
+public struct WorkerSetup: Equatable, Sendable {
+    /// The worker's place among the workers of its generation: 0 ..< `server.workers`.
+    public var index: UInt32
+    /// The worker's number, unique in the life of the supervisor.
+    public var worker: UInt32
+    /// The counter slab in the shared memory that this worker alone writes.
+    public var slab: UInt32
+    /// When the node started: nanoseconds of CLOCK_REALTIME.
+    public var nodeStart: UInt64
+    /// The effective configuration, as `Config` flattens it.
+    public var settings: [Setting]
+
+    public init(index: UInt32, worker: UInt32, slab: UInt32, nodeStart: UInt64, settings: [Setting]) {
+        self.index = index
+        self.worker = worker
+        self.slab = slab
+        self.nodeStart = nodeStart
+        self.settings = settings
+    }
+}
+
+/// One configured key and its value as text.
+public struct Setting: Equatable, Sendable {
+    public var key: String
+    public var value: String
+
+    public init(key: String, value: String) {
+        self.key = key
+        self.value = value
+    }
+}
+
+/// A worker that holds tunnels of an endpoint.
+public struct RouteEntry: Equatable, Sendable {
+    public var worker: UInt32
+    public var tunnels: UInt32
+
+    public init(worker: UInt32, tunnels: UInt32) {
+        self.worker = worker
+        self.tunnels = tunnels
+    }
+}
+
+/// One line of a status answer: an endpoint and the number of its tunnels.
+public struct StatusEntry: Equatable, Sendable {
+    public var name: String
+    public var value: UInt64
+
+    public init(name: String, value: UInt64) {
+        self.name = name
+        self.value = value
+    }
+}
+
+/// What a moved client has already sent.
+public enum MovedBytes: Equatable, Sendable {
+    /// The bytes themselves, at most `ControlLimits.movedBytesMax`.
+    case inline([UInt8])
+    /// So many bytes in the memfd that comes as the second descriptor.
+    case inMemory(UInt64)
+}
+
+/// A client's address as 18 bytes: 16 of IPv6 (IPv4 mapped into it), then the port, big-endian. `Control` carries it and
+/// does not look into it.
+public struct PeerAddress: Equatable, Sendable {
+    /// The encoded address, as `SocketAddress` of the reactor reads and writes it.
+    public private(set) var bytes: [18 of UInt8]
+
+    /// Bytes of the encoded form.
+    public static let encodedBytes = 18
+
+    /// No address: all zero. A connection over a Unix socket has it.
+    public static let none = PeerAddress()
+
+    private init() { bytes = .init(repeating: 0) }
+
+    /// Nil unless there are exactly 18 bytes.
+    public init?(encoded: Span<UInt8>) {
+        guard encoded.count == PeerAddress.encodedBytes else { return nil }
+        bytes = .init(repeating: 0)
+        for index in 0..<PeerAddress.encodedBytes { bytes[index] = encoded[index] }
+    }
+
+    public static func == (left: PeerAddress, right: PeerAddress) -> Bool {
+        for index in 0..<encodedBytes where left.bytes[index] != right.bytes[index] { return false }
+        return true
+    }
+}
+
+/// The ends of a control connection, for the check of who may send what.
+public enum ControlParty: Sendable {
+    case supervisor
+    case worker
+    case sibling
+}
+
+/// What a descriptor beside a message must be. The shell compares it with what the kernel says.
+public enum ControlDescriptorKind: Sendable {
+    /// A connected stream socket.
+    case stream
+    /// A connected SOCK_SEQPACKET socket.
+    case messages
+    /// A memfd.
+    case memory
+}
+
+extension ControlMessage {
+    /// How many descriptors must come beside this message; any other count is a broken peer.
+    public var descriptorCount: Int {
+        switch self {
+        case .configure, .sibling: 1
+        case .accepted(_, _, let peers): peers.count
+        case .move(_, _, _, .inline): 1
+        case .move(_, _, _, .inMemory): 2
+        case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
+            .workerReady, .register, .unregister, .lookup, .statusRequest, .drained:
+            0
+        }
+    }
+
+    /// What the descriptor at `index` must be.
+    public func descriptorKind(at index: Int) -> ControlDescriptorKind {
+        switch self {
+        case .configure: .memory
+        case .sibling: .messages
+        case .move: index == 0 ? .stream : .memory
+        default: .stream
+        }
+    }
+}

@@ -1,0 +1,213 @@
+import Base
+import Control
+import Foundation
+import Memory
+import Testing
+
+/// One message of each type with every field set, its sender, and the file with its recorded bytes.
+private struct Row: CustomTestStringConvertible, Sendable {
+    var name: String
+    var sender: ControlParty
+    var message: ControlMessage
+    var testDescription: String { name }
+}
+
+private func peer(_ seed: UInt8) -> PeerAddress {
+    let bytes = (0..<18).map { UInt8($0) &* 7 &+ seed }
+    return PeerAddress(encoded: bytes.span)!
+}
+
+private let rows: [Row] = [
+    Row(name: "hello", sender: .supervisor, message: .hello(protocolVersion: 1, binaryVersion: "1.2.3")),
+    Row(
+        name: "configure", sender: .supervisor,
+        message: .configure(
+            WorkerSetup(
+                index: 3, worker: 17, slab: 4, nodeStart: 0x0102_0304_0506_0708,
+                settings: [
+                    Setting(key: "proxy.timeout", value: "30s"), Setting(key: "log.level", value: ""),
+                    Setting(key: "text", value: "größer"),
+                ]))),
+    Row(
+        name: "accepted", sender: .supervisor,
+        message: .accepted(
+            listener: .upstream, acceptedAt: Instant(nanoseconds: 0x1122_3344_5566_7788), peers: [peer(1), peer(2), .none])),
+    Row(name: "sibling", sender: .supervisor, message: .sibling(worker: 5)),
+    Row(name: "sibling-gone", sender: .supervisor, message: .siblingGone(worker: 0xfffe_fdfc)),
+    Row(
+        name: "routes", sender: .supervisor,
+        message: .routes(
+            endpoint: "my-endpoint", version: 9, entries: [RouteEntry(worker: 1, tunnels: 2), RouteEntry(worker: 3, tunnels: 1)])),
+    Row(name: "routes-none", sender: .supervisor, message: .routes(endpoint: "unknown", version: 1 << 40, entries: [])),
+    Row(name: "route-changed", sender: .supervisor, message: .routeChanged(endpoint: "my-endpoint", version: 10)),
+    Row(name: "registered", sender: .supervisor, message: .registered(tunnel: 77)),
+    Row(name: "refused", sender: .supervisor, message: .refused(tunnel: 78)),
+    Row(
+        name: "status-page", sender: .supervisor,
+        message: .statusPage(
+            request: 6, kind: .endpoints,
+            entries: [StatusEntry(name: "a", value: 1), StatusEntry(name: "bb", value: 300)], last: false)),
+    Row(
+        name: "status-page-last", sender: .supervisor,
+        message: .statusPage(request: 6, kind: .endpoints, entries: [], last: true)),
+    Row(name: "ready", sender: .supervisor, message: .ready(true)),
+    Row(name: "not-ready", sender: .supervisor, message: .ready(false)),
+    Row(name: "drain", sender: .supervisor, message: .drain(milliseconds: 60_000)),
+    Row(name: "shutdown", sender: .supervisor, message: .shutdown),
+    Row(name: "worker-ready", sender: .worker, message: .workerReady),
+    Row(name: "register", sender: .worker, message: .register(tunnel: 1, endpoint: "my-endpoint")),
+    Row(name: "unregister", sender: .worker, message: .unregister(tunnel: 1, endpoint: "my-endpoint")),
+    Row(name: "lookup", sender: .worker, message: .lookup(endpoint: "x")),
+    Row(name: "status-request", sender: .worker, message: .statusRequest(request: 6, kind: .endpoints)),
+    Row(name: "drained", sender: .worker, message: .drained),
+    Row(
+        name: "move", sender: .sibling,
+        message: .move(listener: .proxy, client: peer(9), moves: 1, bytes: .inline(Array("GET / HTTP/1.1\r\n".utf8)))),
+    Row(
+        name: "move-in-memory", sender: .sibling,
+        message: .move(listener: .proxy, client: peer(9), moves: 2, bytes: .inMemory(100_000))),
+]
+
+private func encoded(_ message: ControlMessage) -> [UInt8] {
+    var buffer = ByteBuffer()
+    message.encode(into: &buffer)
+    let span = buffer.span
+    return (0..<span.count).map { span[$0] }
+}
+
+private func failure(_ bytes: [UInt8], from sender: ControlParty) -> ControlError? {
+    do {
+        _ = try ControlMessage.decode(bytes.span, from: sender)
+        return nil
+    } catch {
+        return error
+    }
+}
+
+@Suite struct ControlCodecTests {
+    @Test(arguments: rows) private func comesBackAsItWas(_ row: Row) throws {
+        #expect(try ControlMessage.decode(encoded(row.message).span, from: row.sender) == row.message)
+    }
+
+    /// The bytes of every message as first recorded. A change is a new protocol version.
+    /// With PIKO_RECORD_GOLDEN set, files that do not exist yet are written.
+    @Test(arguments: rows) private func matchesRecordedBytes(_ row: Row) throws {
+        let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .appending(path: "Golden/control")
+        let file = folder.appending(path: row.name + ".hex")
+        let hex = encoded(row.message).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }
+        if ProcessInfo.processInfo.environment["PIKO_RECORD_GOLDEN"] != nil, (try? file.checkResourceIsReachable()) != true {
+            let lines = stride(from: 0, to: hex.count, by: 16).map { hex[$0..<min($0 + 16, hex.count)].joined(separator: " ") }
+            try (lines.joined(separator: "\n") + "\n").write(to: file, atomically: true, encoding: .utf8)
+        }
+        let text = try String(contentsOf: file, encoding: .utf8)
+        #expect(text.split(whereSeparator: \.isWhitespace).map(String.init) == hex)
+    }
+
+    @Test(arguments: rows) private func refusesEveryPrefix(_ row: Row) {
+        let bytes = encoded(row.message)
+        for length in 0..<bytes.count {
+            #expect(failure(Array(bytes[..<length]), from: row.sender) == .truncated)
+        }
+    }
+
+    /// A shorter body with a length to match must not decode either: each field is needed.
+    @Test(arguments: rows) private func refusesShortenedBodies(_ row: Row) {
+        let bytes = encoded(row.message)
+        for length in ControlLimits.headerBytes..<max(ControlLimits.headerBytes, bytes.count) {
+            var shorter = Array(bytes[..<length])
+            setLength(&shorter)
+            #expect(failure(shorter, from: row.sender) != nil)
+        }
+    }
+
+    @Test(arguments: rows) private func refusesTrailingBytes(_ row: Row) {
+        var bytes = encoded(row.message) + [0]
+        #expect(failure(bytes, from: row.sender) == .trailingBytes)
+        setLength(&bytes)
+        #expect(failure(bytes, from: row.sender) != nil)
+    }
+
+    @Test(arguments: rows) private func refusesOtherSenders(_ row: Row) {
+        for sender in [ControlParty.supervisor, .worker, .sibling] where sender != row.sender {
+            if case .hello = row.message { continue }
+            let bytes = encoded(row.message)
+            #expect(failure(bytes, from: sender) == .unexpectedType(UInt16(bytes[0])))
+        }
+    }
+
+    @Test(arguments: rows) private func refusesUnknownFlags(_ row: Row) {
+        for bit in 1..<16 {
+            var bytes = encoded(row.message)
+            let flags = (UInt16(bytes[3]) << 8 | UInt16(bytes[2])) | 1 << UInt16(bit)
+            bytes[2] = UInt8(truncatingIfNeeded: flags)
+            bytes[3] = UInt8(flags >> 8)
+            #expect(failure(bytes, from: row.sender) == .invalidValue)
+        }
+    }
+
+    /// Every single byte changed in every way: no trap, and what decodes encodes again.
+    @Test(arguments: rows) private func survivesAnyChangedByte(_ row: Row) {
+        let bytes = encoded(row.message)
+        for index in bytes.indices {
+            for value in UInt8.min...UInt8.max {
+                var changed = bytes
+                changed[index] = value
+                if let message = try? ControlMessage.decode(changed.span, from: row.sender) {
+                    #expect(encoded(message) == changed)
+                }
+            }
+        }
+    }
+
+    @Test func refusesWhatIsOverItsLimit() {
+        let long = [UInt8](repeating: 0, count: ControlLimits.messageBytesMax + 1)
+        #expect(failure(long, from: .worker) == .oversized)
+        // A length field that would overflow.
+        #expect(failure([64, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], from: .worker) == .oversized)
+        // 65 connections in one message.
+        var accepted = encoded(.accepted(listener: .proxy, acceptedAt: .never, peers: Array(repeating: .none, count: 64)))
+        #expect(failure(accepted, from: .supervisor) == nil)
+        accepted[9] = 65
+        accepted += [UInt8](repeating: 0, count: 18)
+        setLength(&accepted)
+        #expect(failure(accepted, from: .supervisor) == .oversized)
+        // A name one byte too long.
+        let name = String(repeating: "n", count: ControlLimits.endpointBytesMax)
+        var lookup = encoded(.lookup(endpoint: name))
+        #expect(failure(lookup, from: .worker) == nil)
+        lookup.append(110)
+        lookup[8] = 1
+        lookup[9] = 1
+        setLength(&lookup)
+        #expect(failure(lookup, from: .worker) == .oversized)
+        // No name, and a name that is not UTF-8.
+        #expect(failure([67, 0, 0, 0, 2, 0, 0, 0, 0, 0], from: .worker) == .invalidValue)
+        #expect(failure([67, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0xff], from: .worker) == .invalidText)
+        #expect(failure([63, 0, 0, 0, 0, 0, 0, 0], from: .supervisor) == .unknownType(63))
+    }
+
+    @Test func carriesTheLargestMove() throws {
+        let bytes = [UInt8](repeating: 7, count: ControlLimits.movedBytesMax)
+        let message = ControlMessage.move(listener: .proxy, client: .none, moves: 0, bytes: .inline(bytes))
+        #expect(try ControlMessage.decode(encoded(message).span, from: .sibling) == message)
+    }
+
+    @Test func saysWhichDescriptorsItNeeds() {
+        let accepted = ControlMessage.accepted(listener: .proxy, acceptedAt: .never, peers: [.none, .none])
+        #expect(accepted.descriptorCount == 2)
+        #expect(accepted.descriptorKind(at: 1) == .stream)
+        let moved = ControlMessage.move(listener: .proxy, client: .none, moves: 0, bytes: .inMemory(1))
+        #expect(moved.descriptorCount == 2)
+        #expect(moved.descriptorKind(at: 0) == .stream)
+        #expect(moved.descriptorKind(at: 1) == .memory)
+        #expect(ControlMessage.sibling(worker: 1).descriptorKind(at: 0) == .messages)
+        #expect(ControlMessage.drained.descriptorCount == 0)
+    }
+}
+
+/// Makes the header's length fit the bytes.
+private func setLength(_ bytes: inout [UInt8]) {
+    let length = UInt32(bytes.count - ControlLimits.headerBytes)
+    for index in 0..<4 { bytes[4 + index] = UInt8(truncatingIfNeeded: length >> UInt32(8 * index)) }
+}
