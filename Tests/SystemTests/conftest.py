@@ -1,0 +1,262 @@
+"""Fixtures: a node per backend, tunnels by the Python agent, services, the real agent and forward.
+
+Most tests share one node a backend (`node`) and keep apart by their endpoint's name (`endpoint`); what ends or starves
+processes takes a node of its own (`new_node`). Each test is followed by checks: the peers saw no breach of the protocol, the
+node's descriptors are back where they were, its log holds no unexpected error.
+"""
+
+import asyncio
+import itertools
+import os
+
+import pytest
+
+import programs
+from peer import agent as agents
+from peer import http1
+from peer.background import Background
+from peer.server import Server
+from programs import BIN, Node, Program
+
+BACKENDS = os.environ.get("PIKO_BACKENDS", "io_uring,epoll").split(",")
+numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items):
+    if not programs.SOAK:
+        skip = pytest.mark.skip(reason="long: runs in script/soak")
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed:
+        for program in list(Program.living):
+            report.sections.append((f"log of {program.name}", program.tail()))
+
+
+@pytest.fixture(scope="session")
+def peers():
+    background = Background()
+    yield background
+    background.stop()
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def shared_node(backend):
+    node = Node(backend, workers=2, arguments=["--log.level", "debug"])
+    yield node
+    assert node.stop() == 0
+    node.check_log()
+
+
+@pytest.fixture
+def node(shared_node):
+    """The shared node, whose descriptors must be back where they were after the test (and after the test's own peers:
+    this fixture is set up before and torn down after them)."""
+    before = shared_node.descriptor_counts()
+    mark = shared_node.mark()
+    yield shared_node
+    assert shared_node.process.poll() is None, shared_node.tail()
+    shared_node.assert_descriptors_return_to(before)
+    for line in shared_node.logged(after=mark):
+        assert line["level"] != "error" or "request" in line["msg"], f"the node logged an error: {line}"
+
+
+@pytest.fixture
+def new_node(backend):
+    """A factory of nodes that belong to the test."""
+    nodes = []
+
+    def make(**options):
+        options.setdefault("backend", backend)
+        node = Node(**options)
+        nodes.append(node)
+        return node
+    yield make
+    for node in nodes:
+        if node.process.poll() is None:
+            assert node.stop() == 0, node.tail()
+        else:
+            node._finish()
+        node.check_log()
+
+
+@pytest.fixture
+def endpoint():
+    return f"e{next(numbers)}-{os.getpid()}"
+
+
+@pytest.fixture
+def host(endpoint):
+    return f"{endpoint}.example.com"
+
+
+@pytest.fixture
+def tunnel(peers, endpoint):
+    """A factory: the Python agent on a node, for the test's endpoint unless another is named."""
+    open_agents = []
+
+    def make(node, handler=None, name=None, judged=True, **options):
+        handler = handler if handler is not None else agents.Recorder()
+        agent = peers.call(agents.Agent.connect(node.upstream, name or endpoint, handler, **options))
+        open_agents.append((agent, judged))
+        return agent
+    yield make
+    for agent, judged in open_agents:
+        peers.call(agent.close())
+        if judged:
+            assert agent.violations == [], agent.violations
+            assert agent.failures == [], agent.failures
+            assert getattr(agent.handler, "bad", []) == []
+
+
+class TcpStream:
+    """A TCP connection with the interface of a yamux stream, so that one handler serves both."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    async def read(self, most=1 << 18):
+        return await self.reader.read(most)
+
+    async def read_exactly(self, count):
+        try:
+            return await self.reader.readexactly(count)
+        except asyncio.IncompleteReadError as error:
+            raise EOFError(str(error)) from None
+
+    async def read_until(self, mark):
+        try:
+            return await self.reader.readuntil(mark)
+        except asyncio.IncompleteReadError as error:
+            raise EOFError(str(error)) from None
+
+    async def read_to_end(self):
+        return await self.reader.read(-1)
+
+    async def write(self, data):
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def finish(self):
+        self.writer.write_eof()
+
+    async def reset(self):
+        self.writer.transport.abort()
+
+
+class Service:
+    """A TCP service on loopback whose connections are given to a handler."""
+
+    def __init__(self, handler, port=0):
+        self.handler, self.port = handler, port
+        self.connections = 0
+        self.open = set()
+        self.failures = []
+
+    async def start(self):
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 20)
+        self.address = self.server.sockets[0].getsockname()
+        self.port = self.address[1]
+        return self
+
+    async def _serve(self, reader, writer):
+        self.connections += 1
+        self.open.add(writer)
+        try:
+            await self.handler(TcpStream(reader, writer))
+        except (EOFError, ConnectionError):
+            pass
+        except Exception as error:
+            self.failures.append(error)
+        finally:
+            self.open.discard(writer)
+            writer.close()
+
+    async def stop(self):
+        self.server.close()
+        for writer in list(self.open):
+            writer.transport.abort()
+
+
+@pytest.fixture
+def service(peers):
+    services = []
+
+    def make(handler=None, port=0):
+        service = peers.call(Service(handler if handler is not None else agents.Recorder(), port).start())
+        services.append(service)
+        return service
+    yield make
+    for service in services:
+        peers.call(service.stop())
+        assert service.failures == [], service.failures
+
+
+@pytest.fixture
+def python_server(peers):
+    servers = []
+
+    def make(upstream_port=0, proxy_port=0, **options):
+        async def start():
+            return await Server(**options).start(upstream_port, proxy_port)
+        server = peers.call(start())
+        servers.append(server)
+        return server
+    yield make
+    for server in servers:
+        peers.call(server.stop())
+        assert server.violations == [], server.violations
+
+
+@pytest.fixture
+def program():
+    """A factory of any other of our programs; ended with SIGTERM after the test, when it must exit with 0."""
+    started = []
+
+    def make(*arguments, **options):
+        one = Program([BIN / "piko", *arguments], name=f"piko {arguments[0]}", **options)
+        started.append(one)
+        return one
+    yield make
+    for one in reversed(started):
+        if one.process.poll() is None:
+            assert one.stop() == 0, one.tail()
+        else:
+            one._finish()
+
+
+@pytest.fixture
+def real_agent(program, backend):
+    """A factory: `piko agent http|tcp ENDPOINT ADDR` connected to a node (or to the Python server)."""
+    def make(upstream, kind, endpoint, address, *arguments, wait=True, **options):
+        url = upstream if isinstance(upstream, str) else f"http://{upstream[0]}:{upstream[1]}"
+        one = program("agent", kind, endpoint, address, "--connect.url", url, "--io-backend", backend, *arguments, **options)
+        if wait:
+            one.wait_log("connected", **{"endpoint-id": endpoint})
+        return one
+    return make
+
+
+@pytest.fixture
+def real_forward(program, backend):
+    """A factory: `piko forward tcp 127.0.0.1:0 ENDPOINT`; its `address` is read from the log."""
+    def make(proxy, endpoint, *arguments, **options):
+        one = program("forward", "tcp", "127.0.0.1:0", endpoint, "--connect.url", f"http://{proxy[0]}:{proxy[1]}",
+                      "--io-backend", backend, *arguments, **options)
+        one.address = programs.address_of(one.wait_log("listening")["addr"])
+        return one
+    return make
+
+
+def connection(node, **options):
+    return http1.Connection(node.proxy, **options)
