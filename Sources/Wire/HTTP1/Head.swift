@@ -27,7 +27,8 @@ public struct HeaderField: Sendable {
     private let valueLength: UInt32
     /// What the name means to us.
     public let known: KnownHeader
-    /// Whether Connection names this field, so that it ends here; never set for a field that Connection can't have dropped.
+    /// Whether Connection names this field, so that it ends here; never set for a field that Connection can't have dropped,
+    /// nor for one that ends here anyway.
     public internal(set) var isConnectionNamed = false
 
     init(name: Range<Int>, value: Range<Int>, known: KnownHeader) {

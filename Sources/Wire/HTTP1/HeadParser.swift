@@ -233,9 +233,9 @@ public struct HeadParser: Sendable {
         for index in head.fields.indices where head.fields[index].known == .connection {
             var elements = ListElements(head.fields[index].value)
             while let element = elements.next(bytes) {
-                for other in head.fields.indices
-                where !head.fields[other].known.isProtected && equalIgnoringCase(bytes, element, head.fields[other].name) {
-                    head.fields[other].isConnectionNamed = true
+                for other in head.fields.indices where equalIgnoringCase(bytes, element, head.fields[other].name) {
+                    let known = head.fields[other].known
+                    if !known.isProtected && !known.isHopByHop { head.fields[other].isConnectionNamed = true }
                 }
             }
         }
