@@ -1,0 +1,199 @@
+// Every command of every program. `piko` itself knows the whole tree; the programs that it executes know their part, so
+// that help and refusals are the same words wherever they come from.
+
+/// Flags that are not settings.
+enum CommonFlags {
+    static let configPath = FlagSpec(
+        name: "config.path", placeholder: "FILE", help: "The YAML file to read. Flags win over what it says.")
+
+    static let expandEnvironment = FlagSpec(
+        name: "config.expand-env", placeholder: "BOOL", isTruth: true,
+        help: """
+            Replace ${NAME}, $NAME and ${NAME:default} in the file by environment variables. One that is not set is \
+            replaced by the default, or by nothing. $$ stands for $.
+            """)
+
+    static let all = [configPath, expandEnvironment]
+}
+
+/// The trees of commands.
+public enum Commands {
+    /// The words before the subtrees below.
+    public static let parents = ["piko"]
+
+    /// Everything: what `piko` understands.
+    public static let piko = CommandSpec(
+        name: "piko", summary: "Reach services that can only connect outwards.",
+        details: """
+            Piko makes services reachable that can only connect outwards. An agent beside a service connects to the server \
+            and listens there on an endpoint; clients reach the service by sending requests for that endpoint to the server.
+            """,
+        examples: [
+            ExampleSpec("piko server", "Run a server:"),
+            ExampleSpec("piko agent http my-endpoint 3000", "Make the HTTP service on port 3000 reachable through it:"),
+            ExampleSpec("curl -H 'x-piko-endpoint: my-endpoint' http://localhost:8000", "Ask for it:"),
+        ],
+        subcommands: [server, agent, forward])
+
+    /// What `piko-supervisor` understands: `piko server` without the commands that ask a running server.
+    public static let supervisor = CommandSpec(
+        name: server.name, summary: server.summary, details: server.details, command: server.command,
+        flags: server.flags, examples: server.examples)
+
+    /// What `piko-agent` understands: `agent` and `forward`.
+    public static let agentProgram = CommandSpec(
+        name: "piko", summary: piko.summary, details: piko.details, subcommands: [agent, forward])
+
+    // MARK: piko server
+
+    private static let server = CommandSpec(
+        name: "server", summary: "Run a server, or ask a running one.",
+        details: """
+            Runs a Piko server: agents connect to its upstream port and listen on endpoints, clients send requests for \
+            those endpoints to its proxy port, and the admin port tells how it is.
+
+            The flags can also be written in a file (--config.path), where --proxy.bind-addr is the key bind_addr under \
+            proxy. Flags win over the file.
+            """,
+        command: .serverRun, flags: CommonFlags.all + ServerConfig.keys.map(FlagSpec.init),
+        examples: [
+            ExampleSpec("piko server", "Listen on the default ports, 8000 (clients), 8001 (agents) and 8002 (admin):"),
+            ExampleSpec("piko server --proxy.bind-addr 127.0.0.1:8080", "Serve clients of this machine only, on port 8080:"),
+            ExampleSpec("piko server --config.path server.yaml --log.level debug", "Read a file, but log more:"),
+        ],
+        subcommands: [serverCheck, serverInfo, serverWorkers, serverStatus])
+
+    private static let serverCheck = CommandSpec(
+        name: "check", summary: "Check a configuration and show what would run.",
+        details: """
+            Reads the configuration as piko server would, with the same flags, and prints every setting as it would be used. \
+            Nothing is started. The exit status is 1 when the configuration is wrong.
+            """,
+        command: .serverCheck, flags: CommonFlags.all + ServerConfig.keys.map(FlagSpec.init),
+        examples: [ExampleSpec("piko server check --config.path server.yaml", "Check a file before it is used:")])
+
+    private static let controlFlags =
+        CommonFlags.all + ServerConfig.keys.filter { $0.path == "server.control_socket" }.map(FlagSpec.init)
+
+    private static let serverInfo = CommandSpec(
+        name: "info", summary: "Show what a server on this machine is doing.",
+        details: "Asks a running server over its control socket for its version, ports and state, and prints them as YAML.",
+        command: .serverInfo, flags: controlFlags,
+        examples: [ExampleSpec("piko server info", "Ask the server that uses the default control socket:")])
+
+    private static let serverWorkers = CommandSpec(
+        name: "workers", summary: "List the worker processes of a server on this machine.",
+        details: "Asks a running server over its control socket for its worker processes, and prints them as YAML.",
+        command: .serverWorkers, flags: controlFlags,
+        examples: [ExampleSpec("piko server workers", "Ask the server that uses the default control socket:")])
+
+    private static let serverStatus = CommandSpec(
+        name: "status", summary: "Ask a server's admin port for its state.",
+        details: "Asks a server's admin port, on this machine or another, and prints the answer as YAML.",
+        subcommands: [
+            CommandSpec(
+                name: "upstream", summary: "The agents that are connected.",
+                details: "What a server knows about the agents that are connected to it.",
+                subcommands: [
+                    CommandSpec(
+                        name: "endpoints", summary: "List the endpoints and how many listeners each has.",
+                        details: """
+                            Lists the endpoints that agents listen on at the server, and how many listeners each has, sorted \
+                            by name.
+                            """,
+                        command: .serverStatusUpstreamEndpoints, flags: StatusConfig.keys.map(FlagSpec.init),
+                        examples: [
+                            ExampleSpec("piko server status upstream endpoints", "Ask the server on this machine:"),
+                            ExampleSpec(
+                                "piko server status upstream endpoints --server.url http://10.0.0.7:8002", "Ask another one:"),
+                        ])
+                ])
+        ])
+
+    // MARK: piko agent
+
+    private static let agent = CommandSpec(
+        name: "agent", summary: "Make services reachable through a server.",
+        details: """
+            Runs beside services and makes them reachable: it connects to a server, listens there on endpoints, and forwards \
+            what arrives to the service behind each. It only connects outwards, and connects again whenever the connection \
+            is lost.
+            """,
+        subcommands: [agentStart, agentHTTP, agentTCP])
+
+    private static let agentStart = CommandSpec(
+        name: "start", summary: "Listen on the endpoints of a file.",
+        details: "Listens on all endpoints that a configuration file names under listeners.",
+        command: .agentStart, flags: CommonFlags.all + AgentConfig.keys.map(FlagSpec.init),
+        examples: [ExampleSpec("piko agent start --config.path agent.yaml", "Serve the listeners of a file:")])
+
+    private static let endpointArguments = [
+        ArgumentSpec(name: "ENDPOINT", help: "The endpoint's name at the server."),
+        ArgumentSpec(name: "ADDR", help: "The service: a port of this machine, host:port or, for http, an http URL."),
+    ]
+
+    private static let agentHTTP = CommandSpec(
+        name: "http", summary: "Listen on one endpoint for an HTTP service.",
+        details: """
+            Listens on an endpoint and forwards each HTTP request to the service at ADDR. Listeners in a configuration file \
+            are not used.
+            """,
+        command: .agentHTTP, arguments: endpointArguments,
+        flags: CommonFlags.all + ListenerConfig.keys(ListenerConfig.optionSettings) + AgentConfig.keys.map(FlagSpec.init),
+        examples: [
+            ExampleSpec("piko agent http my-endpoint 3000", "Forward requests to port 3000 of this machine:"),
+            ExampleSpec(
+                "piko agent http my-endpoint http://10.0.0.7:3000/api --connect.url http://piko.example.com:8001",
+                "Forward requests to a path of another machine, through a server elsewhere:"),
+        ])
+
+    private static let agentTCP = CommandSpec(
+        name: "tcp", summary: "Listen on one endpoint for a TCP service.",
+        details: """
+            Listens on an endpoint and forwards each connection's bytes to the service at ADDR. Listeners in a configuration \
+            file are not used. Clients connect with piko forward.
+            """,
+        command: .agentTCP, arguments: endpointArguments,
+        flags: CommonFlags.all + ListenerConfig.keys(ListenerConfig.tcpOptionSettings) + AgentConfig.keys.map(FlagSpec.init),
+        examples: [ExampleSpec("piko agent tcp my-database 5432", "Make the database on port 5432 reachable:")])
+
+    // MARK: piko forward
+
+    private static let forwardArguments = [
+        ArgumentSpec(name: "ADDR", help: "Where to listen: a port, which only this machine reaches, or host:port."),
+        ArgumentSpec(name: "ENDPOINT", help: "The endpoint that connections are forwarded to."),
+    ]
+
+    private static let forward = CommandSpec(
+        name: "forward", summary: "Reach TCP endpoints through local ports.",
+        details: """
+            Listens on local TCP ports and forwards each connection to an endpoint of a server. With a port and an endpoint \
+            it does what piko forward tcp does.
+            """,
+        command: .forwardTCP, arguments: forwardArguments, flags: CommonFlags.all + ForwardConfig.keys.map(FlagSpec.init),
+        examples: [ExampleSpec("piko forward 3000 my-endpoint", "Reach the endpoint through port 3000 of this machine:")],
+        subcommands: [forwardStart, forwardTCP])
+
+    private static let forwardStart = CommandSpec(
+        name: "start", summary: "Listen on the ports of a file.",
+        details: "Listens on all local ports that a configuration file names under ports.",
+        command: .forwardStart, flags: CommonFlags.all + ForwardConfig.keys.map(FlagSpec.init),
+        examples: [ExampleSpec("piko forward start --config.path forward.yaml", "Serve the ports of a file:")])
+
+    private static let forwardTCP = CommandSpec(
+        name: "tcp", summary: "Listen on one local port.",
+        details: "Listens on a local TCP port and forwards each connection to an endpoint. Ports in a configuration file are not used.",
+        command: .forwardTCP, arguments: forwardArguments, flags: CommonFlags.all + ForwardConfig.keys.map(FlagSpec.init),
+        examples: [
+            ExampleSpec("piko forward tcp 3000 my-endpoint", "Reach the endpoint through port 3000 of this machine:"),
+            ExampleSpec("psql -h localhost -p 3000", "Use it:"),
+        ])
+}
+
+extension ListenerConfig {
+    /// Keys of a listener as flags of the commands that have one listener.
+    static func keys(_ settings: [Setting<ListenerConfig>]) -> [FlagSpec] {
+        let defaults = ListenerConfig()
+        return settings.map { FlagSpec(SettingKey($0, default: $0.texts(defaults))) }
+    }
+}

@@ -1,0 +1,152 @@
+// The configuration of an agent: the endpoints it listens on at the server, and the service behind each.
+
+/// What an agent does.
+public struct AgentConfig: Configuration {
+    /// The server.
+    public struct Connect: Equatable, Sendable {
+        public var url = ServerURL(host: "localhost", port: 8001)
+        /// The time for one attempt, to the end of the upgrade.
+        public var timeout = Duration.seconds(30)
+
+        public init() {}
+    }
+
+    /// The agent's own port, for metrics.
+    public struct Metrics: Equatable, Sendable {
+        public var isEnabled = false
+        public var bindAddress = BindAddress(host: "", port: 5000)
+
+        public init() {}
+    }
+
+    public var listeners: [ListenerConfig] = []
+    public var connect = Connect()
+    /// The keys under `server`.
+    public var metrics = Metrics()
+    public var log = LogConfig()
+    /// The time that requests have to end after SIGTERM.
+    public var gracePeriod = Duration.seconds(60)
+    public var ioBackend = IOBackend.auto
+
+    public init() {}
+
+    public static let schema = Schema<AgentConfig>(
+        [
+            Setting(
+                "connect.url", \.connect.url,
+                """
+                The server's upstream port. A path is put in front of the protocol's own, for servers behind a proxy.
+                """),
+            Setting(
+                "connect.timeout", \.connect.timeout, check: Rule.positive,
+                "How long one attempt to connect to the server may take. The agent tries again for ever."),
+            Setting("server.enabled", \.metrics.isEnabled, "Serve the agent's metrics over HTTP, at /metrics."),
+            Setting("server.bind_addr", \.metrics.bindAddress, "Where the agent serves its metrics."),
+        ]
+            + Setting.group("log", \.log, LogConfig.settings)
+            + [
+                Setting(
+                    "grace_period", \.gracePeriod, check: Rule.positive,
+                    "How long requests may go on after SIGTERM before they are cut."),
+                Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help),
+            ],
+        lists: [
+            SettingList(
+                "listeners", \.listeners, new: { ListenerConfig() }, ListenerConfig.settings,
+                "The endpoints to listen on at the server, and the service behind each.")
+        ])
+
+    public func validate() throws(ConfigError) {
+        for (index, listener) in listeners.enumerated() { try listener.validate("listeners.\(index)") }
+    }
+}
+
+/// What a listener's connections carry.
+public enum ListenerProtocol: String, Sendable, SettingWord {
+    case http, tcp
+}
+
+/// One endpoint and the service behind it.
+public struct ListenerConfig: Equatable, Sendable {
+    /// How the service is talked to.
+    public struct HTTPClient: Equatable, Sendable {
+        /// The interval of TCP keep-alive probes; zero means none.
+        public var keepAliveTimeout = Duration.seconds(30)
+        /// How long an idle connection is kept; zero means for ever.
+        public var idleConnectionTimeout = Duration.seconds(90)
+        /// How many idle connections are kept; zero keeps none, -1 sets no limit.
+        public var idleConnectionsMax = 100
+        /// Has no effect; see the key's help.
+        public var isCompressionDisabled = false
+
+        public init() {}
+    }
+
+    public var endpointID: String
+    public var address: ServiceAddress
+    public var `protocol` = ListenerProtocol.http
+    public var accessLog = AccessLogConfig()
+    /// HTTP: the time to the head of a response. TCP: the time to connect to the service. Zero means no limit.
+    public var timeout = Duration.seconds(10)
+    public var httpClient = HTTPClient()
+
+    public init(endpointID: String, address: ServiceAddress, protocol: ListenerProtocol = .http) {
+        self.endpointID = endpointID
+        self.address = address
+        self.protocol = `protocol`
+    }
+
+    /// An element before its required keys are set.
+    init() { self.init(endpointID: "", address: ServiceAddress(host: "", port: 0)) }
+
+    static let settings: [Setting<ListenerConfig>] =
+        [
+            Setting(
+                "endpoint_id", \.endpointID, isRequired: true, check: Rule.endpoint, "The endpoint's name at the server."),
+            Setting(
+                "addr", \.address, isRequired: true,
+                "The service: a port of this machine, host:port, or an http URL. A URL's path is put in front of each request's."),
+            Setting(
+                "protocol", \.protocol,
+                "What connections carry: http requests, which are logged and forwarded one by one, or the bytes of tcp."),
+        ] + optionSettings
+
+    /// The keys that are also flags of `agent http`.
+    static let optionSettings: [Setting<ListenerConfig>] =
+        Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
+        + [
+            Setting(
+                "timeout", \.timeout, check: Rule.notNegative,
+                """
+                HTTP: how long the service may take to the head of its response before the client gets 504. TCP: how long \
+                connecting to the service may take. 0 means no limit.
+                """),
+            Setting(
+                "http_client.keep_alive_timeout", \.httpClient.keepAliveTimeout, check: Rule.notNegative,
+                "The interval of TCP keep-alive probes on connections to the service. 0 means none."),
+            Setting(
+                "http_client.idle_conn_timeout", \.httpClient.idleConnectionTimeout, check: Rule.notNegative,
+                "How long an idle connection to the service is kept for the next request. 0 means no limit."),
+            Setting(
+                "http_client.max_idle_conns", \.httpClient.idleConnectionsMax, check: Rule.within(-1...65_536),
+                "How many idle connections to the service are kept. 0 keeps none, -1 sets no limit."),
+            Setting(
+                "http_client.disable_compression", \.httpClient.isCompressionDisabled,
+                """
+                Accepted for the sake of existing files. The agent passes bodies on as they are and never asks for a \
+                compression that the client did not ask for.
+                """),
+        ]
+
+    /// The keys that are also flags of `agent tcp`.
+    static let tcpOptionSettings = optionSettings.filter {
+        ["access_log.level", "access_log.disable", "timeout"].contains($0.path)
+    }
+
+    func validate(_ path: String) throws(ConfigError) {
+        try accessLog.validate("\(path).access_log")
+        if self.protocol == .tcp && address.isURL {
+            throw ConfigError("\(path).addr: a tcp listener takes a port or host:port, not a URL")
+        }
+    }
+}

@@ -1,0 +1,151 @@
+// The configuration of a server node: of the supervisor, and by it of its workers.
+
+/// What a server node does.
+public struct ServerConfig: Configuration {
+    /// The port that clients talk to.
+    public struct Proxy: Equatable, Sendable {
+        public var bindAddress = BindAddress(host: "", port: 8000)
+        /// The time to the head of a response; zero means no limit.
+        public var timeout = Duration.seconds(30)
+        public var accessLog = AccessLogConfig()
+        public var http = HTTP()
+
+        public init() {}
+    }
+
+    /// Limits of client connections.
+    public struct HTTP: Equatable, Sendable {
+        /// The longest time without a byte of a request's body; zero means no limit.
+        public var readTimeout = Duration.seconds(60)
+        /// The time for a request's head; zero means no limit.
+        public var readHeaderTimeout = Duration.seconds(10)
+        /// The longest time in which the client takes no byte of a response that waits for it; zero means no limit.
+        public var writeTimeout = Duration.seconds(60)
+        /// How long a connection waits for its next request; zero means no limit.
+        public var idleTimeout = Duration.seconds(300)
+        /// The largest head of a request.
+        public var headBytesMax = 1_048_576
+
+        public init() {}
+    }
+
+    /// A port that has nothing but an address.
+    public struct Port: Equatable, Sendable {
+        public var bindAddress: BindAddress
+
+        public init(port: UInt16) { bindAddress = BindAddress(host: "", port: port) }
+    }
+
+    /// The node's own processes.
+    public struct Process: Equatable, Sendable {
+        /// How many workers; zero means one for each processor that the process may use.
+        public var workers = 0
+        /// The control socket's path; empty means the first of `ControlSocketPath.candidates` that can be used.
+        public var controlSocket = ""
+        public var ioBackend = IOBackend.auto
+
+        public init() {}
+    }
+
+    public var proxy = Proxy()
+    public var upstream = Port(port: 8001)
+    public var admin = Port(port: 8002)
+    public var log = LogConfig()
+    /// The time that requests and tunnels have to end after SIGTERM.
+    public var gracePeriod = Duration.seconds(60)
+    public var server = Process()
+
+    public init() {}
+
+    public static let schema = Schema<ServerConfig>(
+        Setting.group("proxy", \.proxy, Proxy.settings)
+            + [
+                Setting(
+                    "upstream.bind_addr", \.upstream.bindAddress,
+                    "Where agents connect. Without a host: all addresses, IPv6 and IPv4."),
+                Setting(
+                    "admin.bind_addr", \.admin.bindAddress,
+                    "Where /health, /ready, /metrics and /status answer. Without a host: all addresses, IPv6 and IPv4."),
+            ]
+            + Setting.group("log", \.log, LogConfig.settings)
+            + [
+                Setting(
+                    "grace_period", \.gracePeriod, check: Rule.positive,
+                    "How long requests and tunnels may go on after SIGTERM before they are cut.")
+            ]
+            + Setting.group("server", \.server, Process.settings))
+
+    public func validate() throws(ConfigError) {
+        try proxy.accessLog.validate("proxy.access_log")
+    }
+}
+
+extension ServerConfig.Proxy {
+    static let settings: [Setting<ServerConfig.Proxy>] =
+        [
+            Setting(
+                "bind_addr", \.bindAddress,
+                "Where clients' requests arrive. Without a host: all addresses, IPv6 and IPv4."),
+            Setting(
+                "timeout", \.timeout, check: Rule.notNegative,
+                """
+                How long to wait for the head of a response before the client gets 504. Bodies, event streams and \
+                upgraded connections may take any time. 0 means no limit.
+                """),
+        ]
+        + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
+        + Setting.group("http", \.http, ServerConfig.HTTP.settings)
+}
+
+extension ServerConfig.HTTP {
+    static let settings: [Setting<ServerConfig.HTTP>] = [
+        Setting(
+            "read_timeout", \.readTimeout, check: Rule.notNegative,
+            """
+            The longest time without progress of a request's body. It does not bound the whole upload, which may take \
+            any time while bytes arrive. 0 means no limit.
+            """),
+        Setting(
+            "read_header_timeout", \.readHeaderTimeout, check: Rule.notNegative,
+            "How long a request's head may take from its first byte. 0 means no limit."),
+        Setting(
+            "write_timeout", \.writeTimeout, check: Rule.notNegative,
+            """
+            The longest time without progress of a response that waits for the client to take it. It does not bound the \
+            whole response: long downloads and event streams are not cut. 0 means no limit.
+            """),
+        Setting(
+            "idle_timeout", \.idleTimeout, check: Rule.notNegative,
+            "How long a connection may wait for its next request. 0 means no limit."),
+        Setting(
+            "max_header_bytes", \.headBytesMax, check: Rule.within(1024...16_777_216),
+            "The largest head of a request: its first line and headers, in bytes."),
+    ]
+}
+
+extension ServerConfig.Process {
+    static let settings: [Setting<ServerConfig.Process>] = [
+        Setting(
+            "workers", \.workers, check: Rule.within(0...1024),
+            "How many worker processes carry the traffic. 0 means one for each processor."),
+        Setting(
+            "control_socket", \.controlSocket, check: Rule.socketPath,
+            """
+            The Unix socket for commands such as piko server info. By default piko/server.sock in $XDG_RUNTIME_DIR if \
+            that is set, else /run/piko/server.sock, or /tmp/piko-UID/server.sock where /run can't be written.
+            """),
+        Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help),
+    ]
+}
+
+/// Where a node's control socket is when no path is configured.
+public enum ControlSocketPath {
+    /// The paths to try, best first. A server takes the first whose directory it has or can make; commands ask the
+    /// first one that exists.
+    public static func candidates(environment: [String: String], userID: UInt32) -> [String] {
+        if let runtime = environment["XDG_RUNTIME_DIR"], runtime.hasPrefix("/") {
+            return ["\(runtime)/piko/server.sock"]
+        }
+        return ["/run/piko/server.sock", "/tmp/piko-\(userID)/server.sock"]
+    }
+}

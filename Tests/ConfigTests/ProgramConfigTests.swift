@@ -1,0 +1,191 @@
+// Configurations as programs load them: defaults, file, flags, arguments, in this order; their text form; what is refused.
+import Base
+import Config
+import Testing
+
+/// The invocation of a command line that must be understood.
+func invocation(_ words: String, of root: CommandSpec = Commands.piko) throws -> Invocation {
+    let parser = CommandLineParser(root, parents: root.name == "piko" ? [] : Commands.parents)
+    guard case .run(let invocation) = try parser.parse(words.split(separator: " ").map { String($0) }) else {
+        throw CommandLineError(message: "not a command to run", helpCommand: "")
+    }
+    return invocation
+}
+
+/// A file with the text.
+func file(_ text: String, name: String = "file.yaml") -> ConfigFile {
+    ConfigFile(name: name, bytes: Array(text.utf8))
+}
+
+/// Loads a configuration from a command line and a file's text.
+func load<Value: Configuration>(
+    _ type: Value.Type, _ words: String, _ text: String? = nil, environment: [String: String] = [:]
+) throws -> Value {
+    try Value(invocation(words), file: text.map { file($0) }, environment: environment)
+}
+
+/// The message with which loading fails.
+func refusal<Value: Configuration>(
+    _ type: Value.Type, _ words: String, _ text: String? = nil, environment: [String: String] = [:]
+) -> String {
+    do {
+        _ = try load(type, words, text, environment: environment)
+        return "accepted"
+    } catch { return "\(error)" }
+}
+
+@Suite struct ServerConfigTests {
+    @Test func hasTheDefaultsOfTheOriginal() throws {
+        let config = try load(ServerConfig.self, "server")
+        #expect(config == ServerConfig())
+        #expect(config.proxy.bindAddress == BindAddress(host: "", port: 8000))
+        #expect(config.upstream.bindAddress == BindAddress(host: "", port: 8001))
+        #expect(config.admin.bindAddress == BindAddress(host: "", port: 8002))
+        #expect(config.proxy.timeout == .seconds(30))
+        #expect(config.proxy.http.readHeaderTimeout == .seconds(10))
+        #expect(config.proxy.http.idleTimeout == .seconds(300))
+        #expect(config.proxy.http.headBytesMax == 1_048_576)
+        #expect(config.gracePeriod == .seconds(60))
+        #expect(config.log.level == .info)
+    }
+
+    @Test func takesEveryKeyFromAFile() throws {
+        let config = try load(
+            ServerConfig.self, "server --config.path file.yaml",
+            """
+            # A comment.
+            proxy:
+              bind_addr: "127.0.0.1:1"
+              timeout: 1m30s
+              access_log:
+                level: warn
+                disable: true
+                request_headers: {allow_list: [Host, "User-Agent"]}
+                response_headers:
+                  block_list:
+                  - Set-Cookie
+              http:
+                read_timeout: 1s
+                read_header_timeout: 2s
+                write_timeout: 3s
+                idle_timeout: 4s
+                max_header_bytes: 65536
+            upstream:
+              bind_addr: :2
+            admin:
+              bind_addr: '[::1]:3'
+            log: {level: debug, subsystems: [proxy, upstream]}
+            grace_period: 5s
+            server:
+              workers: 4
+              control_socket: /tmp/piko.sock
+              io_backend: epoll
+            """)
+        var expected = ServerConfig()
+        expected.proxy.bindAddress = BindAddress(host: "127.0.0.1", port: 1)
+        expected.proxy.timeout = .seconds(90)
+        expected.proxy.accessLog.level = .warn
+        expected.proxy.accessLog.isDisabled = true
+        expected.proxy.accessLog.requestHeaders.allowList = ["Host", "User-Agent"]
+        expected.proxy.accessLog.responseHeaders.blockList = ["Set-Cookie"]
+        expected.proxy.http.readTimeout = .seconds(1)
+        expected.proxy.http.readHeaderTimeout = .seconds(2)
+        expected.proxy.http.writeTimeout = .seconds(3)
+        expected.proxy.http.idleTimeout = .seconds(4)
+        expected.proxy.http.headBytesMax = 65536
+        expected.upstream.bindAddress = BindAddress(host: "", port: 2)
+        expected.admin.bindAddress = BindAddress(host: "::1", port: 3)
+        expected.log.level = .debug
+        expected.log.subsystems = ["proxy", "upstream"]
+        expected.gracePeriod = .seconds(5)
+        expected.server.workers = 4
+        expected.server.controlSocket = "/tmp/piko.sock"
+        expected.server.ioBackend = .epoll
+        #expect(config == expected)
+        // Every key differs from its default, so that none can be forgotten in the text form.
+        let defaults = Dictionary(grouping: ServerConfig().flattened, by: \.0).mapValues { $0.map(\.1) }
+        for setting in ServerConfig.keys {
+            let texts = config.flattened.filter { $0.0 == setting.path }.map(\.1)
+            let isFilter = setting.path.hasSuffix("request_headers.block_list")
+                || setting.path.hasSuffix("response_headers.allow_list")
+            #expect(isFilter || texts != defaults[setting.path, default: []], "\(setting.path)")
+        }
+        #expect(try ServerConfig(flattened: config.flattened) == config)
+    }
+
+    @Test func flagsWinOverTheFile() throws {
+        let text = "proxy: {bind_addr: ':1', timeout: 1s}\nlog: {level: error, subsystems: [a, b]}\nserver: {io_backend: epoll}\n"
+        let config = try load(
+            ServerConfig.self,
+            "server --proxy.timeout=2s --config.path f --log.subsystems c,d --log.subsystems=e --io-backend io_uring", text)
+        #expect(config.proxy.bindAddress.port == 1)
+        #expect(config.proxy.timeout == .seconds(2))
+        #expect(config.log.level == .error)
+        #expect(config.log.subsystems == ["c", "d", "e"])
+        #expect(config.server.ioBackend == .ioUring)
+        #expect(try load(ServerConfig.self, "server --grace-period 1s --grace-period 2s").gracePeriod == .seconds(2))
+        #expect(try load(ServerConfig.self, "server --log.subsystems=", text).log.subsystems == [])
+    }
+
+    @Test(arguments: ["", "# nothing\n", "---\n", "proxy:\n", "proxy: ~\n", "proxy:\n  timeout:\n  bind_addr: null\nlog:\n  subsystems:\n"])
+    func nullLeavesTheDefault(text: String) throws {
+        #expect(try load(ServerConfig.self, "server", text) == ServerConfig())
+    }
+
+    /// A file's text and the message that it is refused with.
+    static let refusals: [(String, String)] = [
+        ("proxy:\n  timeout: 5x\n", "file.yaml:2:12: proxy.timeout: \"5x\" is not a duration (for example 30s, 1m30s)"),
+        ("proxy:\n  timeout: 5\n", "file.yaml:2:12: proxy.timeout: \"5\" is not a duration (for example 30s, 1m30s)"),
+        ("proxy:\n  timeout: -5s\n", "file.yaml:2:12: proxy.timeout: \"-5s\" must not be negative"),
+        ("grace_period: 0\n", "file.yaml:1:15: grace_period: \"0\" must be longer than zero"),
+        ("proxi:\n  timeout: 5s\n", "file.yaml:1:1: unknown key \"proxi\"; did you mean \"proxy\"?"),
+        ("proxy:\n  timeot: 5s\n", "file.yaml:2:3: unknown key \"timeot\" in proxy; did you mean \"timeout\"?"),
+        ("cluster:\n  join: []\n", "file.yaml:1:1: unknown key \"cluster\""),
+        ("proxy: [a]\n", "file.yaml:1:8: proxy holds keys (\"key: value\"), not a list"),
+        ("proxy: 5\n", "file.yaml:1:8: proxy holds keys (\"key: value\"), not \"5\""),
+        ("- a\n", "file.yaml:1:1: a configuration holds keys (\"key: value\"), not a list"),
+        ("server:\n  workers: two\n", "file.yaml:2:12: server.workers: \"two\" is not a whole number"),
+        ("server:\n  workers: 010\n", "file.yaml:2:12: server.workers: \"010\" is not a whole number"),
+        ("server:\n  workers: 1025\n", "file.yaml:2:12: server.workers: \"1025\" is not between 0 and 1024"),
+        (
+            "server:\n  workers: '2'\n",
+            "file.yaml:2:12: server.workers: \"2\" must not be quoted (a quoted value is a text)"
+        ),
+        ("proxy:\n  access_log:\n    disable: yes\n", "file.yaml:3:14: proxy.access_log.disable: \"yes\" is neither true nor false"),
+        ("log:\n  level: loud\n", "file.yaml:2:10: log.level: \"loud\" is not one of debug, info, warn and error"),
+        ("log:\n  level: [info]\n", "file.yaml:2:10: log.level: expected one value, not a list"),
+        ("log:\n  subsystems: proxy\n", "file.yaml:2:15: log.subsystems: expected a list such as [a, b], not \"proxy\""),
+        ("log:\n  subsystems: ['']\n", "file.yaml:2:16: log.subsystems: \"\" is empty; an item must hold text"),
+        (
+            "upstream:\n  bind_addr: 8001\n",
+            "file.yaml:2:14: upstream.bind_addr: \"8001\" is not an address (for example :8000, 127.0.0.1:8000 or [::1]:8000)"
+        ),
+        (
+            "proxy:\n  access_log:\n    request_headers: {allow_list: [a], block_list: [b]}\n",
+            "proxy.access_log.request_headers: allow_list and block_list can't both be set"
+        ),
+    ]
+
+    @Test(arguments: refusals.indices)
+    func refusesWithPlaceAndHint(row: Int) {
+        let (text, message) = Self.refusals[row]
+        #expect(refusal(ServerConfig.self, "server", text) == "config: " + message)
+    }
+
+    @Test func refusesFlagsByTheirName() {
+        #expect(
+            refusal(ServerConfig.self, "server --proxy.timeout 5x")
+                == "config: --proxy.timeout: \"5x\" is not a duration (for example 30s, 1m30s)")
+        #expect(
+            refusal(
+                ServerConfig.self,
+                "server --proxy.access-log.request-headers.allow-list a --proxy.access-log.request-headers.block-list b")
+                == "config: proxy.access_log.request_headers: allow_list and block_list can't both be set")
+    }
+
+    @Test func controlSocketFollowsTheEnvironment() {
+        #expect(ControlSocketPath.candidates(environment: ["XDG_RUNTIME_DIR": "/run/user/7"], userID: 7) == ["/run/user/7/piko/server.sock"])
+        #expect(ControlSocketPath.candidates(environment: [:], userID: 7) == ["/run/piko/server.sock", "/tmp/piko-7/server.sock"])
+        #expect(ControlSocketPath.candidates(environment: ["XDG_RUNTIME_DIR": ""], userID: 7).count == 2)
+    }
+}
