@@ -1,0 +1,139 @@
+"""Logs: one JSON object a line, levels and subsystems, the access log, and no secrets."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from peer import agent as agents
+from peer import http1
+from peer.http1 import request, response, wait_until
+from programs import BIN, SLOW, Program
+
+
+def access_lines(node, **fields):
+    return [line for line in node.logged("^request$", subsystem="proxy.access") if fields.items() <= line["request"].items()]
+
+
+def test_access_log(node, tunnel, host, endpoint):
+    tunnel(node, agents.Recorder(lambda seen: response(201, "Created", body=b"x")))
+    request(node.proxy, "POST", "/the/path?secret=1", host=host, body=b"abc", headers=[("X-Mine", "1")])
+    line = wait_until(lambda: access_lines(node, path="/the/path"), what="the access log line")[0]
+    assert {"proto": "HTTP/1.1", "method": "POST", "host": host, "status": 201}.items() <= line["request"].items()
+    assert re.fullmatch(r"[0-9.]+(ns|µs|us|ms|s|m|h)[0-9.a-zµ]*", line["request"]["duration"])
+    assert line["level"] == "info" and "secret=1" not in json.dumps(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", line["ts"])
+
+
+def test_access_log_of_errors(node, host):
+    request(node.proxy, target="/fails-502", host=host)
+    line = wait_until(lambda: access_lines(node, path="/fails-502"), what="the line")[0]
+    assert line["level"] == "warn" and line["request"]["status"] == 502
+
+
+def test_access_log_headers(new_node, tunnel, host):
+    node = new_node(arguments=["--proxy.access-log.request-headers.block-list", "authorization,cookie", "--proxy.access-log.response-headers.allow-list", "x-shown"])
+    tunnel(node, agents.Recorder(lambda seen: response(headers=[("X-Shown", "yes"), ("X-Hidden", "no")], body=b"x")))
+    request(node.proxy, host=host, headers=[("Authorization", "Bearer planted"), ("Cookie", "planted"), ("X-Kept", "kept")])
+    line = wait_until(lambda: access_lines(node, status=200), what="the line")[0]
+    assert "planted" not in node.log and "kept" in json.dumps(line["request"]["request_headers"])
+    assert "yes" in json.dumps(line["request"]["response_headers"]) and "no" not in json.dumps(list(line["request"]["response_headers"].values()))
+
+
+def test_access_log_can_be_disabled(new_node, tunnel, host):
+    node = new_node(arguments=["--proxy.access-log.disable"])
+    tunnel(node)
+    request(node.proxy, host=host)
+    assert node.stop() == 0
+    assert not access_lines(node)
+
+
+def test_level_and_subsystems(new_node, tunnel, host):
+    quiet = new_node(arguments=["--log.level", "error"], wait=False)
+    loud = new_node(arguments=["--log.level", "error", "--log.subsystems", "proxy.access"], wait=False)
+    for node in (quiet, loud):
+        wait_until(lambda: len(node.workers()) == 2, what="the workers")
+    assert quiet.stop() == 0 and loud.stop() == 0
+    assert quiet.lines == [], quiet.log
+    assert all(parsed["subsystem"] == "proxy.access" for parsed, _ in loud.lines)
+
+
+def test_no_secret_at_debug(node, tunnel, host, endpoint):
+    """security.md row 39: planted secrets are in no log line at any level, nor in a command line."""
+    tunnel(node, headers=[("Authorization", "Bearer planted-token-1"), ("x-piko-authorization", "Bearer planted-token-2")])
+    request(node.proxy, host=host, headers=[("x-piko-authorization", "Bearer planted-token-3"), ("Authorization", "Bearer planted-token-4")])
+    wait_until(lambda: access_lines(node, host=host), what="the line")
+    for number in (1, 2, 3):
+        assert f"planted-token-{number}" not in node.log
+
+
+def test_worker_lines_are_whole(node, tunnel, host):
+    """Lines of several processes never mix, long fields are cut and marked: every line of the shared node is JSON and short."""
+    tunnel(node)
+    threads = [threading.Thread(target=lambda: [request(node.proxy, target="/" + "l" * 3000, host=host) for _ in range(20)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for parsed, text in list(node.lines):
+        assert isinstance(parsed, dict), text
+        assert len(text.encode()) <= 4096
+
+
+def test_full_pipe_blocks_nobody(new_node, tunnel, host):
+    """Nobody reads stderr: lines are dropped, requests go on."""
+    import fcntl
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, 1031, 4096)        # F_SETPIPE_SZ
+    from programs import Node
+    import tempfile
+    folder = tempfile.TemporaryDirectory()
+    ports = []
+    import socket
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    process = subprocess.Popen([BIN / "piko", "server", "--proxy.bind-addr", f"127.0.0.1:{ports[0]}", "--upstream.bind-addr", f"127.0.0.1:{ports[1]}",
+                                "--admin.bind-addr", f"127.0.0.1:{ports[2]}", "--server.workers", "2", "--log.level", "debug",
+                                "--server.control-socket", f"{folder.name}/c.sock"], stderr=write_end, stdin=subprocess.DEVNULL)
+    os.close(write_end)
+    try:
+        class Plain:
+            proxy, upstream, admin = [("127.0.0.1", port) for port in ports]
+
+        def ready():
+            try:
+                return request(Plain.admin, target="/ready", host="x").status == 200
+            except OSError:
+                return False
+        wait_until(ready, 20 * SLOW, "ready")
+        tunnel(Plain)
+        for _ in range(300):
+            assert request(Plain.proxy, host=host).status == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20 * SLOW) == 0
+        os.close(read_end)
+        folder.cleanup()
+
+
+def test_human_format_on_a_terminal():
+    """A person at a terminal gets lines to read, not JSON."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([BIN / "piko", "agent", "http", "e", "1", "--connect.url", "http://127.0.0.1:1"], stderr=follower, stdout=follower, stdin=subprocess.DEVNULL)
+    os.close(follower)
+    data = b""
+    try:
+        while data.count(b"\n") < 1:
+            data += os.read(leader, 4096)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20 * SLOW)
+        os.close(leader)
+    assert not data.lstrip().startswith(b"{")

@@ -1,0 +1,1 @@
+"""Load tools of the system tests."""
