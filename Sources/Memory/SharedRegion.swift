@@ -1,7 +1,7 @@
 // A run of memory that several processes may map. Whoever maps it (the reactor, over a memfd) makes the region; what lies in
 // it is the business of the types that are built on it, `CounterRegion` for one.
 //
-// Invariants: the base is aligned to eight bytes; every access through `withWord` is inside the region; words are
+// Invariants: the base is aligned to eight bytes; `words` never leads out of the region; words are
 // atomic, since another process may write them at any time.
 
 import Synchronization
@@ -40,6 +40,11 @@ public final class SharedRegion {
 
     /// The number of whole words.
     public var wordCount: Int { byteCount / 8 }
+
+    /// The bytes, as they are at this moment.
+    public func withUnsafeBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+        unsafe body(UnsafeRawBufferPointer(start: base, count: byteCount))
+    }
 
     /// The words from `first`, `count` of them.
     func words(from first: Int, count: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {

@@ -1,0 +1,161 @@
+// The access log's line: one field `request` with what was asked and answered. The keys and their shape (headers as lists
+// under their canonical names, the duration as Go writes it) are those that log queries for this protocol know; what we
+// add stands beside `request`, not in it.
+//
+// Invariant: values of headers that carry credentials are never written, whatever the lists say.
+
+public import Base
+
+/// Which headers are logged.
+public struct HeaderFilter: Equatable, Sendable {
+    private enum Rule: Equatable { case all, allow, block }
+    private var rule: Rule
+    private var names: [[UInt8]]
+
+    /// Only those of `allow` when there are any; else all but those of `block`. Case does not matter.
+    public init(allow: [String] = [], block: [String] = []) {
+        rule = !allow.isEmpty ? .allow : !block.isEmpty ? .block : .all
+        names = (allow.isEmpty ? block : allow).map { $0.utf8.map(HeaderFilter.lowercased) }
+    }
+
+    /// Whether the header of that name is logged.
+    public func logs(_ name: Span<UInt8>) -> Bool {
+        switch rule {
+        case .all: true
+        case .allow: names.contains { HeaderFilter.equal($0, name) }
+        case .block: !names.contains { HeaderFilter.equal($0, name) }
+        }
+    }
+
+    /// Headers that are credentials, or carry them.
+    private static let secrets: [[UInt8]] = [
+        "authorization", "proxy-authorization", "x-piko-authorization", "cookie", "set-cookie", "x-piko-node",
+    ].map { Array($0.utf8) }
+
+    static func isSecret(_ name: Span<UInt8>) -> Bool {
+        secrets.contains { equal($0, name) }
+    }
+
+    static func lowercased(_ byte: UInt8) -> UInt8 {
+        byte >= 65 && byte <= 90 ? byte | 0x20 : byte
+    }
+
+    /// `lower` is in lower case already.
+    static func equal(_ lower: [UInt8], _ name: Span<UInt8>) -> Bool {
+        guard lower.count == name.count else { return false }
+        for index in lower.indices where lower[index] != lowercased(name[index]) { return false }
+        return true
+    }
+}
+
+/// What the access log of a port is to hold.
+public struct AccessLogSettings: Sendable {
+    public var isDisabled: Bool
+    public var level: LogLevel
+    public var requestHeaders: HeaderFilter
+    public var responseHeaders: HeaderFilter
+
+    public init(
+        isDisabled: Bool = false, level: LogLevel = .info, requestHeaders: HeaderFilter = HeaderFilter(),
+        responseHeaders: HeaderFilter = HeaderFilter()
+    ) {
+        self.isDisabled = isDisabled
+        self.level = level
+        self.requestHeaders = requestHeaders
+        self.responseHeaders = responseHeaders
+    }
+
+    /// The level of a line: failures of the server are warnings at least.
+    public func level(status: Int) -> LogLevel {
+        status >= 500 ? max(level, .warn) : level
+    }
+}
+
+/// Where a header field lies in the bytes of its head.
+public struct LoggedHeader: Sendable {
+    public var name: Range<Int>
+    public var value: Range<Int>
+
+    public init(name: Range<Int>, value: Range<Int>) {
+        self.name = name
+        self.value = value
+    }
+}
+
+extension LogLine {
+    /// Adds the fields of a request line's object, for use between `beginObject("request")` and `endObject()`. The path's
+    /// query is left out.
+    public mutating func request(proto: StaticString, method: Span<UInt8>, host: Span<UInt8>, target: Span<UInt8>) {
+        field("proto", proto)
+        field("method", method)
+        field("host", host)
+        var end = 0
+        while end < target.count, target[end] != 0x3f { end += 1 }
+        field("path", target.extracting(0..<end))
+    }
+
+    /// Adds an object of headers: `count` of them, whose place in `bytes` the closure tells. Fields of one name make one list.
+    public mutating func headers(
+        _ name: StaticString, _ filter: HeaderFilter, in bytes: Span<UInt8>, count: Int, at place: (Int) -> LoggedHeader
+    ) {
+        beginObject(name)
+        beginHeaders()
+        for index in 0..<count {
+            let header = place(index)
+            let headerName = bytes.extracting(header.name)
+            guard filter.logs(headerName), !isRepeated(headerName, before: index, in: bytes, at: place) else { continue }
+            guard hasRoom(min(headerName.count, 256) + 64) else { break }
+            appendHeader(headerName, from: index, in: bytes, count: count, at: place)
+        }
+        endHeaders()
+        endObject()
+    }
+
+    private mutating func appendHeader(
+        _ name: Span<UInt8>, from first: Int, in bytes: Span<UInt8>, count: Int, at place: (Int) -> LoggedHeader
+    ) {
+        let canonical = LogLine.canonical(name)
+        beginList(named: canonical.span)
+        let isSecret = HeaderFilter.isSecret(name)
+        var isFirst = true
+        for index in first..<count {
+            let header = place(index)
+            guard LogLine.sameName(bytes.extracting(header.name), name) else { continue }
+            let added =
+                isSecret
+                ? listItem(LogLine.redacted.span, isFirst: isFirst)
+                : listItem(bytes.extracting(header.value), isFirst: isFirst)
+            if !added { break }
+            isFirst = false
+        }
+        endList()
+    }
+
+    private static let redacted = Array("***".utf8)
+
+    private func isRepeated(
+        _ name: Span<UInt8>, before index: Int, in bytes: Span<UInt8>, at place: (Int) -> LoggedHeader
+    ) -> Bool {
+        for earlier in 0..<index where LogLine.sameName(bytes.extracting(place(earlier).name), name) { return true }
+        return false
+    }
+
+    private static func sameName(_ left: Span<UInt8>, _ right: Span<UInt8>) -> Bool {
+        guard left.count == right.count else { return false }
+        for index in 0..<left.count
+        where HeaderFilter.lowercased(left[index]) != HeaderFilter.lowercased(right[index]) { return false }
+        return true
+    }
+
+    /// `content-type` as `Content-Type`.
+    private static func canonical(_ name: Span<UInt8>) -> [UInt8] {
+        [UInt8](capacity: name.count) { output in
+            var isStart = true
+            for index in 0..<name.count {
+                let byte = HeaderFilter.lowercased(name[index])
+                output.append(isStart && byte >= 97 && byte <= 122 ? byte - 32 : byte)
+                isStart = byte == 0x2d
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+// What is counted, and in which slot of a slab. The table is append-only: slabs outlive the process that wrote them, so
+// a number, once given, keeps its meaning, and a slot of a metric that is gone is not used again.
+
+import Memory
+
+/// A number that a process keeps. The raw value is its slot in the slab.
+public enum Counter: Int, CaseIterable, Sendable {
+    // Requests, as the worker that serves them sees them.
+
+    /// Gauge: requests between their head and the end of their answer.
+    case requestsInFlight = 0
+    /// Requests sent to a tunnel of this node.
+    case upstreamRequests = 1
+    /// Requests tried again on another tunnel.
+    case requestRetries = 2
+    /// Requests whose head was refused (4xx before routing, 431, 501).
+    case requestHeadErrors = 3
+    /// Requests to endpoints that nobody serves.
+    case requestsWithoutUpstream = 4
+    /// Requests that ran into `proxy.timeout`.
+    case requestTimeouts = 5
+    /// Requests whose tunnel or service broke.
+    case requestUpstreamErrors = 6
+    /// Connections that were upgraded and became byte streams.
+    case upgrades = 7
+
+    // Tunnels.
+
+    /// Gauge, of the supervisor: tunnels in the node's routing table.
+    case connectedUpstreams = 8
+    /// Gauge, of the supervisor: endpoints in the node's routing table.
+    case registeredEndpoints = 9
+    /// Gauge: streams open in tunnels.
+    case streamsOpen = 10
+    /// Tunnels that ended because their peer broke the protocol.
+    case tunnelProtocolErrors = 11
+
+    // Connections. The supervisor accepts, workers receive.
+
+    case acceptedProxy = 12
+    case acceptedUpstream = 13
+    case acceptedAdmin = 14
+    /// Connections that came from the supervisor.
+    case connectionsReceived = 15
+    /// Gauges.
+    case openProxy = 16
+    case openUpstream = 17
+    case openAdmin = 18
+    /// Clients handed to a sibling worker.
+    case connectionsMovedOut = 19
+    /// Clients taken over from a sibling worker.
+    case connectionsMovedIn = 20
+    /// Clients relayed through a sibling worker.
+    case connectionsRelayed = 21
+    /// Connections, streams, tunnels or requests turned away because a limit was reached.
+    case refusedByLimit = 22
+    /// Accepting was paused because descriptors or memory were short.
+    case acceptPauses = 23
+
+    // The node.
+
+    /// Gauge, of the supervisor: workers that are READY.
+    case workersReady = 24
+    /// Workers started again after one ended by itself.
+    case workerRestarts = 25
+    /// Log lines that could not be written at once.
+    case logLinesDropped = 26
+    /// Messages between our own processes that were refused.
+    case controlErrors = 27
+
+    // The event loops.
+
+    case loopTurns = 28
+    case loopEvents = 29
+    case loopSystemCalls = 30
+    case loopStaleCompletions = 31
+    case loopBufferShortages = 32
+    /// Gauges.
+    case loopHandlesOpen = 33
+    case loopHandlesLingering = 34
+    case loopOutputBytes = 35
+    case loopOutputChunks = 36
+
+    // Bytes.
+
+    /// Bytes of raw TCP and upgraded connections, from and to clients.
+    case streamBytesReceived = 37
+    case streamBytesSent = 38
+
+    /// Whether the number is a state, which ends with its process.
+    public var isGauge: Bool { description.kind == .gauge }
+}
+
+/// Which port, for the counters that come once for each.
+public enum PortLabel: Int, CaseIterable, Sendable {
+    case proxy, upstream, admin
+
+    /// The counter of accepted connections.
+    public var accepted: Counter {
+        switch self {
+        case .proxy: .acceptedProxy
+        case .upstream: .acceptedUpstream
+        case .admin: .acceptedAdmin
+        }
+    }
+
+    /// The gauge of open connections.
+    public var open: Counter {
+        switch self {
+        case .proxy: .openProxy
+        case .upstream: .openUpstream
+        case .admin: .openAdmin
+        }
+    }
+}
+
+/// The request methods that have a label of their own; a client can send any other, and all those are `other`. In the
+/// order of the parser's `Method`, so that `init(rawValue:)` translates.
+public enum MethodLabel: UInt8, CaseIterable, Sendable {
+    case get, head, post, put, delete, connect, options, trace, patch, other
+
+    /// The label's text.
+    public var text: StaticString {
+        switch self {
+        case .get: "GET"
+        case .head: "HEAD"
+        case .post: "POST"
+        case .put: "PUT"
+        case .delete: "DELETE"
+        case .connect: "CONNECT"
+        case .options: "OPTIONS"
+        case .trace: "TRACE"
+        case .patch: "PATCH"
+        case .other: "other"
+        }
+    }
+}
+
+/// How a counter appears in the metrics text.
+struct CounterDescription {
+    enum Kind { case counter, gauge }
+    var name: StaticString
+    var kind: Kind
+    var help: StaticString
+    /// The text between the braces, for a counter that is one of a family.
+    var labels: StaticString = ""
+}
+
+extension Counter {
+    var description: CounterDescription {
+        switch self {
+        case .requestsInFlight:
+            .init(name: "piko_proxy_requests_in_flight", kind: .gauge, help: "Requests being served.")
+        case .upstreamRequests:
+            .init(
+                name: "piko_upstreams_upstream_requests_total", kind: .counter,
+                help: "Requests sent to an upstream connected to this node.")
+        case .requestRetries:
+            .init(
+                name: "piko_proxy_request_retries_total", kind: .counter, help: "Requests tried again on another upstream.")
+        case .requestHeadErrors:
+            .init(
+                name: "piko_proxy_request_head_errors_total", kind: .counter,
+                help: "Requests refused because their head is malformed or too large.")
+        case .requestsWithoutUpstream:
+            .init(
+                name: "piko_proxy_requests_without_upstream_total", kind: .counter,
+                help: "Requests to endpoints that no upstream serves.")
+        case .requestTimeouts:
+            .init(
+                name: "piko_proxy_request_timeouts_total", kind: .counter,
+                help: "Requests whose upstream did not answer in time.")
+        case .requestUpstreamErrors:
+            .init(
+                name: "piko_proxy_request_upstream_errors_total", kind: .counter, help: "Requests whose upstream broke.")
+        case .upgrades:
+            .init(
+                name: "piko_proxy_upgrades_total", kind: .counter, help: "Connections upgraded to another protocol.")
+        case .connectedUpstreams:
+            .init(
+                name: "piko_upstreams_connected_upstreams", kind: .gauge, help: "Upstreams connected to this node.")
+        case .registeredEndpoints:
+            .init(
+                name: "piko_upstreams_registered_endpoints", kind: .gauge,
+                help: "Endpoints with an upstream connected to this node.")
+        case .streamsOpen:
+            .init(name: "piko_upstreams_streams", kind: .gauge, help: "Streams open in upstream connections.")
+        case .tunnelProtocolErrors:
+            .init(
+                name: "piko_upstreams_protocol_errors_total", kind: .counter,
+                help: "Upstream connections ended because the peer broke the protocol.")
+        case .acceptedProxy, .acceptedUpstream, .acceptedAdmin:
+            .init(
+                name: "piko_connections_accepted_total", kind: .counter, help: "Connections accepted, by port.",
+                labels: portLabel)
+        case .openProxy, .openUpstream, .openAdmin:
+            .init(name: "piko_connections_open", kind: .gauge, help: "Connections open, by port.", labels: portLabel)
+        case .connectionsReceived:
+            .init(
+                name: "piko_connections_received_total", kind: .counter,
+                help: "Connections that workers received from the supervisor.")
+        case .connectionsMovedOut:
+            .init(
+                name: "piko_connections_moved_total", kind: .counter,
+                help: "Connections handed to the worker that holds their upstream.")
+        case .connectionsMovedIn:
+            .init(
+                name: "piko_connections_moved_in_total", kind: .counter,
+                help: "Connections taken over from another worker.")
+        case .connectionsRelayed:
+            .init(
+                name: "piko_connections_relayed_total", kind: .counter,
+                help: "Connections relayed through another worker.")
+        case .refusedByLimit:
+            .init(
+                name: "piko_refused_by_limit_total", kind: .counter,
+                help: "Connections, streams, upstreams and requests turned away at a limit.")
+        case .acceptPauses, .workersReady, .workerRestarts, .logLinesDropped, .controlErrors, .loopTurns, .loopEvents,
+            .loopSystemCalls, .loopStaleCompletions, .loopBufferShortages, .loopHandlesOpen, .loopHandlesLingering,
+            .loopOutputBytes, .loopOutputChunks, .streamBytesReceived, .streamBytesSent:
+            processDescription
+        }
+    }
+
+    private var processDescription: CounterDescription {
+        switch self {
+        case .acceptPauses:
+            .init(
+                name: "piko_accept_pauses_total", kind: .counter,
+                help: "Times that accepting was paused for lack of descriptors or memory.")
+        case .workersReady:
+            .init(name: "piko_workers_ready", kind: .gauge, help: "Worker processes that serve.")
+        case .workerRestarts:
+            .init(name: "piko_worker_restarts_total", kind: .counter, help: "Worker processes replaced after their end.")
+        case .logLinesDropped:
+            .init(
+                name: "piko_log_lines_dropped_total", kind: .counter, help: "Log lines that could not be written at once.")
+        case .controlErrors:
+            .init(
+                name: "piko_control_errors_total", kind: .counter,
+                help: "Messages between the node's processes that were refused.")
+        case .loopTurns: .init(name: "piko_loop_turns_total", kind: .counter, help: "Turns of the event loops.")
+        case .loopEvents: .init(name: "piko_loop_events_total", kind: .counter, help: "Events of the event loops.")
+        case .loopSystemCalls:
+            .init(name: "piko_loop_system_calls_total", kind: .counter, help: "System calls of the event loops.")
+        case .loopStaleCompletions:
+            .init(
+                name: "piko_loop_stale_completions_total", kind: .counter,
+                help: "Completions for handles that were closed already.")
+        case .loopBufferShortages:
+            .init(
+                name: "piko_loop_receive_buffer_shortages_total", kind: .counter,
+                help: "Receives delayed because all receive buffers were in use.")
+        case .loopHandlesOpen:
+            .init(name: "piko_loop_handles_open", kind: .gauge, help: "Sockets and other handles in the event loops.")
+        case .loopHandlesLingering:
+            .init(
+                name: "piko_loop_handles_lingering", kind: .gauge, help: "Closed sockets that still send their last bytes.")
+        case .loopOutputBytes:
+            .init(name: "piko_loop_output_bytes", kind: .gauge, help: "Bytes queued for sending.")
+        case .loopOutputChunks:
+            .init(name: "piko_loop_output_chunks", kind: .gauge, help: "Chunks of memory for queued bytes.")
+        case .streamBytesReceived:
+            .init(
+                name: "piko_stream_bytes_received_total", kind: .counter,
+                help: "Bytes of raw connections received from clients.")
+        case .streamBytesSent:
+            .init(
+                name: "piko_stream_bytes_sent_total", kind: .counter, help: "Bytes of raw connections sent to clients.")
+        default: preconditionFailure("a counter without a description")
+        }
+    }
+
+    private var portLabel: StaticString {
+        switch self {
+        case .acceptedProxy, .openProxy: "port=\"proxy\""
+        case .acceptedUpstream, .openUpstream: "port=\"upstream\""
+        default: "port=\"admin\""
+        }
+    }
+}

@@ -1,0 +1,95 @@
+// The logger of a process: decides whether a line is wanted, makes it, and hands it to a sink.
+//
+// Why a sink of its own: this module touches no descriptor. The program's sink writes the line with one call that never
+// waits; when the pipe is full the line is dropped and counted, and the event loop goes on.
+
+public import Base
+
+/// Where finished lines go.
+open class LogSink {
+    public init() {}
+
+    /// Takes a finished line of at most `LogLimits.lineBytesMax` bytes; false when it had to be dropped.
+    open func write(_ line: Span<UInt8>) -> Bool { true }
+}
+
+/// Which lines are wanted and how they look.
+public struct LogSettings: Sendable {
+    /// Lines below this level are not written.
+    public var level: LogLevel
+    /// Subsystems of which every line is written, by exact name. Unknown names are without effect.
+    public var subsystems: [String]
+    public var format: LogFormat
+
+    public init(level: LogLevel = .info, subsystems: [String] = [], format: LogFormat = .json) {
+        self.level = level
+        self.subsystems = subsystems
+        self.format = format
+    }
+}
+
+/// Writes log lines. One for each process; not thread-safe. A line must not be logged while another's fields are added.
+public final class Logger {
+    private let level: LogLevel
+    /// A bit for each subsystem that logs everything.
+    private let verbose: UInt32
+    private let clock: () -> UInt64
+    private let sink: LogSink
+    private var line: LogLine
+    /// The worker whose lines these are.
+    private let worker: UInt32?
+    /// Where dropped lines are counted besides, once there are counters.
+    public var counters: Counters?
+    /// Lines that the sink did not take.
+    public private(set) var dropped: UInt64 = 0
+
+    /// `clock` gives nanoseconds since 1970. `worker`, if any, is added to each line.
+    public init(settings: LogSettings, worker: UInt32? = nil, clock: @escaping () -> UInt64, sink: LogSink) {
+        level = settings.level
+        var verbose: UInt32 = 0
+        for subsystem in Subsystem.allCases where settings.subsystems.contains("\(subsystem.name)") {
+            verbose |= 1 << UInt32(subsystem.rawValue)
+        }
+        self.verbose = verbose
+        self.worker = worker
+        self.clock = clock
+        self.sink = sink
+        line = LogLine(format: settings.format)
+    }
+
+    /// Whether a line would be written: for those who would have to gather much for it.
+    public func isEnabled(_ level: LogLevel, _ subsystem: Subsystem) -> Bool {
+        level >= self.level || verbose & (1 << UInt32(subsystem.rawValue)) != 0
+    }
+
+    /// Writes a line, if it is wanted; `fields` is called only then.
+    public func log(
+        _ level: LogLevel, _ subsystem: Subsystem, _ text: StaticString, _ fields: (inout LogLine) -> Void = { _ in }
+    ) {
+        guard isEnabled(level, subsystem) else { return }
+        line.begin(level: level, unixNanoseconds: clock(), subsystem: subsystem.name, text: text)
+        if let worker { line.field("worker", UInt64(worker)) }
+        fields(&line)
+        let sink = sink
+        if !line.finish({ sink.write($0) }) {
+            dropped += 1
+            counters?.add(.logLinesDropped)
+        }
+    }
+
+    public func debug(_ subsystem: Subsystem, _ text: StaticString, _ fields: (inout LogLine) -> Void = { _ in }) {
+        log(.debug, subsystem, text, fields)
+    }
+
+    public func info(_ subsystem: Subsystem, _ text: StaticString, _ fields: (inout LogLine) -> Void = { _ in }) {
+        log(.info, subsystem, text, fields)
+    }
+
+    public func warn(_ subsystem: Subsystem, _ text: StaticString, _ fields: (inout LogLine) -> Void = { _ in }) {
+        log(.warn, subsystem, text, fields)
+    }
+
+    public func error(_ subsystem: Subsystem, _ text: StaticString, _ fields: (inout LogLine) -> Void = { _ in }) {
+        log(.error, subsystem, text, fields)
+    }
+}

@@ -1,0 +1,45 @@
+// UTC timestamps with milliseconds, as RFC 3339 writes them. Arithmetic on the proleptic Gregorian calendar, with the year
+// beginning in March, so that the leap day is the last one.
+
+import Memory
+
+enum Timestamp {
+    /// Appends `2026-11-22T10:11:12.345Z`.
+    static func append(unixNanoseconds: UInt64, into buffer: inout ByteBuffer) {
+        let milliseconds = unixNanoseconds / 1_000_000
+        let seconds = milliseconds / 1_000
+        let days = seconds / 86_400
+        let shifted = days + 719_468  // days since 0000-03-01
+        let era = shifted / 146_097
+        let dayOfEra = shifted % 146_097
+        let yearOfEra = (dayOfEra - dayOfEra / 1_460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+        let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+        let monthFromMarch = (5 * dayOfYear + 2) / 153
+        let day = dayOfYear - (153 * monthFromMarch + 2) / 5 + 1
+        let month = monthFromMarch < 10 ? monthFromMarch + 3 : monthFromMarch - 9
+        let year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
+        append(year, digits: 4, into: &buffer)
+        buffer.append("-" as StaticString)
+        append(month, digits: 2, into: &buffer)
+        buffer.append("-" as StaticString)
+        append(day, digits: 2, into: &buffer)
+        buffer.append("T" as StaticString)
+        append(seconds / 3_600 % 24, digits: 2, into: &buffer)
+        buffer.append(":" as StaticString)
+        append(seconds / 60 % 60, digits: 2, into: &buffer)
+        buffer.append(":" as StaticString)
+        append(seconds % 60, digits: 2, into: &buffer)
+        buffer.append("." as StaticString)
+        append(milliseconds % 1_000, digits: 3, into: &buffer)
+        buffer.append("Z" as StaticString)
+    }
+
+    private static func append(_ number: UInt64, digits: Int, into buffer: inout ByteBuffer) {
+        var divisor: UInt64 = 1
+        for _ in 1..<digits { divisor *= 10 }
+        while divisor > 0 {
+            buffer.append(UInt8(48 + number / divisor % 10))
+            divisor /= 10
+        }
+    }
+}
