@@ -77,13 +77,13 @@ public struct YamuxSession: ~Copyable {
     public let role: Role
     private let limits: YamuxLimits
     private let acceptsStreams: Bool
-    private var streams = YamuxStreamTable()
+    private(set) var streams = YamuxStreamTable()
     private var budgets: YamuxBudgets
     private var reading = Reading.header
     private var headerReader = YamuxHeaderReader()
     private var history = YamuxNumberHistory()
     /// The number of the next stream we open. Above UInt32.max when they are used up.
-    private var nextNumber: UInt64
+    var nextNumber: UInt64
     /// The latest time we were told.
     private var clock = Instant(nanoseconds: 0)
     /// When something was last received.
@@ -172,22 +172,13 @@ public struct YamuxSession: ~Copyable {
         YamuxHeader(.data, stream: id.number, length: UInt32(length)).write(into: &buffer)
     }
 
-    /// The user has taken so many bytes of the stream's data. The window is given back once half of it is used, or an eighth
-    /// when the peer has hardly any left.
+    /// The user has taken so many bytes of the stream's data. A user that waits for more must hold less than half a window.
     public mutating func consumed(_ id: YamuxStreamID, _ count: Int) {
         guard let slot = streams.slot(of: id) else { return }
         precondition(count >= 0 && count <= Int(streams[slot].unconsumed), "yamux: consumed more than was delivered")
         streams[slot].unconsumed -= UInt32(count)
         streams[slot].returnable += UInt32(count)
-        guard streams[slot].state.mayReceive else { return }
-        let returnable = streams[slot].returnable
-        let window = UInt32(limits.windowBytesMax)
-        let isHalfUsed = returnable >= window / 2
-        let isStalling = streams[slot].receiveWindow < window / 8 && returnable >= window / 8
-        guard isHalfUsed || isStalling else { return }
-        streams[slot].returnable = 0
-        streams[slot].receiveWindow += returnable
-        send(YamuxHeader(.windowUpdate, stream: id.number, length: returnable))
+        returnWindow(slot)
     }
 
     /// Ends our half of the stream. When the peer's has ended, the stream is gone. Nothing happens when it had ended before.
@@ -401,6 +392,7 @@ public struct YamuxSession: ~Copyable {
             return nil
         }
         streams[slot].receiveWindow -= header.length
+        returnWindow(slot)
         if streams[slot].state == .finished { streams.refreshHalfClosed(slot, now: clock) }
         reading = .payload(id: id, left: header.length, ends: ends)
         return nil
@@ -410,7 +402,11 @@ public struct YamuxSession: ~Copyable {
     private mutating func receiveOpen(_ header: YamuxHeader, isData: Bool) throws(YamuxError) -> Event? {
         guard !header.flags.contains(.acknowledge) else { throw .badFlags }
         guard !isOurs(header.stream) else { throw .wrongParity }
-        if isData && header.length > YamuxLimits.initialWindowBytes { throw .receiveWindowExceeded }
+        if isData {
+            guard header.length <= YamuxLimits.initialWindowBytes else { throw .receiveWindowExceeded }
+        } else {
+            guard header.length <= UInt32.max - UInt32(YamuxLimits.initialWindowBytes) else { throw .sendWindowOverflow }
+        }
         guard acceptsStreams else {
             try budgets.drawOddFrame(now: clock)
             refuse(header, dataLength: isData ? header.length : 0)
@@ -438,7 +434,7 @@ public struct YamuxSession: ~Copyable {
         if isData {
             streams[slot].receiveWindow -= header.length
         } else {
-            _ = try grow(slot, id, by: header.length)
+            streams[slot].sendWindow += header.length
         }
         let left = isData ? header.length : 0
         let ends = header.flags.contains(.finish)
@@ -491,6 +487,19 @@ public struct YamuxSession: ~Copyable {
     private mutating func setWindows(_ slot: UInt32) {
         streams[slot].sendWindow = UInt32(YamuxLimits.initialWindowBytes)
         streams[slot].receiveWindow = UInt32(limits.windowBytesMax)
+    }
+
+    /// Gives consumed window back: once half of it can be, or an eighth when the peer has less than that left and would
+    /// stall. Smaller updates would only make the peer send in small pieces.
+    private mutating func returnWindow(_ slot: UInt32) {
+        let returnable = streams[slot].returnable
+        let window = UInt32(limits.windowBytesMax)
+        guard returnable >= window / 8 else { return }
+        guard returnable >= window / 2 || streams[slot].receiveWindow < window / 8 else { return }
+        guard streams[slot].state.mayReceive else { return }
+        streams[slot].returnable = 0
+        streams[slot].receiveWindow += returnable
+        send(YamuxHeader(.windowUpdate, stream: streams[slot].number, length: returnable))
     }
 
     /// Resets a stream that lives.
