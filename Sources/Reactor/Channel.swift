@@ -61,6 +61,15 @@ open class ChannelDelegate {
     /// `isWritable` turned true again.
     open func channelDrained(_ channel: Channel) {}
 
+    /// What was queued before `finish` has been handed to the kernel or the carrier, and the peer is told.
+    open func channelFinished(_ channel: Channel) {}
+
     /// The channel is dead.
     open func channelFailed(_ channel: Channel, error: ChannelError) {}
+
+    /// A stream that was opened with `connectTo` is connected. Bytes may have been written before.
+    open func streamConnected(_ stream: Stream) {}
+
+    /// A stream was taken out of the loop: the descriptor is the delegate's, the stream is dead.
+    open func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {}
 }

@@ -94,6 +94,9 @@ struct cio_event {
  * while it works through the batch are recognised by cio_handle_alive. */
 int cio_loop_turn(cio_loop *loop, uint64_t deadline_ns, struct cio_event *events, uint32_t max);
 
+/* CLOCK_MONOTONIC as the last turn read it after its wait, in nanoseconds. */
+uint64_t cio_loop_now(const cio_loop *loop);
+
 /* Ends the wait of a turn in progress or of the next one. Callable from any thread and from a signal handler. */
 void cio_loop_wake(cio_loop *loop);
 
@@ -240,6 +243,10 @@ int cio_memory_create(const char *name, size_t size);
 /* Maps it shared, read-write; NULL and errno on failure. */
 void *cio_memory_map(int descriptor, size_t size);
 void cio_memory_unmap(void *address, size_t size);
+/* The size of a file or memfd in bytes. */
+int64_t cio_descriptor_size(int descriptor);
+/* Reads at `offset` of a file or memfd: bytes read (0 at the end) or -errno. */
+ssize_t cio_descriptor_read_at(int descriptor, void *bytes, size_t length, uint64_t offset);
 /* Processors this process may run on (affinity and cgroup quota, at least 1). */
 unsigned cio_processor_count(void);
 /* Raises the soft limit of open files to the hard one; returns the limit in force. */

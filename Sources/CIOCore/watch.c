@@ -1,0 +1,105 @@
+/* Listeners and polls of foreign descriptors: the public calls, and what they have in common on both backends.
+ *
+ * An accept that fails for want of descriptors or memory pauses the listener and tells the caller, because trying again
+ * at once would spin: the connection stays in the backlog and would fail again.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+int cio_listener_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *handle) {
+    struct slot *slot;
+    int result = descriptor_nonblocking(descriptor);
+    if (result == 0) result = slot_take(loop, SLOT_LISTENER, descriptor, tag, &slot);
+    if (result < 0) {
+        if (result != -EBADF) close(descriptor);
+        return result;
+    }
+    slot->flags |= SLOT_READING;
+    result = loop->backend->attach(loop, slot);
+    if (result < 0) {
+        slot_free(loop, slot);
+        close(descriptor);
+        return result;
+    }
+    slot_touch(loop, slot);
+    *handle = slot_handle(loop, slot);
+    return 0;
+}
+
+void cio_listener_accept(cio_loop *loop, cio_handle handle, bool on) {
+    struct slot *slot = slot_find(loop, handle, SLOT_LISTENER);
+    if (slot == NULL || on == ((slot->flags & SLOT_READING) != 0)) return;
+    slot->flags ^= SLOT_READING;
+    slot_touch(loop, slot);
+}
+
+bool accept_error_is_transient(int error) {
+    switch (error) {
+    case -ECONNABORTED:
+    case -EINTR:
+    case -EPROTO:
+    case -ENOPROTOOPT:
+    case -EPERM:
+    case -ENETDOWN:
+    case -EHOSTDOWN:
+    case -ENONET:
+    case -EHOSTUNREACH:
+    case -EOPNOTSUPP:
+    case -ENETUNREACH: return true;
+    default: return false;
+    }
+}
+
+bool listener_accepted(cio_loop *loop, struct slot *slot, int result) {
+    if (slot->flags & SLOT_CLOSED) {
+        if (result >= 0) close(result);
+        return false;
+    }
+    if (result >= 0) {
+        event_add(loop, slot, CIO_EVENT_ACCEPTED, result);
+        return true;
+    }
+    if (accept_error_is_transient(result)) return true;
+    if (slot->flags & SLOT_READING) {
+        slot->flags &= ~(uint32_t)SLOT_READING;
+        event_add(loop, slot, CIO_EVENT_ACCEPTED, result);
+    }
+    return false;
+}
+
+int cio_poll_open(cio_loop *loop, int descriptor, uint32_t mask, uint64_t tag, cio_handle *handle) {
+    struct slot *slot;
+    int result = slot_take(loop, SLOT_POLL, descriptor, tag, &slot);
+    if (result < 0) return result;
+    slot->flags |= SLOT_READING;
+    slot->mask = mask;
+    result = loop->backend->attach(loop, slot);
+    if (result < 0) {
+        slot_free(loop, slot);
+        return result;
+    }
+    slot_touch(loop, slot);
+    *handle = slot_handle(loop, slot);
+    return 0;
+}
+
+void cio_poll_arm(cio_loop *loop, cio_handle handle, uint32_t mask) {
+    struct slot *slot = slot_find(loop, handle, SLOT_POLL);
+    if (slot == NULL) return;
+    if ((slot->flags & SLOT_READING) != 0 && slot->mask == mask) return;
+    slot->flags |= SLOT_READING | SLOT_POLL_STALE;
+    slot->mask = mask;
+    slot_touch(loop, slot);
+}
+
+void cio_handle_close(cio_loop *loop, cio_handle handle) {
+    struct slot *slot = slot_find(loop, handle, SLOT_FREE);
+    if (slot == NULL || slot->kind == SLOT_STREAM) return;
+    if (slot->kind == SLOT_RESOLVE) {
+        slot_free(loop, slot); /* an answer that still comes finds no handle */
+        return;
+    }
+    slot_close(loop, slot);
+}
