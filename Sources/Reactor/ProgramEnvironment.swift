@@ -1,0 +1,89 @@
+// What a program finds around it when it starts: its environment, its own executable, and the files that it was told to
+// read. None of this is for an event loop in full run: reading a file may wait.
+internal import Glibc
+
+/// The surroundings of this process.
+public enum ProgramEnvironment {
+    /// The environment as `NAME=value` strings, for a child.
+    public static var strings: [String] {
+        var strings: [String] = []
+        var next = unsafe environ
+        while let text = unsafe next.pointee {
+            strings.append(unsafe String(cString: text))
+            unsafe next += 1
+        }
+        return strings
+    }
+
+    /// The environment by name. Of a name that is there twice the first counts, as getenv has it.
+    public static var variables: [String: String] {
+        var variables: [String: String] = [:]
+        for string in strings {
+            guard let equals = string.firstIndex(of: "="), equals != string.startIndex else { continue }
+            let name = String(string[..<equals])
+            if variables[name] == nil { variables[name] = String(string[string.index(after: equals)...]) }
+        }
+        return variables
+    }
+
+    /// The path of the running program's file; nil where /proc is missing.
+    public static var executablePath: String? {
+        unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4_096) { buffer in
+            let length = unsafe readlink("/proc/self/exe", buffer.baseAddress!, buffer.count)
+            guard length > 0, length < buffer.count else { return nil }
+            unsafe buffer[length] = 0
+            return unsafe String(cString: buffer.baseAddress!)
+        }
+    }
+
+    /// The path of a program that is installed beside the running one.
+    public static func siblingPath(_ name: String) -> String? {
+        guard let own = executablePath, let slash = own.lastIndex(of: "/") else { return nil }
+        return own[...slash] + name
+    }
+
+    /// The user who runs this process.
+    public static var userIdentifier: UInt32 { geteuid() }
+
+    /// Whether a person reads what is written to the descriptor.
+    public static func isTerminal(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 }
+}
+
+/// Files that are read whole.
+public enum FileContents {
+    /// All bytes of a file or pipe. Throws EFBIG when there are more than `bytesMax`.
+    public static func read(_ path: String, bytesMax: Int) throws(SystemError) -> [UInt8] {
+        let opened = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        if opened < 0 { throw SystemError(code: errno, call: "open \(path)") }
+        let file = OwnedDescriptor(opened)
+        var contents: [UInt8] = []
+        while true {
+            var failure: Int32 = 0
+            let piece = unsafe [UInt8](unsafeUninitializedCapacity: 65_536) { buffer, count in
+                var got: Int
+                repeat { got = unsafe Glibc.read(file.raw, buffer.baseAddress!, buffer.count) } while got < 0 && errno == EINTR
+                if got < 0 { failure = errno }
+                count = max(0, got)
+            }
+            if failure != 0 { throw SystemError(code: failure, call: "read \(path)") }
+            if piece.isEmpty { return contents }
+            contents += piece
+            if contents.count > bytesMax { throw SystemError(code: EFBIG, call: "read \(path)") }
+        }
+    }
+
+    /// Makes a directory that only its owner may enter; parents must exist. One that exists must be a real directory that
+    /// belongs to this user or root and that nobody else may write into: in /tmp anybody could have made it before.
+    public static func makePrivateDirectory(_ path: String) throws(SystemError) {
+        if unsafe mkdir(path, 0o700) == 0 { return }
+        if errno != EEXIST { throw SystemError(code: errno, call: "mkdir \(path)") }
+        var facts = stat()
+        if unsafe lstat(path, &facts) != 0 { throw SystemError(code: errno, call: "stat \(path)") }
+        guard facts.st_mode & S_IFMT == S_IFDIR else { throw SystemError(code: ENOTDIR, call: "use \(path)") }
+        guard facts.st_uid == geteuid() || facts.st_uid == 0, facts.st_mode & 0o022 == 0, unsafe access(path, W_OK) == 0
+        else { throw SystemError(code: EACCES, call: "use \(path)") }
+    }
+
+    /// Removes a file; whether it was there does not matter.
+    public static func remove(_ path: String) { _ = unsafe unlink(path) }
+}
