@@ -1,0 +1,485 @@
+// The exchange: a request goes to an upstream connection, its response comes back, both streamed with back-pressure.
+//
+// What is forwarded is what was understood: heads are rewritten, bodies are re-framed, and nothing behind a message's end is
+// ever passed on. A response whose length is not known goes out in chunks, so that the client can tell its end from a cut.
+// An upgrade becomes a byte stream only when the upstream has said 101 to a request that asked for it.
+//
+// A request may be sent again, on another upstream connection, as long as no byte of a response came and none of its
+// body was sent, and only when its method is idempotent (RFC 9110 section 9.2.2).
+
+internal import Base
+internal import Memory
+public import Reactor
+public import Wire
+
+extension HTTPConnection {
+    // MARK: Request
+
+    /// Sends the routed request to `upstream` and carries the exchange.
+    public final func proceed(with upstream: HTTPUpstream) {
+        precondition(state == .routing, "proceed outside of routing")
+        state = .exchanging
+        self.upstream = upstream
+        upstream.connection = self
+        summary.attempts += 1
+        lastProgress = context.loop.now
+        writeRequestHead(to: upstream)
+        sendWaitingBody()
+        guard state == .exchanging else { return }
+        upstream.channel.resumeReading()
+        if requestBody.isDone == false { resumeClient() }
+        if context.settings.responseTimeout != .zero { setTimer(at: lastProgress + context.settings.responseTimeout) }
+    }
+
+    private func writeRequestHead(to upstream: HTTPUpstream) {
+        var rewrite = RequestRewrite()
+        rewrite.connection = wantsUpgrade ? .upgrade : .keepAlive
+        rewrite.forward = context.settings.marksForwarded
+        rewrite.keepsAuthorization = context.settings.keepsAuthorization
+        rewrite.keepsEndpoint = context.settings.keepsEndpoint
+        HeadWriter.writeRequest(
+            head, input.span.extracting(0..<head.length), rewrite, client: clientHost.span, into: &context.scratch)
+        upstream.channel.write(context.scratch.span)
+        context.scratch.removeAll()
+    }
+
+    /// Forwards what came with the head.
+    private func sendWaitingBody() {
+        guard inputOffset < input.count, !requestBody.isDone else { return }
+        var waiting = ByteBuffer()
+        swap(&waiting, &input)
+        let used: Int
+        do {
+            used = try forwardBody(waiting.span.extracting(inputOffset..<waiting.count))
+        } catch {
+            swap(&waiting, &input)
+            badRequestBody(error)
+            return
+        }
+        swap(&waiting, &input)
+        inputOffset += used
+        if inputOffset == input.count {
+            input.truncate(to: head.length)
+            inputOffset = head.length
+        }
+    }
+
+    /// Bytes from the client during an exchange.
+    final func exchangeReceived(_ bytes: Span<UInt8>) {
+        guard inputOffset == input.count, !requestBody.isDone else {
+            keep(bytes)
+            return
+        }
+        do {
+            let used = try forwardBody(bytes)
+            if used < bytes.count { keep(bytes.extracting(used..<bytes.count)) }
+        } catch {
+            badRequestBody(error)
+            return
+        }
+        if requestBody.isDone && responseState == .complete { finishResponse() }
+    }
+
+    /// Passes body bytes to the upstream and returns how many belonged to the body.
+    private func forwardBody(_ bytes: Span<UInt8>) throws(HTTPError) -> Int {
+        guard let upstream else { return 0 }
+        var used = 0
+        switch requestBody {
+        case .length(let left):
+            used = Int(min(left, UInt64(bytes.count)))
+            upstream.channel.write(bytes.extracting(0..<used))
+            requestBody = left == UInt64(used) ? .done : .length(left - UInt64(used))
+            summary.requestBodyBytes &+= UInt64(used)
+        case .chunked:
+            let result = try Self.rechunk(
+                bytes, decoder: &requestChunks, scratch: &context.scratch, asChunks: true, to: upstream.channel)
+            used = result.used
+            summary.requestBodyBytes &+= UInt64(result.data)
+            if result.isWhole { requestBody = .done }
+        case .none, .done, .untilClose:
+            return 0
+        }
+        if used > 0 { bodyWasSent = true }
+        lastProgress = context.loop.now
+        if !upstream.channel.isWritable, !isReadPaused {
+            isReadPaused = true
+            channel.pauseReading()
+        }
+        return used
+    }
+
+    /// Decodes chunks and writes their data to `channel`, in chunks of ours or bare.
+    private static func rechunk(
+        _ bytes: Span<UInt8>, decoder: inout ChunkedDecoder, scratch: inout ByteBuffer, asChunks: Bool, to channel: Channel
+    ) throws(HTTPError) -> (used: Int, data: Int, isWhole: Bool) {
+        var offset = 0
+        var data = 0
+        defer { scratch.removeAll() }
+        while true {
+            switch try decoder.next(bytes, at: &offset) {
+            case .needMore:
+                if !scratch.isEmpty { channel.write(scratch.span) }
+                return (offset, data, false)
+            case .data(let range):
+                data += range.count
+                guard asChunks else {
+                    channel.write(bytes.extracting(range))
+                    continue
+                }
+                ChunkedEncoder.writeHeader(size: range.count, into: &scratch)
+                scratch.append(bytes.extracting(range))
+                scratch.append("\r\n")
+                if scratch.count > 32_768 {
+                    channel.write(scratch.span)
+                    scratch.removeAll()
+                }
+            case .end:
+                if asChunks { ChunkedEncoder.writeEnd(trailers: decoder.trailers, into: &scratch) }
+                if !scratch.isEmpty { channel.write(scratch.span) }
+                return (offset, data, true)
+            }
+        }
+    }
+
+    private func badRequestBody(_ error: HTTPError) {
+        discardUpstream()
+        keepsAlive = false
+        if hasResponded {
+            cut()
+        } else {
+            respondError(status: error.status, error.reason)
+        }
+    }
+
+    /// The client finished sending. A whole request still gets its answer (half-close).
+    final func clientEndedInExchange() {
+        guard requestBody.isDone else {
+            summary.wasCut = true
+            discardUpstream()
+            exchangeFinished()
+            die()
+            channel.close()
+            connectionClosed()
+            return
+        }
+        if !keepsAlive || responseState == .complete { return }
+        keepsAlive = false
+    }
+
+    // MARK: Response
+
+    /// Bytes from the upstream.
+    final func responseReceived(_ bytes: Span<UInt8>, from upstream: HTTPUpstream) {
+        guard state == .exchanging, self.upstream === upstream else { return }
+        do {
+            if upstream.input.isEmpty {
+                let used = try consumeResponse(bytes, upstream)
+                if used < bytes.count, self.upstream === upstream {
+                    upstream.input.append(bytes.extracting(used..<bytes.count))
+                }
+            } else {
+                upstream.input.append(bytes)
+                var waiting = ByteBuffer()
+                swap(&waiting, &upstream.input)
+                let used = try consumeResponse(waiting.span, upstream)
+                waiting.consume(used)
+                if self.upstream === upstream { swap(&waiting, &upstream.input) }
+            }
+        } catch {
+            badResponse()
+            return
+        }
+        if responseState == .complete, state == .exchanging { finishResponse() }
+    }
+
+    /// Handles as much of a response as `bytes` hold; returns what was used. A head that is not whole is not used.
+    private func consumeResponse(_ bytes: Span<UInt8>, _ upstream: HTTPUpstream) throws(HTTPError) -> Int {
+        var used = 0
+        while responseState == .head {
+            let rest = bytes.extracting(used..<bytes.count)
+            if rest.isEmpty { return used }
+            guard try upstream.parser.parse(rest, into: &upstream.head) == .complete else { return used }
+            let head = rest.extracting(0..<upstream.head.length)
+            used += upstream.head.length
+            upstream.parser.reset()
+            if upstream.head.status == 101 {
+                guard wantsUpgrade, requestBody.isDone, upstream.head.isUpgrade else {
+                    throw HTTPError(status: 502, reason: "upgrade that was not asked for")
+                }
+                startTunnel(head: head, leftover: bytes.extracting(used..<bytes.count))
+                return bytes.count
+            }
+            if upstream.head.status < 200 {
+                forwardInterim(head, upstream)
+            } else {
+                try beginResponse(head, upstream)
+            }
+        }
+        guard responseState == .body else { return used }
+        return used + (try forwardResponse(bytes.extracting(used..<bytes.count)))
+    }
+
+    /// 100 (Continue), 103 (Early Hints) and the like go on to clients that know them (RFC 9110 section 15.2).
+    private func forwardInterim(_ bytes: Span<UInt8>, _ upstream: HTTPUpstream) {
+        lastProgress = context.loop.now
+        guard head.minorVersion >= 1 else { return }
+        hasResponded = true
+        HeadWriter.writeResponse(upstream.head, bytes, ResponseRewrite(framing: .none, connection: .keepAlive), into: &context.scratch)
+        channel.write(context.scratch.span)
+        context.scratch.removeAll()
+    }
+
+    private func beginResponse(_ bytes: Span<UInt8>, _ upstream: HTTPUpstream) throws(HTTPError) {
+        let framing = try BodyFraming.response(upstream.head, to: head.method)
+        responseBody = Body(framing)
+        responseChunks = ChunkedDecoder()
+        responseState = responseBody.isDone ? .complete : .body
+        sendsChunks = false
+        var outgoing = framing
+        switch framing {
+        case .chunked, .untilClose:
+            // HTTP/1.0 knows no chunks: the connection's end is the response's.
+            if head.minorVersion >= 1 {
+                sendsChunks = true
+                outgoing = .chunked
+            } else {
+                keepsAlive = false
+                outgoing = .untilClose
+            }
+        case .none, .length, .tunnel:
+            break
+        }
+        // A client that waits for 100 (Continue) and gets a final status may or may not send its body: with neither a
+        // promise kept, the next bytes could be body or request (RFC 9110 section 10.1.1).
+        if head.expectsContinue && !requestBody.isDone { keepsAlive = false }
+        if inputEnded { keepsAlive = false }
+        hasResponded = true
+        summary.status = upstream.head.status
+        willRespond(status: upstream.head.status, head: upstream.head, bytes: bytes)
+        let rewrite = ResponseRewrite(
+            framing: outgoing, connection: keepsAlive ? (head.minorVersion == 0 ? .keepAliveExplicit : .keepAlive) : .close)
+        HeadWriter.writeResponse(upstream.head, bytes, rewrite, into: &context.scratch)
+        channel.write(context.scratch.span)
+        context.scratch.removeAll()
+        scheduleProgress()
+    }
+
+    private func forwardResponse(_ bytes: Span<UInt8>) throws(HTTPError) -> Int {
+        var used = bytes.count
+        if used == 0 { return 0 }
+        switch responseBody {
+        case .length(let left):
+            used = Int(min(left, UInt64(bytes.count)))
+            channel.write(bytes.extracting(0..<used))
+            responseBody = left == UInt64(used) ? .done : .length(left - UInt64(used))
+            summary.responseBodyBytes &+= UInt64(used)
+        case .chunked:
+            let result = try Self.rechunk(
+                bytes, decoder: &responseChunks, scratch: &context.scratch, asChunks: sendsChunks, to: channel)
+            used = result.used
+            summary.responseBodyBytes &+= UInt64(result.data)
+            if result.isWhole { responseBody = .done }
+        case .untilClose:
+            summary.responseBodyBytes &+= UInt64(bytes.count)
+            if sendsChunks {
+                ChunkedEncoder.writeHeader(size: bytes.count, into: &context.scratch)
+                context.scratch.append(bytes)
+                context.scratch.append("\r\n")
+                channel.write(context.scratch.span)
+                context.scratch.removeAll()
+            } else {
+                channel.write(bytes)
+            }
+        case .none, .done:
+            return 0
+        }
+        if responseBody.isDone { responseState = .complete }
+        if !channel.isWritable { upstream?.channel.pauseReading() }
+        return used
+    }
+
+    /// The upstream takes bytes again.
+    final func upstreamDrained(_ upstream: HTTPUpstream) {
+        guard state == .exchanging, self.upstream === upstream else { return }
+        lastProgress = context.loop.now
+        if !requestBody.isDone { resumeClient() }
+    }
+
+    /// The upstream finished sending: the end of a response without a length, else a cut.
+    final func upstreamEnded(_ upstream: HTTPUpstream) {
+        guard state == .exchanging, self.upstream === upstream else { return }
+        if responseState == .body, case .untilClose = responseBody {
+            if sendsChunks {
+                ChunkedEncoder.writeEnd(into: &context.scratch)
+                channel.write(context.scratch.span)
+                context.scratch.removeAll()
+            }
+            responseBody = .done
+            responseState = .complete
+            finishResponse()
+            return
+        }
+        upstreamLost(upstream)
+    }
+
+    final func upstreamFailed(_ upstream: HTTPUpstream, error: ChannelError) {
+        guard state == .exchanging, self.upstream === upstream else { return }
+        upstreamLost(upstream)
+    }
+
+    private func upstreamLost(_ lost: HTTPUpstream) {
+        discardUpstream()
+        if hasResponded {
+            cut()
+            return
+        }
+        let repeatable = head.method.isIdempotent && !bodyWasSent
+            && summary.attempts < context.settings.attemptsMax
+        state = .routing
+        setTimer(after: .zero)
+        if upstreamBroke(repeatable: repeatable) { return }
+        respondError(status: 502, "upstream unreachable")
+    }
+
+    private func badResponse() {
+        discardUpstream()
+        if hasResponded { cut() } else { respondError(status: 502, "upstream unreachable") }
+    }
+
+    /// The response can't be completed: the client must be able to tell.
+    final func cut() {
+        summary.wasCut = true
+        discardUpstream()
+        let bodyEndsWithConnection = !sendsChunks && { if case .length = responseBody { false } else { true } }()
+        exchangeFinished()
+        die()
+        if bodyEndsWithConnection { channel.abort() } else { channel.close() }
+        connectionClosed()
+    }
+
+    /// The response went out whole.
+    final func finishResponse() {
+        guard let upstream else { return }
+        let isWhole = requestBody.isDone
+        self.upstream = nil
+        if isWhole && upstream.head.keepsAlive && upstream.input.isEmpty && !upstreamFramedByClose {
+            upstream.release()
+        } else if isWhole {
+            upstream.close()
+        } else {
+            upstream.discard()
+        }
+        exchangeOver()
+    }
+
+    private var upstreamFramedByClose: Bool {
+        // `responseBody` is `.done` by now; a response framed by close came with `sendsChunks` or none, and its head tells.
+        guard let upstream else { return false }
+        return upstream.head.isFramedByClose(to: head.method)
+    }
+
+    /// After a response: the next request, or first the rest of this one, or the end.
+    final func exchangeOver() {
+        setTimer(after: .zero)
+        exchangeFinished()
+        guard state != .dead else { return }
+        if requestBody.isDone {
+            if keepsAlive { next() } else { close() }
+        } else {
+            beginDraining()
+        }
+    }
+
+    final func discardUpstream() {
+        let old = upstream
+        upstream = nil
+        old?.discard()
+    }
+
+    // MARK: Upgrade
+
+    private func startTunnel(head bytes: Span<UInt8>, leftover: Span<UInt8>) {
+        guard let upstream else { return }
+        hasResponded = true
+        summary.status = 101
+        summary.wasUpgraded = true
+        willRespond(status: 101, head: upstream.head, bytes: bytes)
+        HeadWriter.writeResponse(upstream.head, bytes, ResponseRewrite(framing: .none, connection: .upgrade), into: &context.scratch)
+        channel.write(context.scratch.span)
+        context.scratch.removeAll()
+        channel.write(leftover)
+        let other = upstream.takeChannel()
+        other.write(input.span.extracting(inputOffset..<input.count))
+        let clientHasEnded = inputEnded
+        self.upstream = nil
+        setTimer(after: .zero)
+        state = .dead
+        let relay = Relay(channel, other) { outcome in
+            self.summary.requestBodyBytes = outcome.leftBytes
+            self.summary.responseBodyBytes = outcome.rightBytes
+            self.exchangeFinished()
+            self.die()
+            self.connectionClosed()
+        }
+        relayStarted(relay)
+        relay.start()
+        if clientHasEnded { relay.channelEnded(channel) }
+    }
+
+    // MARK: Time
+
+    /// Watches that the bodies move, from the response's head on.
+    private func scheduleProgress() {
+        lastProgress = context.loop.now
+        pendingAtProgress = .max
+        let step = progressStep
+        setTimer(after: step)
+    }
+
+    private var progressStep: Duration {
+        let settings = context.settings
+        if settings.readTimeout == .zero { return settings.writeTimeout }
+        if settings.writeTimeout == .zero { return settings.readTimeout }
+        return min(settings.readTimeout, settings.writeTimeout)
+    }
+
+    final func exchangeTimer() {
+        let now = context.loop.now
+        let settings = context.settings
+        let stalled = !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
+            && now - lastProgress >= settings.readTimeout
+        if responseState == .head {
+            if stalled {
+                discardUpstream()
+                keepsAlive = false
+                respondError(status: 408, "request body made no progress")
+                return
+            }
+            let deadline = lastProgress + settings.responseTimeout
+            if now < deadline {
+                setTimer(at: deadline)
+                return
+            }
+            discardUpstream()
+            if hasResponded { cut() } else { respondError(status: 504, "upstream timeout") }
+            return
+        }
+        let pending = (channel as? Stream)?.pendingBytes ?? 0
+        if pending == 0 || pending < pendingAtProgress {
+            pendingAtProgress = pending == 0 ? .max : pending
+            if !stalled {
+                setTimer(after: progressStep)
+                return
+            }
+        } else if settings.writeTimeout == .zero {
+            setTimer(after: progressStep)
+            return
+        }
+        summary.wasCut = true
+        discardUpstream()
+        exchangeFinished()
+        die()
+        channel.abort()
+        connectionClosed()
+    }
+}

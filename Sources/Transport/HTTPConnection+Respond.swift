@@ -1,0 +1,109 @@
+// Answers made here: errors, admin pages, upgrades of our own. And what follows an answer that came before its request was
+// whole: the rest is read and dropped within a bound, or the connection closes; it is never taken for a request.
+
+internal import Base
+public import Memory
+internal import Reactor
+public import Wire
+
+extension HTTPConnection {
+    /// Answers the routed request with a JSON error: `{"error":"MESSAGE"}`.
+    public final func respondError(status: Int, _ message: StaticString) {
+        var body = ByteBuffer()
+        ErrorBody.write(message, into: &body)
+        respond(status: status, contentType: "application/json", body: body.span)
+    }
+
+    /// Answers the routed request.
+    public final func respond(status: Int, contentType: StaticString, body: Span<UInt8>) {
+        guard state == .routing || state == .exchanging else { return }
+        discardUpstream()
+        if head.expectsContinue && !requestBody.isDone { keepsAlive = false }
+        if inputEnded { keepsAlive = false }
+        hasResponded = true
+        responseState = .complete
+        summary.status = status
+        summary.responseBodyBytes = head.method == .head ? 0 : UInt64(body.count)
+        willRespond(status: status, head: Head(), bytes: Span())
+        writeLocal(status: status, contentType: contentType, body: body, omitsBody: head.method == .head)
+        state = .exchanging
+        exchangeOver()
+    }
+
+    /// Answers a request that could not be understood, and closes.
+    final func refuse(_ error: HTTPError) {
+        var body = ByteBuffer()
+        ErrorBody.write(error.reason, into: &body)
+        keepsAlive = false
+        writeLocal(status: error.status, contentType: "application/json", body: body.span, omitsBody: false)
+        requestRefused(status: error.status)
+        close()
+    }
+
+    private func writeLocal(status: Int, contentType: StaticString, body: Span<UInt8>, omitsBody: Bool) {
+        HeadWriter.writeLocal(
+            status: status, contentType: contentType, contentLength: body.count,
+            connection: keepsAlive ? (head.minorVersion == 0 ? .keepAliveExplicit : .keepAlive) : .close,
+            into: &context.scratch)
+        if !omitsBody { context.scratch.append(body) }
+        channel.write(context.scratch.span)
+        context.scratch.removeAll()
+    }
+
+    // MARK: The rest of a request that was answered early
+
+    final func beginDraining() {
+        guard keepsAlive, !inputEnded else {
+            close()
+            return
+        }
+        if case .length(let left) = requestBody, left > UInt64(context.settings.drainBytesMax) {
+            close()
+            return
+        }
+        state = .draining
+        drained = 0
+        setTimer(after: .seconds(5))
+        resumeClient()
+        guard inputOffset < input.count else { return }
+        var waiting = ByteBuffer()
+        waiting.append(input.span.extracting(inputOffset..<input.count))
+        input.truncate(to: inputOffset)
+        drain(waiting.span)
+    }
+
+    /// Drops what belongs to the body; what follows it is the next request.
+    final func drain(_ bytes: Span<UInt8>) {
+        var offset = 0
+        do {
+            switch requestBody {
+            case .length(let left):
+                offset = Int(min(left, UInt64(bytes.count)))
+                requestBody = left == UInt64(offset) ? .done : .length(left - UInt64(offset))
+            case .chunked:
+                chunks: while true {
+                    switch try requestChunks.next(bytes, at: &offset) {
+                    case .needMore: break chunks
+                    case .data: continue
+                    case .end:
+                        requestBody = .done
+                        break chunks
+                    }
+                }
+            case .none, .done, .untilClose:
+                break
+            }
+        } catch {
+            close()
+            return
+        }
+        drained += offset
+        if requestBody.isDone {
+            inputOffset = input.count
+            input.append(bytes.extracting(offset..<bytes.count))
+            next()
+        } else if drained > context.settings.drainBytesMax {
+            close()
+        }
+    }
+}

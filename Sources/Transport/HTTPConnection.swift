@@ -1,0 +1,388 @@
+// The server side of an HTTP/1.x connection: reads request heads, asks its subclass for each where it goes, and then either
+// carries the exchange to an upstream connection and back (HTTPConnection+Exchange.swift), answers by itself
+// (HTTPConnection+Respond.swift), or hands the connection over (to a tunnel, a relay, another process). The worker's ports
+// and the agent's streams are subclasses of it.
+//
+// One request is served at a time; what comes behind it waits in `input`, bounded, with reading paused beyond the bound.
+//
+//     readingHead ──head whole──► routing ──proceed──► exchanging ──response and request whole──► readingHead
+//        ▲  │                      │  │ └──moveAway──► detaching ──► dead      │  └──101──► dead (a Relay owns both)
+//        │  └── end, error, time   │  └──takeOver──► dead                      │
+//        │        ▼                ▼                                           ▼
+//        └──── draining ◄───── respond ◄────────────────────── response whole, request not
+//                 └── too much, time ──► dead
+//
+// `input` holds, from its front: the head of the request that is served (kept until the exchange ends, for a retry and the
+// access log), then what was not yet handled, from `inputOffset` on.
+
+public import Base
+internal import Memory
+public import Reactor
+public import Wire
+
+/// What became of one request, for logs and counters.
+public struct ExchangeSummary: Sendable {
+    /// The status sent, or 0 when the client got none.
+    public var status = 0
+    public var started = Instant(nanoseconds: 0)
+    public var requestBodyBytes: UInt64 = 0
+    public var responseBodyBytes: UInt64 = 0
+    /// Whether an upgrade turned the connection into a byte stream.
+    public var wasUpgraded = false
+    /// Whether the response was cut before its end.
+    public var wasCut = false
+    /// Upstream connections tried.
+    public var attempts = 0
+}
+
+/// One accepted HTTP connection. Subclasses route its requests.
+open class HTTPConnection: ChannelDelegate {
+    enum State {
+        case readingHead, routing, exchanging, draining, detaching, dead
+    }
+
+    /// Where a body stands.
+    enum Body {
+        case none
+        case length(UInt64)
+        case chunked
+        case untilClose
+        case done
+    }
+
+    enum ResponseState {
+        case head
+        case body
+        case complete
+    }
+
+    public let context: HTTPContext
+    public internal(set) final var channel: Channel
+    /// The client's address as text, for X-Forwarded-For and logs.
+    public final let clientHost: [UInt8]
+    /// The request that is being served; valid from `requestArrived` to `exchangeFinished`.
+    public internal(set) final var head = Head()
+    /// What became of it so far.
+    public internal(set) final var summary = ExchangeSummary()
+
+    final var state = State.readingHead
+    final var input = ByteBuffer()
+    final var inputOffset = 0
+    final var parser: HeadParser
+    final var requestBody = Body.none
+    final var requestChunks = ChunkedDecoder()
+    final var responseBody = Body.none
+    final var responseChunks = ChunkedDecoder()
+    final var responseState = ResponseState.head
+    final var upstream: HTTPUpstream?
+    /// Whether the client may get another response on this connection.
+    final var keepsAlive = true
+    /// Whether the response goes out in chunks of ours.
+    final var sendsChunks = false
+    final var wantsUpgrade = false
+    /// Whether any byte of a response was sent.
+    final var hasResponded = false
+    final var inputEnded = false
+    /// Whether any of the request's body went to an upstream: it can't be sent again then.
+    final var bodyWasSent = false
+    final var isReadPaused = false
+    final var drained = 0
+    final var lastProgress = Instant(nanoseconds: 0)
+    final var pendingAtProgress = 0
+    private final var isAdvancing = false
+    private final var isFirstRequest = true
+    private final var timer: CallbackTimer?
+
+    /// Takes over the channel. `input`: bytes that were read from it before (a connection that moved here).
+    public init(_ context: HTTPContext, channel: Channel, clientHost: [UInt8], input: consuming ByteBuffer = ByteBuffer()) {
+        self.context = context
+        self.channel = channel
+        self.clientHost = clientHost
+        self.input = input
+        parser = HeadParser(kind: .request, limits: context.settings.headLimits)
+        super.init()
+        timer = CallbackTimer(context.loop) { [unowned self] in self.timerFired() }
+        channel.delegate = self
+    }
+
+    /// Starts to serve.
+    public final func start() {
+        lastProgress = context.loop.now
+        channel.resumeReading()
+        setTimer(after: context.settings.headTimeout)
+        if !input.isEmpty { advance() }
+    }
+
+    // MARK: For subclasses
+
+    /// A request's head came whole. Must lead, now or later, to exactly one of `proceed`, `respond…`, `moveAway`,
+    /// `takeOver` or `drop`.
+    open func requestArrived() {}
+
+    /// The request could not be parsed and was answered with `status`; the connection closes.
+    open func requestRefused(status: Int) {}
+
+    /// The chosen upstream broke before it answered anything. `repeatable`: the request may be sent again; true means
+    /// that the subclass routes it again, as in `requestArrived`. False: it is answered with 502.
+    open func upstreamBroke(repeatable: Bool) -> Bool { false }
+
+    /// A final response's head is about to be forwarded or was made here (`head` nil). For the access log.
+    open func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {}
+
+    /// The exchange is over; `head`, `summary` and the head's bytes are still those of its request.
+    open func exchangeFinished() {}
+
+    /// The connection is over, by whatever way but `moveAway` and `takeOver`.
+    open func connectionClosed() {}
+
+    /// An upgrade was agreed to: `relay` carries the connection from now on; `exchangeFinished` and `connectionClosed` follow
+    /// at its end.
+    open func relayStarted(_ relay: Relay) {}
+
+    /// `moveAway` is done: the socket and every byte read from it that was not yet served.
+    open func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {}
+
+    /// Whether a request waits for the subclass's decision.
+    public final var isRouting: Bool { state == .routing }
+
+    /// Whether the connection serves nothing at the moment and could be closed without loss.
+    public final var isIdle: Bool { state == .readingHead && input.isEmpty }
+
+    /// Whether the connection is over.
+    public final var isDead: Bool { state == .dead }
+
+    /// Calls `body` with the bytes of the served request's head, to which `head`'s ranges refer.
+    public final func withHeadBytes<Result, Failure: Error>(
+        _ body: (Span<UInt8>) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        try body(input.span.extracting(0..<head.length))
+    }
+
+    /// Lets go of the channel: the caller owns it and what was read behind the head.
+    public final func takeOver() -> (channel: Channel, leftover: ByteBuffer) {
+        precondition(state == .routing, "takeOver outside of routing")
+        var leftover = ByteBuffer()
+        leftover.append(input.span.extracting(inputOffset..<input.count))
+        channel.delegate = nil
+        die()
+        return (channel, leftover)
+    }
+
+    /// Takes the socket out of this loop, to be served elsewhere from the request on that is being routed.
+    public final func moveAway() {
+        precondition(state == .routing, "moveAway outside of routing")
+        guard let stream = channel as? Stream else { preconditionFailure("only a socket can move") }
+        state = .detaching
+        timer?.cancel()
+        stream.detach()
+    }
+
+    /// Closes the connection, after what is queued was sent. A request in progress is cut.
+    public final func close() {
+        guard state != .dead else { return }
+        if let upstream { upstream.discard() }
+        upstream = nil
+        die()
+        channel.close()
+        connectionClosed()
+    }
+
+    /// Ends the connection with a reset.
+    public final func drop() {
+        guard state != .dead else { return }
+        if let upstream { upstream.discard() }
+        upstream = nil
+        die()
+        channel.abort()
+        connectionClosed()
+    }
+
+    /// No further request is taken: an idle connection closes, one that serves says `Connection: close`.
+    public final func finishSoon() {
+        keepsAlive = false
+        if isIdle { close() }
+    }
+
+    final func die() {
+        state = .dead
+        timer?.cancel()
+        timer = nil
+        input = ByteBuffer()
+        inputOffset = 0
+    }
+
+    // MARK: From the client's channel
+
+    public override final func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) {
+        switch state {
+        case .readingHead:
+            if input.isEmpty { setTimer(after: context.settings.headTimeout) }
+            input.append(bytes.span)
+            advance()
+        case .routing, .detaching:
+            keep(bytes.span)
+        case .exchanging:
+            exchangeReceived(bytes.span)
+        case .draining:
+            drain(bytes.span)
+        case .dead:
+            break
+        }
+    }
+
+    /// Keeps what can't be handled yet, and stops reading when it is much.
+    final func keep(_ bytes: Span<UInt8>) {
+        input.append(bytes)
+        if input.count - head.length > context.settings.pipelineBytesMax, !isReadPaused {
+            isReadPaused = true
+            channel.pauseReading()
+        }
+    }
+
+    final func resumeClient() {
+        guard isReadPaused else { return }
+        isReadPaused = false
+        channel.resumeReading()
+    }
+
+    public override final func channelEnded(_ channel: Channel) {
+        inputEnded = true
+        switch state {
+        case .readingHead, .draining:
+            close()
+        case .routing:
+            break
+        case .exchanging:
+            clientEndedInExchange()
+        case .detaching, .dead:
+            break
+        }
+    }
+
+    public override final func channelDrained(_ channel: Channel) {
+        lastProgress = context.loop.now
+        upstream?.channel.resumeReading()
+    }
+
+    public override final func channelFailed(_ channel: Channel, error: ChannelError) {
+        guard state != .dead else { return }
+        let wasServing = state == .exchanging || state == .routing
+        if let upstream { upstream.discard() }
+        upstream = nil
+        if wasServing {
+            summary.wasCut = true
+            exchangeFinished()
+        }
+        die()
+        connectionClosed()
+    }
+
+    public override final func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {
+        var moving = ByteBuffer()
+        swap(&moving, &input)
+        die()
+        movedAway(descriptor: descriptor, input: moving.span)
+    }
+
+    // MARK: Reading heads
+
+    /// Serves what waits in `input`, head after head. Not recursive: an exchange that ends within the call lets the loop
+    /// go on.
+    final func advance() {
+        guard !isAdvancing else { return }
+        isAdvancing = true
+        defer { isAdvancing = false }
+        while state == .readingHead {
+            do {
+                guard try parser.parse(input.span, into: &head) == .complete else {
+                    if inputEnded { close() }
+                    return
+                }
+            } catch {
+                refuse(error)
+                return
+            }
+            inputOffset = head.length
+            beginRequest()
+        }
+    }
+
+    private func beginRequest() {
+        isFirstRequest = false
+        summary = ExchangeSummary()
+        summary.started = context.loop.now
+        lastProgress = context.loop.now
+        hasResponded = false
+        bodyWasSent = false
+        responseState = .head
+        requestChunks = ChunkedDecoder()
+        wantsUpgrade = head.isUpgrade
+        keepsAlive = keepsAlive && head.keepsAlive
+        requestBody = Body(BodyFraming.request(head))
+        state = .routing
+        timer?.cancel()
+        if input.count - head.length > context.settings.pipelineBytesMax, !isReadPaused {
+            isReadPaused = true
+            channel.pauseReading()
+        }
+        requestArrived()
+    }
+
+    /// The exchange is over and both its messages are whole: the next request may come.
+    final func next() {
+        input.consume(inputOffset)
+        inputOffset = 0
+        parser.reset()
+        head.reset()
+        state = .readingHead
+        if input.isEmpty {
+            if inputEnded || !keepsAlive {
+                close()
+                return
+            }
+            setTimer(after: context.settings.idleTimeout)
+        } else {
+            setTimer(after: context.settings.headTimeout)
+        }
+        resumeClient()
+        advance()
+    }
+
+    // MARK: Time
+
+    final func setTimer(after duration: Duration) {
+        if duration == .zero { timer?.cancel() } else { timer?.schedule(after: duration) }
+    }
+
+    final func setTimer(at instant: Instant) {
+        timer?.schedule(at: instant)
+    }
+
+    private func timerFired() {
+        switch state {
+        case .readingHead:
+            if input.isEmpty { close() } else { refuse(HTTPError(status: 408, reason: "request head took too long")) }
+        case .draining:
+            close()
+        case .exchanging:
+            exchangeTimer()
+        case .routing, .detaching, .dead:
+            break
+        }
+    }
+}
+
+extension HTTPConnection.Body {
+    init(_ framing: BodyFraming) {
+        switch framing {
+        case .none, .tunnel: self = .done
+        case .length(let length): self = length == 0 ? .done : .length(length)
+        case .chunked: self = .chunked
+        case .untilClose: self = .untilClose
+        }
+    }
+
+    var isDone: Bool {
+        if case .done = self { true } else { false }
+    }
+}

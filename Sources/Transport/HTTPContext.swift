@@ -1,0 +1,61 @@
+// What all HTTP connections of one loop share: settings, a scratch buffer, the cached date.
+
+public import Base
+public import Memory
+public import Reactor
+public import Wire
+
+/// Limits and behaviour of HTTP connections, fixed for the life of a configuration. A duration of zero means no limit.
+public struct HTTPSettings: Sendable {
+    /// Sizes of request and response heads.
+    public var headLimits = HeadLimits()
+    /// From the first byte of a request's head to its last; for the first request also from the connection's start.
+    public var headTimeout: Duration = .seconds(10)
+    /// Between two requests of a connection.
+    public var idleTimeout: Duration = .seconds(300)
+    /// From the request's last progress to the response's head.
+    public var responseTimeout: Duration = .seconds(30)
+    /// The longest a request's body may stand still while we wait for it.
+    public var readTimeout: Duration = .seconds(60)
+    /// The longest that a client may take nothing of what waits for it.
+    public var writeTimeout: Duration = .seconds(60)
+    /// The most of a request's body that is read and dropped to keep a connection after an early answer.
+    public var drainBytesMax = 262_144
+    /// The most that is kept of what comes behind a head that is not yet served (body, pipelined requests).
+    public var pipelineBytesMax = 65_536
+    /// Attempts for one request, the first one included.
+    public var attemptsMax = 3
+    /// Whether forwarded requests say `x-piko-forward: true` (the server does, the agent leaves what it got).
+    public var marksForwarded = true
+    /// Whether `x-piko-authorization` and `x-piko-endpoint` go on to the service.
+    public var keepsAuthorization = false
+    public var keepsEndpoint = false
+
+    public init() {}
+}
+
+/// Shared by the HTTP connections of one loop.
+public final class HTTPContext {
+    public let loop: Loop
+    public var settings: HTTPSettings
+    /// Heads are written here before they go to a channel. Empty between uses.
+    var scratch = ByteBuffer()
+    private var dateSecond: UInt64 = .max
+    private var date = ByteBuffer()
+
+    public init(_ loop: Loop, settings: HTTPSettings) {
+        self.loop = loop
+        self.settings = settings
+    }
+
+    /// Appends the current time as an IMF-fixdate, formatted once a second.
+    func writeDate(into buffer: inout ByteBuffer) {
+        let second = Loop.wallClockSeconds()
+        if second != dateSecond {
+            dateSecond = second
+            date.removeAll()
+            HTTPDate.write(unixSeconds: second, into: &date)
+        }
+        buffer.append(date.span)
+    }
+}

@@ -1,0 +1,243 @@
+// One yamux session over a WebSocket: the shell around `YamuxSession`, which decides, and the channels of its streams.
+//
+// The session owns its carrier. Control frames that the machine produced are written before any data, and at the end of
+// every call that may have produced some. Back-pressure comes from three places: a stream's send window, the carrier's
+// queue (all streams wait then, and are woken in turn, starting behind the one that was woken first the last time), and
+// the reader of a stream, whose window grows only as its user takes the bytes.
+
+public import Base
+private import Memory
+public import Reactor
+public import Wire
+
+/// Who is told about a session.
+open class MuxSessionDelegate {
+    public init() {}
+
+    /// The peer opened a stream (on the agent's side). The user sets the channel's delegate and resumes reading.
+    open func session(_ session: MuxSession, accepted channel: YamuxChannel) {}
+
+    /// The peer takes no new streams; those that run go on.
+    open func sessionWentAway(_ session: MuxSession) {}
+
+    /// The last stream ended (told only after a go-away of either side).
+    open func sessionIdle(_ session: MuxSession) {}
+
+    /// The session is over and every channel of it has failed. nil: we closed it.
+    open func sessionEnded(_ session: MuxSession, error: ChannelError?) {}
+}
+
+/// A yamux session and its streams.
+public final class MuxSession: ChannelDelegate {
+    let carrier: WebSocketChannel
+    private let loop: Loop
+    var yamux: YamuxSession
+    private var channels: [YamuxChannel?] = []
+    private var delegate: MuxSessionDelegate?
+    private var nextToWake = 0
+    private var timer: CallbackTimer?
+    private var isReceiving = false
+    private var timerDeadline = Instant.never
+    /// Whether we said or were told go-away.
+    public private(set) var isGoingAway = false
+    public private(set) var isOver = false
+    /// Bytes of streams received and sent over the session's life.
+    public internal(set) var bytesReceived: UInt64 = 0
+    public internal(set) var bytesSent: UInt64 = 0
+
+    /// Takes over the carrier and starts to read it.
+    public init(
+        _ loop: Loop, carrier: WebSocketChannel, role: YamuxRole, limits: YamuxLimits = YamuxLimits(),
+        delegate: MuxSessionDelegate
+    ) {
+        self.loop = loop
+        self.carrier = carrier
+        self.delegate = delegate
+        yamux = YamuxSession(role: role, limits: limits, now: loop.now)
+        super.init()
+        timer = CallbackTimer(loop) { [unowned self] in self.tick() }
+        carrier.delegate = self
+        carrier.resumeReading()
+        schedule()
+    }
+
+    /// Streams that are open.
+    public var streamCount: Int { yamux.streamCount }
+
+    /// Opens a stream to the peer; nil when the session goes away or is at a limit.
+    public func open() -> YamuxChannel? {
+        guard !isOver, let id = yamux.open(now: loop.now) else { return nil }
+        let channel = YamuxChannel(self, id: id)
+        install(channel)
+        schedule()
+        return channel
+    }
+
+    /// Tells the peer to open no more streams, and opens none ourselves.
+    public func goAway() {
+        guard !isOver, !isGoingAway else { return }
+        isGoingAway = true
+        yamux.goAway(.normal)
+        flush()
+        if yamux.streamCount == 0 { delegate?.sessionIdle(self) }
+    }
+
+    /// Ends the session in good order: go-away, then the carrier's close. Streams that run are cut.
+    public func close() {
+        guard !isOver else { return }
+        yamux.goAway(.normal)
+        flush()
+        end(error: nil) { carrier.close() }
+    }
+
+    /// Whether the carrier takes more bytes.
+    var isWritable: Bool { carrier.isWritable }
+
+    // MARK: From the carrier
+
+    public override func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) {
+        isReceiving = true
+        defer { isReceiving = false }
+        var offset = 0
+        do {
+            while !isOver {
+                switch try yamux.receive(bytes.span, at: &offset, now: loop.now) {
+                case .needMore:
+                    flush()
+                    schedule()
+                    return
+                case .opened(let id):
+                    let channel = YamuxChannel(self, id: id)
+                    install(channel)
+                    delegate?.session(self, accepted: channel)
+                case .data(let id, let range):
+                    bytesReceived &+= UInt64(range.count)
+                    guard let channel = channels[id.index] else {
+                        yamux.consumed(id, range.count)
+                        continue
+                    }
+                    var piece = bytes._mutatingExtracting(range)
+                    channel.receive(&piece)
+                case .writable(let id):
+                    channels[id.index]?.windowGrew()
+                case .ended(let id):
+                    channels[id.index]?.peerEnded()
+                case .reset(let id):
+                    lose(id, error: .reset)
+                case .goAway:
+                    isGoingAway = true
+                    delegate?.sessionWentAway(self)
+                    if yamux.streamCount == 0 { delegate?.sessionIdle(self) }
+                case .pong:
+                    break
+                }
+            }
+        } catch {
+            flush()
+            end(error: .protocolViolation) { carrier.close(code: 1002) }
+        }
+    }
+
+    public override func channelEnded(_ channel: Channel) {
+        end(error: .carrierLost) { carrier.close() }
+    }
+
+    public override func channelFailed(_ channel: Channel, error: ChannelError) {
+        end(error: error) {}
+    }
+
+    public override func channelDrained(_ channel: Channel) {
+        guard !channels.isEmpty else { return }
+        let count = channels.count
+        let first = nextToWake % count
+        for step in 0..<count {
+            guard carrier.isWritable, !isOver else {
+                nextToWake = first + step
+                return
+            }
+            channels[(first + step) % count]?.windowGrew()
+        }
+        nextToWake = first + 1
+    }
+
+    // MARK: For the channels
+
+    /// Writes data within the window, with whatever control frames wait before it.
+    func send(_ id: YamuxStreamID, _ bytes: Span<UInt8>) {
+        bytesSent &+= UInt64(bytes.count)
+        yamux.writeDataHeader(id, length: bytes.count)
+        carrier.writeMessage(yamux.output.span, bytes)
+        yamux.output.removeAll()
+    }
+
+    /// Sends the control frames that wait, unless a batch of received frames is being worked through, which ends with
+    /// a flush of its own.
+    func flushSoon() {
+        if !isReceiving { flush() }
+    }
+
+    /// The stream is over for its user: the channel leaves the table.
+    func remove(_ channel: YamuxChannel) {
+        guard channels[channel.id.index] === channel else { return }
+        channels[channel.id.index] = nil
+        if isGoingAway && yamux.streamCount == 0 && !isOver { delegate?.sessionIdle(self) }
+    }
+
+    private func install(_ channel: YamuxChannel) {
+        while channels.count <= channel.id.index { channels.append(nil) }
+        channels[channel.id.index] = channel
+    }
+
+    private func lose(_ id: YamuxStreamID, error: ChannelError) {
+        guard let channel = channels[id.index], channel.id == id else { return }
+        channel.fail(error)
+    }
+
+    private func flush() {
+        if yamux.output.isEmpty { return }
+        carrier.write(yamux.output.span)
+        yamux.output.removeAll()
+        yamux.output.releaseIfEmpty()
+    }
+
+    private func end(error: ChannelError?, _ closeCarrier: () -> Void) {
+        guard !isOver else { return }
+        isOver = true
+        timer?.cancel()
+        timer = nil
+        closeCarrier()
+        let lost = channels
+        channels = []
+        for channel in lost { channel?.fail(.carrierLost) }
+        let user = delegate
+        delegate = nil
+        user?.sessionEnded(self, error: error)
+    }
+
+    // MARK: Time
+
+    private func tick() {
+        timerDeadline = .never
+        guard !isOver else { return }
+        switch yamux.tick(now: loop.now) {
+        case .fine:
+            break
+        case .dropped(let ids):
+            for id in ids { lose(id, error: .reset) }
+        case .dead:
+            flush()
+            end(error: .carrierLost) { carrier.abort() }
+            return
+        }
+        flush()
+        schedule()
+    }
+
+    private func schedule() {
+        guard !isOver else { return }
+        let deadline = yamux.nextDeadline
+        guard deadline != timerDeadline else { return }
+        timerDeadline = deadline
+        timer?.schedule(at: deadline)
+    }
+}
