@@ -1,0 +1,224 @@
+// A client on the proxy port: finds the endpoint of each request and brings it to a tunnel, here or on a sibling worker.
+//
+// Where a request goes. A tunnel of this worker serves it here. If only siblings have tunnels, the client's socket moves
+// to one of them, with every byte that was read and not served. A connection that has moved twice stays where it is, and
+// its requests are relayed: the sibling gets them over a socket pair and serves them as any plain client's, from its own
+// tunnels only, so that a request never circles.
+
+import Base
+import Control
+import Memory
+import Reactor
+import Transport
+import Wire
+
+/// One client connection of the proxy port.
+final class ProxyConnection: HTTPConnection, TrackedConnection {
+    private let worker: Worker
+    private let peer: PeerAddress
+    /// How often the connection has moved between workers.
+    private let moves: UInt8
+    /// Whether a sibling relays to us: then only our own tunnels serve it.
+    private let isRelayed: Bool
+    private var endpoint: Endpoint?
+    private var isTCP = false
+    private var hasServed = false
+    private var wasAnswered = false
+    private var destination: UInt32 = 0
+    private var relays: [UInt32: HTTPUpstream] = [:]
+    var trackedIndex = -1
+    private var responseFields = ByteBuffer()
+
+    /// Moves after which a connection stays.
+    static let movesMax: UInt8 = 2
+    /// `moves` of a connection that is relayed by a sibling.
+    static let relayedMark: UInt8 = 255
+
+    init(_ worker: Worker, stream: Stream, peer: PeerAddress, moves: UInt8, input: consuming ByteBuffer) {
+        self.worker = worker
+        self.peer = peer
+        self.moves = moves
+        isRelayed = moves == Self.relayedMark
+        super.init(worker.proxyContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
+    }
+
+    // MARK: Routing
+
+    override func requestArrived() {
+        worker.telemetry.requestStarted()
+        wasAnswered = false
+        do {
+            guard head.method != .connect else { throw HTTPError(status: 501, reason: "CONNECT is not supported") }
+            endpoint = try findEndpoint()
+        } catch {
+            respondError(status: error.status, error.reason)
+            return
+        }
+        route()
+    }
+
+    private func findEndpoint() throws(HTTPError) -> Endpoint {
+        try withHeadBytes { bytes throws(HTTPError) in
+            isTCP = false
+            let path = head.path(in: bytes)
+            if ReservedPath.isReserved(bytes.extracting(path)) {
+                let name = try ReservedPath.tcpEndpoint(bytes.extracting(path))
+                if let problem = WebSocketHandshake.requestProblem(head, bytes) { throw problem }
+                isTCP = true
+                return worker.routes.endpoint(named: name)
+            }
+            guard let range = try EndpointRule.endpoint(head, bytes) else {
+                throw HTTPError(status: 400, reason: "missing endpoint id")
+            }
+            let name = bytes.extracting(range)
+            if let endpoint, endpoint.isNamed(name) { return endpoint }
+            guard let text = ReservedPath.text(name) else { throw HTTPError(status: 400, reason: "invalid endpoint id") }
+            return worker.routes.endpoint(named: text)
+        }
+    }
+
+    /// The supervisor answered.
+    func routeKnown() {
+        guard isRouting else { return }
+        wasAnswered = true
+        route()
+    }
+
+    private func route() {
+        guard let endpoint else { return }
+        if isRelayed {
+            if endpoint.tunnels.isEmpty { noUpstream() } else { serveHere(endpoint) }
+            return
+        }
+        switch worker.routes.choice(endpoint, mayMove: !hasServed && moves == 0) {
+        case .own:
+            if !hasServed && moves == 0 && endpoint.route == nil { worker.ask(endpoint, for: nil) }
+            serveHere(endpoint)
+        case .sibling(let sibling):
+            serve(at: sibling)
+        case .unknown where !wasAnswered:
+            if !worker.ask(endpoint, for: self) { noUpstream() }
+        case .unknown, .none:
+            noUpstream()
+        }
+    }
+
+    private func noUpstream() {
+        respondError(status: 502, "no available upstreams")
+    }
+
+    // MARK: Serving
+
+    private func serveHere(_ endpoint: Endpoint) {
+        hasServed = true
+        if isTCP {
+            serveTCP(endpoint)
+            return
+        }
+        // A connection that was idle may be one that the agent or the service has just given up. Only a request that may be
+        // sent again is put on one (RFC 9112 section 9.3.1).
+        let fresh = !head.method.isIdempotent || summary.attempts > 0
+        let first = endpoint.rotateTunnels()
+        let count = endpoint.tunnels.count
+        for step in 0..<count {
+            let tunnel = endpoint.tunnels[(first + step) % count]
+            if let upstream = tunnel.upstream(fresh: fresh) {
+                worker.telemetry.upstreamRequest()
+                proceed(with: upstream)
+                return
+            }
+        }
+        noUpstream()
+    }
+
+    private func serveTCP(_ endpoint: Endpoint) {
+        let first = endpoint.rotateTunnels()
+        let count = endpoint.tunnels.count
+        for step in 0..<count {
+            guard let tunnelChannel = endpoint.tunnels[(first + step) % count].open() else { continue }
+            worker.telemetry.upstreamRequest()
+            var answer = ByteBuffer()
+            withHeadBytes { bytes in WebSocketHandshake.writeResponse(head, bytes, into: &answer) }
+            worker.telemetry.requestFinished(self, status: 101)
+            let (client, leftover) = takeOver()
+            client.write(answer.span)
+            let socket = WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover)
+            let worker = self.worker
+            worker.relayOpened()
+            let relay = Relay(socket, tunnelChannel) { _ in
+                worker.relayClosed()
+                worker.untrack(self)
+            }
+            relay.start()
+            return
+        }
+        noUpstream()
+    }
+
+    override func upstreamBroke(repeatable: Bool) -> Bool {
+        guard repeatable, endpoint != nil else { return false }
+        worker.telemetry.retried()
+        wasAnswered = false
+        route()
+        return true
+    }
+
+    // MARK: Siblings
+
+    private func serve(at sibling: UInt32) {
+        guard worker.siblings.isLinked(sibling) else {
+            noUpstream()
+            return
+        }
+        if moves < Self.movesMax, summary.attempts == 0 {
+            destination = sibling
+            moveAway()
+        } else {
+            relay(to: sibling)
+        }
+    }
+
+    override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
+        worker.untrack(self)
+        worker.siblings.move(
+            descriptor, to: destination, listener: .proxy, client: peer, moves: moves + 1, input: input)
+    }
+
+    private func relay(to sibling: UInt32) {
+        hasServed = true
+        if let idle = relays[sibling], idle.isIdle {
+            proceed(with: idle, verbatim: true)
+            return
+        }
+        guard let stream = worker.siblings.openRelay(to: sibling, client: peer) else {
+            noUpstream()
+            return
+        }
+        worker.telemetry.relayed()
+        let upstream = HTTPUpstream(stream, pool: nil, keepsOpen: true, headLimits: context.settings.headLimits)
+        relays[sibling] = upstream
+        proceed(with: upstream, verbatim: true)
+    }
+
+    // MARK: Ends
+
+    override func relayStarted(_ relay: Relay) { worker.relayOpened() }
+
+    override func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {
+        if worker.telemetry.logsResponses { worker.telemetry.keepResponse(head, bytes, in: &responseFields) }
+    }
+
+    override func requestRefused(status: Int) { worker.telemetry.headRefused(status: status) }
+
+    override func exchangeFinished() {
+        if summary.wasUpgraded { worker.relayClosed() }
+        worker.telemetry.requestFinished(self, status: summary.status)
+        worker.telemetry.logAccess(self, responseFields: &responseFields)
+    }
+
+    override func connectionClosed() {
+        for upstream in relays.values { upstream.discardIdle() }
+        relays = [:]
+        worker.untrack(self)
+    }
+}

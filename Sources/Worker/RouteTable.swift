@@ -1,0 +1,198 @@
+// What this worker knows of endpoints: its own tunnels, a cached copy of the supervisor's answer, and who waits for one.
+//
+// The supervisor's table is the truth. An answer is cached until the supervisor says that the endpoint changed
+// (`routeChanged`, sent to every worker before anybody can rely on the change). "Nobody has it" is never cached: a question
+// costs some microseconds, and a stale no would refuse an agent that has just come. A flood of unknown names is held by
+// the rate of questions instead.
+
+import Base
+import Control
+
+/// An endpoint that this worker has tunnels of, or was asked for.
+final class Endpoint {
+    let name: String
+    let bytes: [UInt8]
+    /// This worker's own tunnels.
+    fileprivate(set) var tunnels: [Tunnel] = []
+    /// The supervisor's answer: all workers that hold tunnels. nil: not asked, or out of date.
+    fileprivate(set) var route: [RouteEntry]?
+    fileprivate var waiting: [ProxyConnection] = []
+    fileprivate var nextTunnel = 0
+    fileprivate var isAsked = false
+
+    fileprivate init(_ name: String) {
+        self.name = name
+        bytes = Array(name.utf8)
+    }
+
+    /// Whether the name is these bytes.
+    func isNamed(_ name: Span<UInt8>) -> Bool {
+        guard name.count == bytes.count else { return false }
+        for index in name.indices where name[index] != bytes[index] { return false }
+        return true
+    }
+
+    /// The own tunnels in turn, beginning behind the one that began the last time.
+    func rotateTunnels() -> Int {
+        nextTunnel &+= 1
+        if nextTunnel >= tunnels.count { nextTunnel = 0 }
+        return nextTunnel
+    }
+}
+
+/// Where a request goes next.
+enum RouteChoice: Equatable {
+    /// A tunnel of this worker.
+    case own
+    /// The sibling with that number.
+    case sibling(UInt32)
+    /// The supervisor has to be asked.
+    case unknown
+    /// Nobody on this node listens.
+    case none
+}
+
+/// The endpoints of one worker.
+final class RouteTable {
+    private var endpoints: [String: Endpoint] = [:]
+    private let worker: UInt32
+    private let workerCount: Int
+    private var random: SystemRandomNumberGenerator = SystemRandomNumberGenerator()
+    private var second: UInt64 = 0
+    private var askedInSecond = 0
+
+    /// Questions to the supervisor that one second may bring.
+    static let questionsPerSecondMax = 5_000
+    /// Endpoints remembered that have no tunnel here.
+    static let cachedMax = 65_536
+
+    init(worker: UInt32, workerCount: Int) {
+        self.worker = worker
+        self.workerCount = workerCount
+    }
+
+    /// The endpoint of that name, made when it is new.
+    func endpoint(named name: String) -> Endpoint {
+        if let known = endpoints[name] { return known }
+        if endpoints.count >= Self.cachedMax { forgetUnused() }
+        let fresh = Endpoint(name)
+        endpoints[name] = fresh
+        return fresh
+    }
+
+    private func forgetUnused() {
+        endpoints = endpoints.filter { !$0.value.tunnels.isEmpty || !$0.value.waiting.isEmpty }
+    }
+
+    /// Endpoints with own tunnels.
+    private(set) var registeredCount = 0
+
+    func add(_ tunnel: Tunnel) {
+        if tunnel.endpoint.tunnels.isEmpty { registeredCount += 1 }
+        tunnel.endpoint.tunnels.append(tunnel)
+        endpoints[tunnel.endpoint.name] = tunnel.endpoint
+    }
+
+    /// Takes the tunnel out of routing; false when it was out already.
+    func remove(_ tunnel: Tunnel) -> Bool {
+        guard let index = tunnel.endpoint.tunnels.firstIndex(where: { $0 === tunnel }) else { return false }
+        tunnel.endpoint.tunnels.remove(at: index)
+        if tunnel.endpoint.tunnels.isEmpty { registeredCount -= 1 }
+        return true
+    }
+
+    /// Where a request for the endpoint goes. `mayMove`: the connection is new and its client was not promised to this
+    /// worker yet, so that it can even out the tunnels.
+    func choice(_ endpoint: Endpoint, mayMove: Bool) -> RouteChoice {
+        let own = endpoint.tunnels.count
+        guard let route = endpoint.route else { return own > 0 ? .own : .unknown }
+        if own > 0 {
+            guard mayMove, let sibling = Self.surplus(own: own, route: route, self: worker, workers: workerCount, using: &random)
+            else { return .own }
+            return .sibling(sibling)
+        }
+        return Self.weighted(route, self: worker, using: &random).map { .sibling($0) } ?? .none
+    }
+
+    /// A sibling, with a probability that evens out how often each tunnel is chosen, when connections come to all workers
+    /// alike: a worker with more than its share of the tunnels keeps all of its clients, one with less gives some away
+    /// to those with more. nil: keep the client.
+    static func surplus(
+        own: Int, route: [RouteEntry], self worker: UInt32, workers: Int, using random: inout some RandomNumberGenerator
+    ) -> UInt32? {
+        var total = own
+        for entry in route where entry.worker != worker { total += Int(entry.tunnels) }
+        // Each worker is given total / workers of the load, in units of one tunnel's share.
+        let given = own * workers
+        guard given < total, Int.random(in: 0..<total, using: &random) >= given else { return nil }
+        var surplus = 0
+        for entry in route where entry.worker != worker { surplus += max(0, Int(entry.tunnels) * workers - total) }
+        guard surplus > 0 else { return nil }
+        var pick = Int.random(in: 0..<surplus, using: &random)
+        for entry in route where entry.worker != worker {
+            pick -= max(0, Int(entry.tunnels) * workers - total)
+            if pick < 0 { return entry.worker }
+        }
+        return nil
+    }
+
+    /// A sibling by its number of tunnels; nil when none has any.
+    static func weighted(_ route: [RouteEntry], self worker: UInt32, using random: inout some RandomNumberGenerator) -> UInt32? {
+        var total = 0
+        for entry in route where entry.worker != worker { total += Int(entry.tunnels) }
+        guard total > 0 else { return nil }
+        var pick = Int.random(in: 0..<total, using: &random)
+        for entry in route where entry.worker != worker {
+            pick -= Int(entry.tunnels)
+            if pick < 0 { return entry.worker }
+        }
+        return nil
+    }
+
+    // MARK: Questions to the supervisor
+
+    /// Notes that `connection` waits for the supervisor's answer. nil: the rate of questions is used up. True: the
+    /// question must be sent; false: it is on its way already.
+    func ask(_ endpoint: Endpoint, for connection: ProxyConnection?, now: Instant) -> Bool? {
+        if !endpoint.isAsked {
+            let second = now.nanoseconds / 1_000_000_000
+            if second != self.second {
+                self.second = second
+                askedInSecond = 0
+            }
+            guard askedInSecond < Self.questionsPerSecondMax else { return nil }
+            askedInSecond += 1
+        }
+        if let connection { endpoint.waiting.append(connection) }
+        defer { endpoint.isAsked = true }
+        return !endpoint.isAsked
+    }
+
+    /// The supervisor's answer; returns who waited for it.
+    func answered(_ name: String, _ entries: [RouteEntry]) -> (endpoint: Endpoint, waiting: [ProxyConnection]) {
+        let endpoint = endpoint(named: name)
+        endpoint.isAsked = false
+        endpoint.route = entries
+        let waiting = endpoint.waiting
+        endpoint.waiting = []
+        return (endpoint, waiting)
+    }
+
+    /// Ends the time in which an answer counts that named nobody.
+    func forgetIfEmpty(_ endpoint: Endpoint) {
+        if endpoint.route?.isEmpty == true { endpoint.route = nil }
+        if endpoint.tunnels.isEmpty, endpoint.waiting.isEmpty, endpoint.route == nil { endpoints[endpoint.name] = nil }
+    }
+
+    /// The supervisor says that what is cached is out of date.
+    func changed(_ name: String) {
+        endpoints[name]?.route = nil
+    }
+
+    /// A sibling ended: nobody is sent there any more.
+    func siblingGone(_ worker: UInt32) {
+        for endpoint in endpoints.values {
+            if endpoint.route?.contains(where: { $0.worker == worker }) == true { endpoint.route = nil }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+// An agent's session and the endpoint it serves. In routing from its registration until it goes away or ends.
+
+import Base
+import Reactor
+import Transport
+import Wire
+
+/// One tunnel of this worker.
+final class Tunnel: MuxSessionDelegate {
+    /// Unique in this worker.
+    let id: UInt64
+    let endpoint: Endpoint
+    /// Idle HTTP connections over streams of the session.
+    let pool: UpstreamPool
+    private let worker: Worker
+    private(set) var session: MuxSession?
+
+    /// The most idle streams kept, and for how long. The public agents serve each stream as an HTTP/1.1 connection of its
+    /// own without a time limit.
+    private static let idleStreamsMax = 64
+    private static let idleStreamTime = Duration.seconds(30)
+
+    init(_ worker: Worker, id: UInt64, endpoint: Endpoint) {
+        self.worker = worker
+        self.id = id
+        self.endpoint = endpoint
+        pool = UpstreamPool(worker.loop, idleMax: Self.idleStreamsMax, idleTimeout: Self.idleStreamTime)
+    }
+
+    /// Starts the session over the upgraded connection.
+    func start(over carrier: WebSocketChannel) {
+        session = MuxSession(worker.loop, carrier: carrier, role: .server, limits: worker.yamuxLimits, delegate: self)
+    }
+
+    /// A new stream to the agent; nil when it takes none.
+    func open() -> YamuxChannel? {
+        session?.open()
+    }
+
+    /// A connection for one request: an idle one when that may be tried, else a new stream.
+    func upstream(fresh: Bool) -> HTTPUpstream? {
+        if !fresh, let idle = pool.take() { return idle }
+        guard let channel = open() else { return nil }
+        return HTTPUpstream(channel, pool: pool, headLimits: worker.proxyContext.settings.headLimits)
+    }
+
+    override func sessionWentAway(_ session: MuxSession) {
+        worker.tunnelLeft(self)
+        pool.close()
+    }
+
+    override func sessionIdle(_ session: MuxSession) {
+        // The agent said go-away and closes when it is done; we do, when we said it.
+        if worker.isDraining { session.close() }
+    }
+
+    override func sessionEnded(_ session: MuxSession, error: ChannelError?) {
+        worker.tunnelEnded(self, error: error)
+        pool.close()
+    }
+}
