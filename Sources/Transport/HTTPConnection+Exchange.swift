@@ -16,14 +16,17 @@ extension HTTPConnection {
     // MARK: Request
 
     /// Sends the routed request to `upstream` and carries the exchange.
-    public final func proceed(with upstream: HTTPUpstream) {
+    ///
+    /// `verbatim`: what only we may read goes along, and the client's address is not appended: for another process of ours
+    /// that serves the request in our place.
+    public final func proceed(with upstream: HTTPUpstream, verbatim: Bool = false) {
         precondition(state == .routing, "proceed outside of routing")
         state = .exchanging
         self.upstream = upstream
         upstream.connection = self
         summary.attempts += 1
         lastProgress = context.loop.now
-        writeRequestHead(to: upstream)
+        writeRequestHead(to: upstream, verbatim: verbatim)
         sendWaitingBody()
         guard state == .exchanging else { return }
         upstream.channel.resumeReading()
@@ -31,14 +34,15 @@ extension HTTPConnection {
         if context.settings.responseTimeout != .zero { setTimer(at: lastProgress + context.settings.responseTimeout) }
     }
 
-    private func writeRequestHead(to upstream: HTTPUpstream) {
+    private func writeRequestHead(to upstream: HTTPUpstream, verbatim: Bool) {
         var rewrite = RequestRewrite()
         rewrite.connection = wantsUpgrade ? .upgrade : .keepAlive
-        rewrite.forward = context.settings.marksForwarded
-        rewrite.keepsAuthorization = context.settings.keepsAuthorization
-        rewrite.keepsEndpoint = context.settings.keepsEndpoint
-        HeadWriter.writeRequest(
-            head, input.span.extracting(0..<head.length), rewrite, client: clientHost.span, into: &context.scratch)
+        rewrite.framing = requestFraming
+        rewrite.client = verbatim ? [] : clientHost
+        rewrite.forward = context.settings.marksForwarded && !verbatim
+        rewrite.keepsAuthorization = context.settings.keepsAuthorization || verbatim
+        rewrite.keepsEndpoint = context.settings.keepsEndpoint || verbatim
+        HeadWriter.writeRequest(head, input.span.extracting(0..<head.length), rewrite: rewrite, into: &context.scratch)
         upstream.channel.write(context.scratch.span)
         context.scratch.removeAll()
     }
@@ -134,7 +138,7 @@ extension HTTPConnection {
                     scratch.removeAll()
                 }
             case .end:
-                if asChunks { ChunkedEncoder.writeEnd(trailers: decoder.trailers, into: &scratch) }
+                if asChunks { ChunkedEncoder.writeEnd(trailers: decoder.trailers.span, into: &scratch) }
                 if !scratch.isEmpty { channel.write(scratch.span) }
                 return (offset, data, true)
             }
@@ -203,7 +207,7 @@ extension HTTPConnection {
             used += upstream.head.length
             upstream.parser.reset()
             if upstream.head.status == 101 {
-                guard wantsUpgrade, requestBody.isDone, upstream.head.isUpgrade else {
+                guard wantsUpgrade, requestBody.isDone, upstream.head.upgradePresent else {
                     throw HTTPError(status: 502, reason: "upgrade that was not asked for")
                 }
                 startTunnel(head: head, leftover: bytes.extracting(used..<bytes.count))
@@ -224,7 +228,7 @@ extension HTTPConnection {
         lastProgress = context.loop.now
         guard head.minorVersion >= 1 else { return }
         hasResponded = true
-        HeadWriter.writeResponse(upstream.head, bytes, ResponseRewrite(framing: .none, connection: .keepAlive), into: &context.scratch)
+        HeadWriter.writeResponse(upstream.head, bytes, rewrite: ResponseRewrite(), into: &context.scratch)
         channel.write(context.scratch.span)
         context.scratch.removeAll()
     }
@@ -232,7 +236,8 @@ extension HTTPConnection {
     private func beginResponse(_ bytes: Span<UInt8>, _ upstream: HTTPUpstream) throws(HTTPError) {
         let framing = try BodyFraming.response(upstream.head, to: head.method)
         responseBody = Body(framing)
-        responseChunks = ChunkedDecoder()
+        responseChunks.reset()
+        isFramedByClose = framing == .untilClose
         responseState = responseBody.isDone ? .complete : .body
         sendsChunks = false
         var outgoing = framing
@@ -251,14 +256,15 @@ extension HTTPConnection {
         }
         // A client that waits for 100 (Continue) and gets a final status may or may not send its body: with neither a
         // promise kept, the next bytes could be body or request (RFC 9110 section 10.1.1).
-        if head.expectsContinue && !requestBody.isDone { keepsAlive = false }
+        if head.expectContinue && !requestBody.isDone { keepsAlive = false }
         if inputEnded { keepsAlive = false }
         hasResponded = true
         summary.status = upstream.head.status
         willRespond(status: upstream.head.status, head: upstream.head, bytes: bytes)
-        let rewrite = ResponseRewrite(
-            framing: outgoing, connection: keepsAlive ? (head.minorVersion == 0 ? .keepAliveExplicit : .keepAlive) : .close)
-        HeadWriter.writeResponse(upstream.head, bytes, rewrite, into: &context.scratch)
+        var rewrite = ResponseRewrite()
+        rewrite.framing = outgoing
+        rewrite.connection = connectionMode
+        HeadWriter.writeResponse(upstream.head, bytes, rewrite: rewrite, into: &context.scratch)
         channel.write(context.scratch.span)
         context.scratch.removeAll()
         scheduleProgress()
@@ -362,7 +368,7 @@ extension HTTPConnection {
         guard let upstream else { return }
         let isWhole = requestBody.isDone
         self.upstream = nil
-        if isWhole && upstream.head.keepsAlive && upstream.input.isEmpty && !upstreamFramedByClose {
+        if isWhole && upstream.head.isPersistent && upstream.input.isEmpty && !isFramedByClose {
             upstream.release()
         } else if isWhole {
             upstream.close()
@@ -370,12 +376,6 @@ extension HTTPConnection {
             upstream.discard()
         }
         exchangeOver()
-    }
-
-    private var upstreamFramedByClose: Bool {
-        // `responseBody` is `.done` by now; a response framed by close came with `sendsChunks` or none, and its head tells.
-        guard let upstream else { return false }
-        return upstream.head.isFramedByClose(to: head.method)
     }
 
     /// After a response: the next request, or first the rest of this one, or the end.
@@ -404,7 +404,9 @@ extension HTTPConnection {
         summary.status = 101
         summary.wasUpgraded = true
         willRespond(status: 101, head: upstream.head, bytes: bytes)
-        HeadWriter.writeResponse(upstream.head, bytes, ResponseRewrite(framing: .none, connection: .upgrade), into: &context.scratch)
+        var rewrite = ResponseRewrite()
+        rewrite.connection = .upgrade
+        HeadWriter.writeResponse(upstream.head, bytes, rewrite: rewrite, into: &context.scratch)
         channel.write(context.scratch.span)
         context.scratch.removeAll()
         channel.write(leftover)

@@ -11,21 +11,24 @@ extension HTTPConnection {
     public final func respondError(status: Int, _ message: StaticString) {
         var body = ByteBuffer()
         ErrorBody.write(message, into: &body)
-        respond(status: status, contentType: "application/json", body: body.span)
+        respond(
+            status: status, contentType: "application/json", fields: Self.fields(of: status), body: body.span)
     }
 
     /// Answers the routed request.
-    public final func respond(status: Int, contentType: StaticString, body: Span<UInt8>) {
+    public final func respond(
+        status: Int, contentType: StaticString, fields: StaticString = "", body: Span<UInt8>
+    ) {
         guard state == .routing || state == .exchanging else { return }
         discardUpstream()
-        if head.expectsContinue && !requestBody.isDone { keepsAlive = false }
+        if head.expectContinue && !requestBody.isDone { keepsAlive = false }
         if inputEnded { keepsAlive = false }
         hasResponded = true
         responseState = .complete
         summary.status = status
         summary.responseBodyBytes = head.method == .head ? 0 : UInt64(body.count)
         willRespond(status: status, head: Head(), bytes: Span())
-        writeLocal(status: status, contentType: contentType, body: body, omitsBody: head.method == .head)
+        writeLocal(status: status, contentType: contentType, fields: fields, body: body, omitsBody: head.method == .head)
         state = .exchanging
         exchangeOver()
     }
@@ -35,17 +38,34 @@ extension HTTPConnection {
         var body = ByteBuffer()
         ErrorBody.write(error.reason, into: &body)
         keepsAlive = false
-        writeLocal(status: error.status, contentType: "application/json", body: body.span, omitsBody: false)
+        writeLocal(
+            status: error.status, contentType: "application/json", fields: Self.fields(of: error.status), body: body.span,
+            omitsBody: false)
         requestRefused(status: error.status)
         close()
     }
 
-    private func writeLocal(status: Int, contentType: StaticString, body: Span<UInt8>, omitsBody: Bool) {
-        HeadWriter.writeLocal(
-            status: status, contentType: contentType, contentLength: body.count,
-            connection: keepsAlive ? (head.minorVersion == 0 ? .keepAliveExplicit : .keepAlive) : .close,
-            into: &context.scratch)
-        if !omitsBody { context.scratch.append(body) }
+    /// Fields that go with a status of ours.
+    private static func fields(of status: Int) -> StaticString {
+        switch status {
+        case 405: "Allow: GET\r\n"
+        case 426: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        default: ""
+        }
+    }
+
+    /// How the response's head speaks of the connection.
+    final var connectionMode: ConnectionMode {
+        keepsAlive ? (head.minorVersion == 0 ? .keepAliveNamed : .keepAlive) : .close
+    }
+
+    private func writeLocal(
+        status: Int, contentType: StaticString, fields: StaticString, body: Span<UInt8>, omitsBody: Bool
+    ) {
+        let response = LocalResponse(
+            status: status, connection: connectionMode, unixSeconds: WallClock.unixSeconds(), omitsBody: omitsBody,
+            noSniff: status >= 500, contentType: contentType, fields: fields)
+        HeadWriter.writeResponse(response, body: body, into: &context.scratch)
         channel.write(context.scratch.span)
         context.scratch.removeAll()
     }

@@ -69,6 +69,7 @@ open class HTTPConnection: ChannelDelegate {
     final var input = ByteBuffer()
     final var inputOffset = 0
     final var parser: HeadParser
+    final var requestFraming = BodyFraming.none
     final var requestBody = Body.none
     final var requestChunks = ChunkedDecoder()
     final var responseBody = Body.none
@@ -79,6 +80,8 @@ open class HTTPConnection: ChannelDelegate {
     final var keepsAlive = true
     /// Whether the response goes out in chunks of ours.
     final var sendsChunks = false
+    /// Whether the response ends with the upstream's connection.
+    final var isFramedByClose = false
     final var wantsUpgrade = false
     /// Whether any byte of a response was sent.
     final var hasResponded = false
@@ -315,10 +318,11 @@ open class HTTPConnection: ChannelDelegate {
         hasResponded = false
         bodyWasSent = false
         responseState = .head
-        requestChunks = ChunkedDecoder()
-        wantsUpgrade = head.isUpgrade
-        keepsAlive = keepsAlive && head.keepsAlive
-        requestBody = Body(BodyFraming.request(head))
+        requestChunks.reset()
+        wantsUpgrade = head.upgradePresent
+        keepsAlive = keepsAlive && head.isPersistent
+        requestFraming = BodyFraming.request(head)
+        requestBody = Body(requestFraming)
         state = .routing
         timer?.cancel()
         if input.count - head.length > context.settings.pipelineBytesMax, !isReadPaused {
@@ -333,7 +337,6 @@ open class HTTPConnection: ChannelDelegate {
         input.consume(inputOffset)
         inputOffset = 0
         parser.reset()
-        head.reset()
         state = .readingHead
         if input.isEmpty {
             if inputEnded || !keepsAlive {

@@ -1,4 +1,4 @@
-// What all HTTP connections of one loop share: settings, a scratch buffer, the cached date.
+// What all HTTP connections of one port share: the loop, the settings, a scratch buffer.
 
 public import Base
 public import Memory
@@ -40,22 +40,9 @@ public final class HTTPContext {
     public var settings: HTTPSettings
     /// Heads are written here before they go to a channel. Empty between uses.
     var scratch = ByteBuffer()
-    private var dateSecond: UInt64 = .max
-    private var date = ByteBuffer()
 
     public init(_ loop: Loop, settings: HTTPSettings) {
         self.loop = loop
         self.settings = settings
-    }
-
-    /// Appends the current time as an IMF-fixdate, formatted once a second.
-    func writeDate(into buffer: inout ByteBuffer) {
-        let second = Loop.wallClockSeconds()
-        if second != dateSecond {
-            dateSecond = second
-            date.removeAll()
-            HTTPDate.write(unixSeconds: second, into: &date)
-        }
-        buffer.append(date.span)
     }
 }

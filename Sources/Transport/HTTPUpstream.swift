@@ -15,6 +15,8 @@ public final class HTTPUpstream: ChannelDelegate {
     public fileprivate(set) var isReused = false
     /// The pool it goes back to; nil: it is closed after one exchange.
     public let pool: UpstreamPool?
+    /// Without a pool: whether its owner uses it again, instead of it being closed after one exchange.
+    private let keepsOpen: Bool
     /// The exchange in progress.
     var connection: HTTPConnection?
     /// A response head that has not come whole.
@@ -25,12 +27,23 @@ public final class HTTPUpstream: ChannelDelegate {
     private var isDead = false
 
     /// Takes over the channel.
-    public init(_ channel: Channel, pool: UpstreamPool?, headLimits: HeadLimits = HeadLimits()) {
+    public init(
+        _ channel: Channel, pool: UpstreamPool?, keepsOpen: Bool = false, headLimits: HeadLimits = HeadLimits()
+    ) {
         self.channel = channel
         self.pool = pool
+        self.keepsOpen = keepsOpen
         parser = HeadParser(kind: .response, limits: headLimits)
         super.init()
         channel.delegate = self
+    }
+
+    /// Whether it waits for an exchange.
+    public var isIdle: Bool { connection == nil && !isDead }
+
+    /// Ends the connection if it waits; one in use ends with its exchange.
+    public func closeIfIdle() {
+        if isIdle { close() }
     }
 
     /// Ends an exchange in good order: the connection waits for the next one.
@@ -40,7 +53,8 @@ public final class HTTPUpstream: ChannelDelegate {
         input.releaseIfEmpty()
         parser.reset()
         isReused = true
-        guard let pool, !isDead, pool.put(self) else {
+        let isKept = pool?.put(self) ?? keepsOpen
+        guard isKept, !isDead else {
             close()
             return
         }

@@ -35,25 +35,31 @@ public final class MuxSession: ChannelDelegate {
     private var channels: [YamuxChannel?] = []
     private var delegate: MuxSessionDelegate?
     private var nextToWake = 0
+    /// Control frames and a data frame's header. Empty between calls.
+    private var scratch = ByteBuffer()
+    private var early: [YamuxChannel] = []
+    private var earlyTask: EarlyTask?
     private var timer: CallbackTimer?
     private var isReceiving = false
     private var timerDeadline = Instant.never
     /// Whether we said or were told go-away.
     public private(set) var isGoingAway = false
     public private(set) var isOver = false
+    /// How the peer broke the protocol, or failed to answer in time.
+    public private(set) var failure: YamuxError?
     /// Bytes of streams received and sent over the session's life.
     public internal(set) var bytesReceived: UInt64 = 0
     public internal(set) var bytesSent: UInt64 = 0
 
     /// Takes over the carrier and starts to read it.
     public init(
-        _ loop: Loop, carrier: WebSocketChannel, role: YamuxRole, limits: YamuxLimits = YamuxLimits(),
+        _ loop: Loop, carrier: WebSocketChannel, role: YamuxSession.Role, limits: YamuxLimits = YamuxLimits(),
         delegate: MuxSessionDelegate
     ) {
         self.loop = loop
         self.carrier = carrier
         self.delegate = delegate
-        yamux = YamuxSession(role: role, limits: limits, now: loop.now)
+        yamux = YamuxSession(role: role, limits: limits)
         super.init()
         timer = CallbackTimer(loop) { [unowned self] in self.tick() }
         carrier.delegate = self
@@ -112,16 +118,16 @@ public final class MuxSession: ChannelDelegate {
                     delegate?.session(self, accepted: channel)
                 case .data(let id, let range):
                     bytesReceived &+= UInt64(range.count)
-                    guard let channel = channels[id.index] else {
+                    guard let channel = channels[Int(id.slot)] else {
                         yamux.consumed(id, range.count)
                         continue
                     }
                     var piece = bytes._mutatingExtracting(range)
                     channel.receive(&piece)
                 case .writable(let id):
-                    channels[id.index]?.windowGrew()
+                    channels[Int(id.slot)]?.windowGrew()
                 case .ended(let id):
-                    channels[id.index]?.peerEnded()
+                    channels[Int(id.slot)]?.peerEnded()
                 case .reset(let id):
                     lose(id, error: .reset)
                 case .goAway:
@@ -133,6 +139,7 @@ public final class MuxSession: ChannelDelegate {
                 }
             }
         } catch {
+            failure = error
             flush()
             end(error: .protocolViolation) { carrier.close(code: 1002) }
         }
@@ -165,9 +172,9 @@ public final class MuxSession: ChannelDelegate {
     /// Writes data within the window, with whatever control frames wait before it.
     func send(_ id: YamuxStreamID, _ bytes: Span<UInt8>) {
         bytesSent &+= UInt64(bytes.count)
-        yamux.writeDataHeader(id, length: bytes.count)
-        carrier.writeMessage(yamux.output.span, bytes)
-        yamux.output.removeAll()
+        yamux.writeDataHeader(id, length: bytes.count, into: &scratch)
+        carrier.writeMessage(scratch.span, bytes)
+        scratch.removeAll()
     }
 
     /// Sends the control frames that wait, unless a batch of received frames is being worked through, which ends with
@@ -178,19 +185,34 @@ public final class MuxSession: ChannelDelegate {
 
     /// The stream is over for its user: the channel leaves the table.
     func remove(_ channel: YamuxChannel) {
-        guard channels[channel.id.index] === channel else { return }
-        channels[channel.id.index] = nil
+        guard channels[Int(channel.id.slot)] === channel else { return }
+        channels[Int(channel.id.slot)] = nil
         if isGoingAway && yamux.streamCount == 0 && !isOver { delegate?.sessionIdle(self) }
     }
 
     private func install(_ channel: YamuxChannel) {
-        while channels.count <= channel.id.index { channels.append(nil) }
-        channels[channel.id.index] = channel
+        while channels.count <= Int(channel.id.slot) { channels.append(nil) }
+        channels[Int(channel.id.slot)] = channel
     }
 
     private func lose(_ id: YamuxStreamID, error: ChannelError) {
-        guard let channel = channels[id.index], channel.id == id else { return }
+        guard let channel = channels[Int(id.slot)], channel.id == id else { return }
         channel.fail(error)
+    }
+
+    /// Delivers what came for a stream before its user began to read; not from within the user's own call.
+    func deliverLater(_ channel: YamuxChannel) {
+        early.append(channel)
+        let task = earlyTask ?? EarlyTask(self)
+        earlyTask = task
+        loop.afterTurn(task)
+    }
+
+    fileprivate func deliverEarly() {
+        let channels = early
+        early = []
+        for channel in channels { channel.deliverEarly() }
+        if !isOver { flush() }
     }
 
     private func flush() {
@@ -205,6 +227,7 @@ public final class MuxSession: ChannelDelegate {
         isOver = true
         timer?.cancel()
         timer = nil
+        earlyTask = nil
         closeCarrier()
         let lost = channels
         channels = []
@@ -219,18 +242,21 @@ public final class MuxSession: ChannelDelegate {
     private func tick() {
         timerDeadline = .never
         guard !isOver else { return }
-        switch yamux.tick(now: loop.now) {
-        case .fine:
-            break
-        case .dropped(let ids):
-            for id in ids { lose(id, error: .reset) }
-        case .dead:
-            flush()
-            end(error: .carrierLost) { carrier.abort() }
-            return
+        while true {
+            switch yamux.tick(now: loop.now) {
+            case .quiet:
+                flush()
+                schedule()
+                return
+            case .dropped(let id):
+                lose(id, error: .reset)
+            case .dead(let error):
+                failure = error
+                flush()
+                end(error: .carrierLost) { carrier.abort() }
+                return
+            }
         }
-        flush()
-        schedule()
     }
 
     private func schedule() {
@@ -240,4 +266,13 @@ public final class MuxSession: ChannelDelegate {
         timerDeadline = deadline
         timer?.schedule(at: deadline)
     }
+}
+
+/// The session's turn at the end of the loop's.
+private final class EarlyTask: AfterTurn {
+    private weak var session: MuxSession?
+
+    init(_ session: MuxSession) { self.session = session }
+
+    override func run() { session?.deliverEarly() }
 }

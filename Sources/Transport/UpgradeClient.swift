@@ -109,9 +109,8 @@ public final class UpgradeClient: ChannelDelegate {
     }
 
     private func upgraded() {
-        let problem = WebSocketHandshake.responseProblem(head, input.span.extracting(0..<head.length), key: key.span)
-        if let problem {
-            fail(.protocolViolation("\(problem)"))
+        guard WebSocketUpgrade.isAccepted(head, input.span.extracting(0..<head.length), key: key.span) else {
+            fail(.protocolViolation("the answer to the upgrade is not that of a WebSocket"))
             return
         }
         isOver = true

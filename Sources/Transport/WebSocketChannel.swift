@@ -67,14 +67,14 @@ public final class WebSocketChannel: Channel {
         }
         if isClient {
             let key = masks.next()
-            WebSocketEncoder.writeHeader(opcode: .binary, length: total, maskKey: key, into: &scratch)
+            WebSocketEncoder.writeHeader(.binary, length: total, maskKey: key, into: &scratch)
             let start = scratch.count
             scratch.append(first)
             scratch.append(second)
             var span = scratch.mutableSpan
             applyMask(&span, range: start..<span.count, key: key, offset: 0)
         } else {
-            WebSocketEncoder.writeHeader(opcode: .binary, length: total, maskKey: nil, into: &scratch)
+            WebSocketEncoder.writeHeader(.binary, length: total, maskKey: nil, into: &scratch)
             // A small message is put together here; a large one is spared the second copy.
             guard total > 4_096 else {
                 scratch.append(first)
@@ -152,20 +152,7 @@ public final class WebSocketChannel: Channel {
     private func sendClose(code: UInt16) {
         guard !closeSent else { return }
         closeSent = true
-        writeControl(.close) { WebSocketEncoder.writeClosePayload(code: code, into: &$0) }
-    }
-
-    private func writeControl(_ opcode: WebSocketOpcode, _ payload: (inout ByteBuffer) -> Void) {
-        var body = ByteBuffer()
-        payload(&body)
-        let key = isClient ? masks.next() : nil
-        WebSocketEncoder.writeHeader(opcode: opcode, length: body.count, maskKey: key, into: &scratch)
-        let start = scratch.count
-        scratch.append(body.span)
-        if let key {
-            var span = scratch.mutableSpan
-            applyMask(&span, range: start..<span.count, key: key, offset: 0)
-        }
+        WebSocketEncoder.writeClose(code, maskKey: isClient ? masks.next() : nil, into: &scratch)
         flushScratch()
     }
 
@@ -224,7 +211,7 @@ public final class WebSocketChannel: Channel {
                 }
             }
         } catch {
-            sendClose(code: error.closeCode)
+            sendClose(code: error.code)
             inner.close()
             fail(.protocolViolation)
         }
@@ -234,7 +221,9 @@ public final class WebSocketChannel: Channel {
         guard !closeSent else { return }
         // A peer that sends pings and does not read the answers is not given a queue of them.
         guard inner.isWritable else { return }
-        writeControl(.pong) { $0.append(decoder.controlPayload) }
+        WebSocketEncoder.write(
+            .pong, payload: decoder.controlPayload, maskKey: isClient ? masks.next() : nil, into: &scratch)
+        flushScratch()
     }
 
     fileprivate func innerEnded() {

@@ -1,0 +1,146 @@
+// The worker's end of the control socket: what the supervisor says, and what the worker tells it. A worker whose supervisor is
+// gone ends.
+
+import Base
+import Config
+import Control
+import Memory
+import Reactor
+import Telemetry
+
+/// The connection to the supervisor. Makes the `Worker` when its configuration has come.
+final class ControlClient: MessageDelegate {
+    private let loop: Loop
+    private let socket: MessageSocket
+    private var worker: Worker?
+    private var scratch = ByteBuffer()
+    private var hasGreeted = false
+    /// Why the worker has to end with an error.
+    private(set) var failure: String?
+
+    init(_ loop: Loop, descriptor: consuming OwnedDescriptor) throws(SystemError) {
+        self.loop = loop
+        socket = try MessageSocket(loop, adopting: descriptor)
+        super.init()
+        socket.delegate = self
+        send(.hello(protocolVersion: ControlLimits.protocolVersion, binaryVersion: BuildInfo.version))
+    }
+
+    /// Tells the supervisor. It is one of us and reads: a full queue means that it hangs, and ends this worker.
+    func send(_ message: ControlMessage) {
+        scratch.removeAll()
+        message.encode(into: &scratch)
+        do {
+            _ = try socket.send(scratch.span, descriptors: [], taking: true)
+        } catch {
+            end("cannot tell the supervisor: \(error)")
+        }
+    }
+
+    private func end(_ reason: String?) {
+        if failure == nil { failure = reason }
+        loop.stop()
+    }
+
+    override func messageSocketEnded(_ socket: MessageSocket, error: SystemError?) {
+        end(error.map { "control socket: \($0)" })
+    }
+
+    override func message(_ socket: MessageSocket, bytes: Span<UInt8>, descriptors: inout DescriptorList) {
+        let message: ControlMessage
+        do {
+            message = try ControlMessage.decode(bytes, from: .supervisor)
+        } catch {
+            end("control socket: \(error)")
+            return
+        }
+        guard descriptors.count == message.descriptorCount, DescriptorCheck.isFine(descriptors, for: message) else {
+            end("control socket: unexpected descriptors")
+            return
+        }
+        if case .hello(let version, let binary) = message {
+            hasGreeted = version == ControlLimits.protocolVersion
+            if !hasGreeted { end("the supervisor (\(binary)) speaks control protocol \(version), not \(ControlLimits.protocolVersion)") }
+            return
+        }
+        guard hasGreeted else {
+            end("control socket: no hello")
+            return
+        }
+        if case .configure(let setup) = message {
+            configure(setup, descriptors.takeFirst())
+            return
+        }
+        guard let worker else {
+            end("control socket: no configuration")
+            return
+        }
+        handle(message, &descriptors, worker)
+    }
+
+    private func handle(_ message: ControlMessage, _ descriptors: inout DescriptorList, _ worker: Worker) {
+        switch message {
+        case .accepted(let listener, _, let peers):
+            for peer in peers {
+                guard let descriptor = descriptors.takeFirst() else { return }
+                worker.adopt(descriptor, listener: listener, peer: peer)
+            }
+        case .sibling(let id):
+            guard let descriptor = descriptors.takeFirst() else { return }
+            worker.siblings.add(id, descriptor)
+        case .siblingGone(let id):
+            worker.siblings.remove(id)
+            worker.routes.siblingGone(id)
+        case .routes(let endpoint, _, let entries):
+            let (known, waiting) = worker.routes.answered(endpoint, entries)
+            for connection in waiting { connection.routeKnown() }
+            worker.routes.forgetIfEmpty(known)
+        case .routeChanged(let endpoint, _):
+            worker.routes.changed(endpoint)
+        case .registered(let tunnel):
+            worker.registrationAnswered(tunnel, isTaken: true)
+        case .refused(let tunnel):
+            worker.registrationAnswered(tunnel, isTaken: false)
+        case .statusPage(let request, _, let entries, let last):
+            worker.statusPage(request, entries: entries, isLast: last)
+        case .ready(let ready):
+            worker.isReady = ready
+        case .drain(let milliseconds):
+            worker.drain(within: .milliseconds(Int64(clamping: milliseconds)))
+        case .shutdown:
+            end(nil)
+        case .hello, .configure, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move:
+            end("control socket: unexpected message")
+        }
+    }
+
+    private func configure(_ setup: WorkerSetup, _ counters: consuming OwnedDescriptor?) {
+        guard worker == nil, let counters else {
+            end("control socket: configured twice")
+            return
+        }
+        do {
+            let config = try ServerConfig(flattened: setup.settings.map { ($0.key, $0.value) })
+            let telemetry = try WorkerTelemetry(loop, setup: setup, config: config, counters: counters)
+            worker = Worker(loop, setup: setup, config: config, telemetry: telemetry, control: self)
+            send(.workerReady)
+        } catch {
+            end("configuration: \(error)")
+        }
+    }
+}
+
+/// Whether descriptors are of the kinds that a message says.
+enum DescriptorCheck {
+    static func isFine(_ descriptors: borrowing DescriptorList, for message: ControlMessage) -> Bool {
+        for index in 0..<descriptors.count {
+            let kind = DescriptorKind.of(descriptors[index])
+            switch message.descriptorKind(at: index) {
+            case .stream: if kind != .stream { return false }
+            case .messages: if kind != .messages { return false }
+            case .memory: if kind != .file { return false }
+            }
+        }
+        return true
+    }
+}

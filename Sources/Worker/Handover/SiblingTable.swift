@@ -1,0 +1,127 @@
+// The sockets to this node's other workers, over which clients move to the worker that has their tunnel. The supervisor
+// makes the socket pairs; either end notices the other's death.
+
+import Base
+import Control
+import Memory
+import Reactor
+
+/// The living siblings of a worker.
+final class SiblingTable {
+    private unowned let worker: Worker
+    private var links: [UInt32: SiblingLink] = [:]
+    private var scratch = ByteBuffer()
+
+    init(_ worker: Worker) {
+        self.worker = worker
+    }
+
+    /// Whether clients can be sent there.
+    func isLinked(_ sibling: UInt32) -> Bool { links[sibling] != nil }
+
+    func add(_ sibling: UInt32, _ descriptor: consuming OwnedDescriptor) {
+        remove(sibling)
+        do {
+            links[sibling] = try SiblingLink(worker, sibling: sibling, descriptor)
+        } catch {
+            worker.telemetry.log.error(.server, "no connection to sibling worker") { $0.field("error", error.description) }
+        }
+    }
+
+    func remove(_ sibling: UInt32) {
+        links.removeValue(forKey: sibling)?.close()
+    }
+
+    /// Sends a client's socket, and what was read from it, to the sibling. A client that can't be sent is closed.
+    func move(
+        _ descriptor: consuming OwnedDescriptor, to sibling: UInt32, listener: ListenerKind, client: PeerAddress,
+        moves: UInt8, input: Span<UInt8>
+    ) {
+        guard let link = links[sibling] else {
+            worker.telemetry.moveFailed()
+            return
+        }
+        let isInline = input.count <= ControlLimits.movedBytesMax
+        var moved = MovedBytes.inMemory(UInt64(input.count))
+        if isInline {
+            moved = .inline([UInt8](capacity: input.count) { output in for index in input.indices { output.append(input[index]) } })
+        }
+        scratch.removeAll()
+        ControlMessage.move(listener: listener, client: client, moves: moves, bytes: moved).encode(into: &scratch)
+        do {
+            if isInline {
+                _ = try link.socket.send(scratch.span, descriptors: [descriptor.take()], taking: true)
+            } else {
+                let memory = try MemoryFile.create(name: "piko-moved", containing: input)
+                _ = try link.socket.send(scratch.span, descriptors: [descriptor.take(), memory.take()], taking: true)
+            }
+            worker.telemetry.moved()
+        } catch {
+            worker.telemetry.moveFailed()
+        }
+    }
+
+    /// A connection to the sibling that it serves as a plain client's, for a client that stays here.
+    func openRelay(to sibling: UInt32, client: PeerAddress) -> Stream? {
+        do {
+            let (ours, theirs) = try SocketPair.streams()
+            let stream = try Stream(worker.loop, adopting: ours)
+            move(
+                theirs, to: sibling, listener: .proxy, client: client, moves: ProxyConnection.relayedMark, input: Span())
+            return stream
+        } catch {
+            worker.telemetry.moveFailed()
+            return nil
+        }
+    }
+}
+
+/// The socket to one sibling.
+private final class SiblingLink: MessageDelegate {
+    let socket: MessageSocket
+    private unowned let worker: Worker
+    private let sibling: UInt32
+
+    init(_ worker: Worker, sibling: UInt32, _ descriptor: consuming OwnedDescriptor) throws(SystemError) {
+        self.worker = worker
+        self.sibling = sibling
+        socket = try MessageSocket(worker.loop, adopting: descriptor)
+        super.init()
+        socket.delegate = self
+    }
+
+    func close() {
+        socket.close()
+    }
+
+    override func message(_ socket: MessageSocket, bytes: Span<UInt8>, descriptors: inout DescriptorList) {
+        guard let message = try? ControlMessage.decode(bytes, from: .sibling), descriptors.count == message.descriptorCount,
+            DescriptorCheck.isFine(descriptors, for: message),
+            case .move(let listener, let client, let moves, let moved) = message, let descriptor = descriptors.takeFirst()
+        else {
+            worker.telemetry.controlMessageRefused()
+            return
+        }
+        var input = ByteBuffer()
+        switch moved {
+        case .inline(let bytes):
+            input.append(bytes.span)
+        case .inMemory(let length):
+            guard let memory = descriptors.takeFirst(), length <= UInt64(Self.movedBytesMax),
+                (try? MemoryFile.read(memory.raw, count: Int(length), into: &input)) != nil
+            else {
+                worker.telemetry.controlMessageRefused()
+                return
+            }
+        }
+        worker.adopt(descriptor, listener: listener, peer: client, moves: moves, input: input)
+    }
+
+    /// The most that a moved client may bring: a head, what was pipelined, and what was on its way.
+    private static let movedBytesMax = 8_388_608
+
+    override func messageSocketEnded(_ socket: MessageSocket, error: SystemError?) {
+        worker.siblings.remove(sibling)
+        worker.routes.siblingGone(sibling)
+    }
+}

@@ -1,0 +1,249 @@
+// One worker: a loop, the connections that the supervisor handed over, the tunnels, and what the worker knows of routes.
+// This file holds the life of tunnels and connections; what comes from the supervisor is in ControlClient.swift.
+
+import Base
+import Config
+import Control
+import Memory
+import Reactor
+import Telemetry
+import Transport
+import Wire
+
+/// A connection in the worker's list, so that a drain finds it.
+protocol TrackedConnection: HTTPConnection {
+    /// Its place in the list; -1: not in it.
+    var trackedIndex: Int { get set }
+}
+
+/// The state of one worker process.
+final class Worker {
+    let loop: Loop
+    let setup: WorkerSetup
+    let config: ServerConfig
+    let telemetry: WorkerTelemetry
+    let routes: RouteTable
+    let proxyContext: HTTPContext
+    let upstreamContext: HTTPContext
+    let adminContext: HTTPContext
+    let yamuxLimits = YamuxLimits()
+    private(set) var siblings: SiblingTable!
+    /// The node's readiness, as the supervisor told it last.
+    var isReady = false
+    private(set) var isDraining = false
+    private unowned let control: ControlClient
+    private var connections: [any TrackedConnection] = []
+    private var tunnels: [UInt64: Tunnel] = [:]
+    private var registering: [UInt64: UpstreamConnection] = [:]
+    private var nextTunnel: UInt64 = 1
+    private var relayCount = 0
+    private var statusRequests: [UInt64: AdminConnection] = [:]
+    private var nextRequest: UInt64 = 1
+    private var drainTimer: CallbackTimer?
+
+    init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, control: ControlClient) {
+        self.loop = loop
+        self.setup = setup
+        self.config = config
+        self.telemetry = telemetry
+        self.control = control
+        routes = RouteTable(worker: setup.worker, workerCount: config.workerCount)
+        proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
+        upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
+        adminContext = HTTPContext(loop, settings: Self.ownSettings())
+        siblings = SiblingTable(self)
+    }
+
+    private static func proxySettings(_ config: ServerConfig) -> HTTPSettings {
+        var settings = HTTPSettings()
+        let http = config.proxy.http
+        settings.headLimits = HeadLimits(bytesMax: http.maxHeaderBytes)
+        settings.headTimeout = http.readHeaderTimeout
+        settings.idleTimeout = http.idleTimeout
+        settings.responseTimeout = config.proxy.timeout
+        settings.readTimeout = http.readTimeout
+        settings.writeTimeout = http.writeTimeout
+        return settings
+    }
+
+    /// For the ports on which we answer ourselves: small heads, short times.
+    private static func ownSettings() -> HTTPSettings {
+        var settings = HTTPSettings()
+        settings.headLimits = HeadLimits(bytesMax: 16_384)
+        settings.idleTimeout = .seconds(60)
+        return settings
+    }
+
+    /// The address as text, for X-Forwarded-For and logs.
+    func hostText(of peer: PeerAddress) -> [UInt8] {
+        SocketAddress(encoded: peer.bytes.span).map { Array($0.host.utf8) } ?? []
+    }
+
+    // MARK: Connections
+
+    /// A connection that the supervisor accepted, or a sibling moved here.
+    func adopt(
+        _ descriptor: consuming OwnedDescriptor, listener: ListenerKind, peer: PeerAddress, moves: UInt8 = 0,
+        input: consuming ByteBuffer = ByteBuffer()
+    ) {
+        let stream: Stream
+        do {
+            stream = try Stream(loop, adopting: descriptor)
+        } catch {
+            telemetry.connectionLost(listener)
+            telemetry.log.warn(.server, "connection dropped") { $0.field("error", error.description) }
+            return
+        }
+        stream.setNoDelay()
+        telemetry.connectionOpened(listener, isMoved: moves > 0)
+        let connection: any TrackedConnection =
+            switch listener {
+            case .proxy: ProxyConnection(self, stream: stream, peer: peer, moves: moves, input: input)
+            case .upstream: UpstreamConnection(self, stream: stream, peer: peer)
+            case .admin: AdminConnection(self, stream: stream, peer: peer)
+            }
+        connection.trackedIndex = connections.count
+        connections.append(connection)
+        connection.start()
+        if isDraining { connection.finishSoon() }
+    }
+
+    /// The connection is over, moved, or became something else.
+    func untrack(_ connection: any TrackedConnection) {
+        let index = connection.trackedIndex
+        guard index >= 0 else { return }
+        connection.trackedIndex = -1
+        let last = connections.removeLast()
+        if last !== connection {
+            connections[index] = last
+            last.trackedIndex = index
+        }
+        telemetry.connectionClosed()
+        checkDrained()
+    }
+
+    func relayOpened() {
+        relayCount += 1
+    }
+
+    func relayClosed() {
+        relayCount -= 1
+        checkDrained()
+    }
+
+    // MARK: Routes
+
+    /// Asks the supervisor who has tunnels of the endpoint; the connection's `routeKnown` follows. False: too many
+    /// questions.
+    @discardableResult
+    func ask(_ endpoint: Endpoint, for connection: ProxyConnection?) -> Bool {
+        guard let isNew = routes.ask(endpoint, for: connection, now: loop.now) else {
+            telemetry.lookupRefused()
+            return false
+        }
+        if isNew { control.send(.lookup(endpoint: endpoint.name)) }
+        return true
+    }
+
+    // MARK: Tunnels
+
+    /// Begins to register a tunnel of the endpoint; `registered` or `registrationRefused` follows.
+    func register(_ connection: UpstreamConnection, endpoint name: String) -> Tunnel {
+        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name))
+        nextTunnel += 1
+        registering[tunnel.id] = connection
+        control.send(.register(tunnel: tunnel.id, endpoint: name))
+        return tunnel
+    }
+
+    func registrationAnswered(_ id: UInt64, isTaken: Bool) {
+        guard let connection = registering.removeValue(forKey: id) else { return }
+        if isTaken { connection.registered() } else { connection.registrationRefused() }
+    }
+
+    /// The agent left before its registration was answered.
+    func registrationAbandoned(_ tunnel: Tunnel) {
+        registering[tunnel.id] = nil
+        control.send(.unregister(tunnel: tunnel.id, endpoint: tunnel.endpoint.name))
+    }
+
+    /// The tunnel serves from now on.
+    func tunnelOpened(_ tunnel: Tunnel) {
+        tunnels[tunnel.id] = tunnel
+        routes.add(tunnel)
+        telemetry.tunnels(connected: tunnels.count, endpoints: routes.registeredCount)
+        telemetry.log.debug(.upstream, "upstream connected") {
+            $0.field("endpoint-id", tunnel.endpoint.name)
+        }
+    }
+
+    /// The tunnel takes no new streams.
+    func tunnelLeft(_ tunnel: Tunnel) {
+        guard routes.remove(tunnel) else { return }
+        control.send(.unregister(tunnel: tunnel.id, endpoint: tunnel.endpoint.name))
+        telemetry.tunnels(connected: tunnels.count, endpoints: routes.registeredCount)
+    }
+
+    /// The tunnel is gone.
+    func tunnelEnded(_ tunnel: Tunnel, error: ChannelError?) {
+        tunnelLeft(tunnel)
+        tunnels[tunnel.id] = nil
+        telemetry.tunnels(connected: tunnels.count, endpoints: routes.registeredCount)
+        let failure = tunnel.session?.failure
+        telemetry.log.debug(.upstream, "upstream disconnected") {
+            $0.field("endpoint-id", tunnel.endpoint.name)
+            if let failure { $0.field("error", "\(failure.reason)") }
+        }
+        checkDrained()
+    }
+
+    // MARK: Status
+
+    /// Asks the supervisor for what only it knows.
+    func askStatus(_ connection: AdminConnection, kind: StatusKind) -> UInt64 {
+        let request = nextRequest
+        nextRequest += 1
+        statusRequests[request] = connection
+        control.send(.statusRequest(request: request, kind: kind))
+        return request
+    }
+
+    func statusPage(_ request: UInt64, entries: [StatusEntry], isLast: Bool) {
+        guard let connection = statusRequests[request] else { return }
+        if isLast { statusRequests[request] = nil }
+        connection.statusPage(entries, isLast: isLast)
+    }
+
+    func statusAbandoned(_ request: UInt64) {
+        statusRequests[request] = nil
+    }
+
+    // MARK: Drain
+
+    /// Takes nothing new, lets what runs finish within the time, says `drained`.
+    func drain(within time: Duration) {
+        guard !isDraining else { return }
+        isDraining = true
+        for tunnel in tunnels.values { tunnel.session?.goAway() }
+        for connection in connections { connection.finishSoon() }
+        let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }
+        drainTimer = timer
+        timer.schedule(after: time)
+        checkDrained()
+    }
+
+    /// Requests and relays hold a drain up; tunnels do not: they carry nothing once those are gone.
+    private func checkDrained() {
+        guard isDraining, drainTimer != nil, relayCount == 0 else { return }
+        guard !connections.contains(where: { $0 is ProxyConnection }) else { return }
+        endDrain()
+    }
+
+    private func endDrain() {
+        guard drainTimer != nil else { return }
+        drainTimer?.cancel()
+        drainTimer = nil
+        for tunnel in Array(tunnels.values) { tunnel.session?.close() }
+        control.send(.drained)
+    }
+}
