@@ -49,6 +49,14 @@ public struct ByteBuffer: ~Copyable {
         }
     }
 
+    /// Calls `body` with the bytes at these places, the oldest one's being 0. For buffers that are held by objects, out of
+    /// which a span can't be handed.
+    public borrowing func withSpan<Result: ~Copyable, Failure: Error>(
+        _ range: Range<Int>, _ body: (Span<UInt8>) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        try body(span.extracting(range))
+    }
+
     /// Appends a copy of the bytes.
     public mutating func append(_ bytes: Span<UInt8>) {
         let length = bytes.count

@@ -9,8 +9,8 @@
 
 internal import Base
 internal import Memory
-public import Reactor
-public import Wire
+internal import Reactor
+internal import Wire
 
 extension HTTPConnection {
     // MARK: Request
@@ -43,8 +43,7 @@ extension HTTPConnection {
         rewrite.keepsAuthorization = context.settings.keepsAuthorization || verbatim
         rewrite.keepsEndpoint = context.settings.keepsEndpoint || verbatim
         HeadWriter.writeRequest(head, input.span.extracting(0..<head.length), rewrite: rewrite, into: &context.scratch)
-        upstream.channel.write(context.scratch.span)
-        context.scratch.removeAll()
+        context.flush(to: upstream.channel)
     }
 
     /// Forwards what came with the head.
@@ -79,9 +78,7 @@ extension HTTPConnection {
             if used < bytes.count { keep(bytes.extracting(used..<bytes.count)) }
         } catch {
             badRequestBody(error)
-            return
         }
-        if requestBody.isDone && responseState == .complete { finishResponse() }
     }
 
     /// Passes body bytes to the upstream and returns how many belonged to the body.
@@ -229,8 +226,7 @@ extension HTTPConnection {
         guard head.minorVersion >= 1 else { return }
         hasResponded = true
         HeadWriter.writeResponse(upstream.head, bytes, rewrite: ResponseRewrite(), into: &context.scratch)
-        channel.write(context.scratch.span)
-        context.scratch.removeAll()
+        context.flush(to: channel)
     }
 
     private func beginResponse(_ bytes: Span<UInt8>, _ upstream: HTTPUpstream) throws(HTTPError) {
@@ -265,8 +261,7 @@ extension HTTPConnection {
         rewrite.framing = outgoing
         rewrite.connection = connectionMode
         HeadWriter.writeResponse(upstream.head, bytes, rewrite: rewrite, into: &context.scratch)
-        channel.write(context.scratch.span)
-        context.scratch.removeAll()
+        context.flush(to: channel)
         scheduleProgress()
     }
 
@@ -291,8 +286,7 @@ extension HTTPConnection {
                 ChunkedEncoder.writeHeader(size: bytes.count, into: &context.scratch)
                 context.scratch.append(bytes)
                 context.scratch.append("\r\n")
-                channel.write(context.scratch.span)
-                context.scratch.removeAll()
+                context.flush(to: channel)
             } else {
                 channel.write(bytes)
             }
@@ -317,8 +311,7 @@ extension HTTPConnection {
         if responseState == .body, case .untilClose = responseBody {
             if sendsChunks {
                 ChunkedEncoder.writeEnd(into: &context.scratch)
-                channel.write(context.scratch.span)
-                context.scratch.removeAll()
+                context.flush(to: channel)
             }
             responseBody = .done
             responseState = .complete
@@ -407,8 +400,7 @@ extension HTTPConnection {
         var rewrite = ResponseRewrite()
         rewrite.connection = .upgrade
         HeadWriter.writeResponse(upstream.head, bytes, rewrite: rewrite, into: &context.scratch)
-        channel.write(context.scratch.span)
-        context.scratch.removeAll()
+        context.flush(to: channel)
         channel.write(leftover)
         let other = upstream.takeChannel()
         other.write(input.span.extracting(inputOffset..<input.count))

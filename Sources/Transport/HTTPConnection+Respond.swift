@@ -2,9 +2,9 @@
 // whole: the rest is read and dropped within a bound, or the connection closes; it is never taken for a request.
 
 internal import Base
-public import Memory
+internal import Memory
 internal import Reactor
-public import Wire
+internal import Wire
 
 extension HTTPConnection {
     /// Answers the routed request with a JSON error: `{"error":"MESSAGE"}`.
@@ -66,8 +66,7 @@ extension HTTPConnection {
             status: status, connection: connectionMode, unixSeconds: WallClock.unixSeconds(), omitsBody: omitsBody,
             noSniff: status >= 500, contentType: contentType, fields: fields)
         HeadWriter.writeResponse(response, body: body, into: &context.scratch)
-        channel.write(context.scratch.span)
-        context.scratch.removeAll()
+        context.flush(to: channel)
     }
 
     // MARK: The rest of a request that was answered early

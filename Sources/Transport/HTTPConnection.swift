@@ -16,7 +16,7 @@
 // access log), then what was not yet handled, from `inputOffset` on.
 
 public import Base
-internal import Memory
+public import Memory
 public import Reactor
 public import Wire
 
@@ -158,17 +158,16 @@ open class HTTPConnection: ChannelDelegate {
     public final func withHeadBytes<Result, Failure: Error>(
         _ body: (Span<UInt8>) throws(Failure) -> Result
     ) throws(Failure) -> Result {
-        try body(input.span.extracting(0..<head.length))
+        try input.withSpan(0..<head.length, body)
     }
 
-    /// Lets go of the channel: the caller owns it and what was read behind the head.
-    public final func takeOver() -> (channel: Channel, leftover: ByteBuffer) {
+    /// Lets go of the channel: the caller owns it, and what was read behind the head, which is appended to `leftover`.
+    public final func takeOver(leftover: inout ByteBuffer) -> Channel {
         precondition(state == .routing, "takeOver outside of routing")
-        var leftover = ByteBuffer()
         leftover.append(input.span.extracting(inputOffset..<input.count))
         channel.delegate = nil
         die()
-        return (channel, leftover)
+        return channel
     }
 
     /// Takes the socket out of this loop, to be served elsewhere from the request on that is being routed.

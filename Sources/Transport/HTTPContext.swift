@@ -1,7 +1,7 @@
 // What all HTTP connections of one port share: the loop, the settings, a scratch buffer.
 
-public import Base
-public import Memory
+internal import Base
+internal import Memory
 public import Reactor
 public import Wire
 
@@ -44,5 +44,11 @@ public final class HTTPContext {
     public init(_ loop: Loop, settings: HTTPSettings) {
         self.loop = loop
         self.settings = settings
+    }
+
+    /// Writes what is in `scratch` to the channel and empties it.
+    func flush(to channel: Channel) {
+        channel.write(scratch.span)
+        scratch.removeAll()
     }
 }

@@ -3,8 +3,8 @@
 // An idle connection is read, so that its end, or bytes that nobody asked for, take it out of the pool before a request
 // is put on it. The pool hands out the one that was used last, and drops those that have been idle for too long.
 
-public import Base
-private import Memory
+internal import Base
+internal import Memory
 public import Reactor
 public import Wire
 

@@ -5,7 +5,7 @@
 // queue (all streams wait then, and are woken in turn, starting behind the one that was woken first the last time), and
 // the reader of a stream, whose window grows only as its user takes the bytes.
 
-public import Base
+internal import Base
 private import Memory
 public import Reactor
 public import Wire

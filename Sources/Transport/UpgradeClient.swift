@@ -1,10 +1,10 @@
 // The client's side of a WebSocket handshake: connects nothing by itself, but takes a stream that is connected or
 // connecting, sends the GET, and hands over either the WebSocket or why there is none.
 
-public import Base
+internal import Base
 internal import Memory
 public import Reactor
-public import Wire
+internal import Wire
 
 /// Why an upgrade did not come about.
 public enum UpgradeFailure: Error, Sendable {
@@ -121,9 +121,10 @@ public final class UpgradeClient: ChannelDelegate {
     }
 
     private func refused() {
-        let text = input.span.extracting(head.length..<min(input.count, head.length + Self.bodyBytesMax))
         var bytes: [UInt8] = []
-        for index in text.indices where text[index] >= 0x20 || text[index] >= 0x80 { bytes.append(text[index]) }
+        input.withSpan(head.length..<min(input.count, head.length + Self.bodyBytesMax)) { text in
+            for index in text.indices where text[index] >= 0x20 { bytes.append(text[index]) }
+        }
         var message = String(decoding: bytes, as: UTF8.self)
         let prefix = "{\"error\":\""
         if message.hasPrefix(prefix), let end = message.dropFirst(prefix.count).firstIndex(of: "\"") {

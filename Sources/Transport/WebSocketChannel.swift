@@ -9,9 +9,9 @@
 // A carrier that ends without a Close frame ends the channel as `.carrierLost`.
 
 private import Base
-private import Memory
+public import Memory
 public import Reactor
-public import Wire
+internal import Wire
 
 /// Bytes over WebSocket messages; owns the channel below it.
 public final class WebSocketChannel: Channel {

@@ -38,3 +38,11 @@ public enum WebSocketUpgrade {
             subprotocol: bytes.extracting(head.firstValue(of: .secWebSocketProtocol) ?? 0..<0), key: key)
     }
 }
+
+extension Head {
+    /// Where the path lies in the request's bytes, without the query. Empty for an absolute target without a path.
+    public func path(in bytes: Span<UInt8>) -> Range<Int> {
+        for index in originTarget where bytes[index] == UInt8(ascii: "?") { return originTarget.lowerBound..<index }
+        return originTarget
+    }
+}

@@ -7,7 +7,7 @@
 private import Base
 private import Memory
 public import Reactor
-public import Wire
+internal import Wire
 
 /// One stream of a `MuxSession`.
 public final class YamuxChannel: Channel {

@@ -63,11 +63,11 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             let path = head.path(in: bytes)
             if ReservedPath.isReserved(bytes.extracting(path)) {
                 let name = try ReservedPath.tcpEndpoint(bytes.extracting(path))
-                if let problem = WebSocketHandshake.requestProblem(head, bytes) { throw problem }
+                if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
                 isTCP = true
                 return worker.routes.endpoint(named: name)
             }
-            guard let range = try EndpointRule.endpoint(head, bytes) else {
+            guard let range = try EndpointName.endpoint(from: head, bytes: bytes) else {
                 throw HTTPError(status: 400, reason: "missing endpoint id")
             }
             let name = bytes.extracting(range)
@@ -138,9 +138,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             guard let tunnelChannel = endpoint.tunnels[(first + step) % count].open() else { continue }
             worker.telemetry.upstreamRequest()
             var answer = ByteBuffer()
-            withHeadBytes { bytes in WebSocketHandshake.writeResponse(head, bytes, into: &answer) }
+            withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
             worker.telemetry.requestFinished(self, status: 101)
-            let (client, leftover) = takeOver()
+            var leftover = ByteBuffer()
+            let client = takeOver(leftover: &leftover)
             client.write(answer.span)
             let socket = WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover)
             let worker = self.worker
@@ -217,7 +218,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func connectionClosed() {
-        for upstream in relays.values { upstream.discardIdle() }
+        for upstream in relays.values { upstream.closeIfIdle() }
         relays = [:]
         worker.untrack(self)
     }

@@ -23,7 +23,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         do {
             let name = try withHeadBytes { bytes throws(HTTPError) in
                 let name = try ReservedPath.upstreamEndpoint(bytes.extracting(head.path(in: bytes)))
-                if let problem = WebSocketHandshake.requestProblem(head, bytes) { throw problem }
+                if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
                 return name
             }
             guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
@@ -37,8 +37,9 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     func registered() {
         guard isRouting, let tunnel else { return }
         var answer = ByteBuffer()
-        withHeadBytes { bytes in WebSocketHandshake.writeResponse(head, bytes, into: &answer) }
-        let (agent, leftover) = takeOver()
+        withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
+        var leftover = ByteBuffer()
+        let agent = takeOver(leftover: &leftover)
         (agent as? Stream)?.setKeepAlive(idle: 15, interval: 5, count: 3, userTimeout: .seconds(30))
         agent.write(answer.span)
         worker.tunnelOpened(tunnel)
