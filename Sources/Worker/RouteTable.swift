@@ -56,7 +56,8 @@ enum RouteChoice: Equatable {
 final class RouteTable {
     private var endpoints: [String: Endpoint] = [:]
     private let worker: UInt32
-    private let workerCount: Int
+    /// Workers that share the node's clients.
+    var workerCount = 1
     private var random: SystemRandomNumberGenerator = SystemRandomNumberGenerator()
     private var second: UInt64 = 0
     private var askedInSecond = 0
@@ -66,9 +67,8 @@ final class RouteTable {
     /// Endpoints remembered that have no tunnel here.
     static let cachedMax = 65_536
 
-    init(worker: UInt32, workerCount: Int) {
+    init(worker: UInt32) {
         self.worker = worker
-        self.workerCount = workerCount
     }
 
     /// The endpoint of that name, made when it is new.
@@ -84,11 +84,7 @@ final class RouteTable {
         endpoints = endpoints.filter { !$0.value.tunnels.isEmpty || !$0.value.waiting.isEmpty }
     }
 
-    /// Endpoints with own tunnels.
-    private(set) var registeredCount = 0
-
     func add(_ tunnel: Tunnel) {
-        if tunnel.endpoint.tunnels.isEmpty { registeredCount += 1 }
         tunnel.endpoint.tunnels.append(tunnel)
         endpoints[tunnel.endpoint.name] = tunnel.endpoint
     }
@@ -97,7 +93,6 @@ final class RouteTable {
     func remove(_ tunnel: Tunnel) -> Bool {
         guard let index = tunnel.endpoint.tunnels.firstIndex(where: { $0 === tunnel }) else { return false }
         tunnel.endpoint.tunnels.remove(at: index)
-        if tunnel.endpoint.tunnels.isEmpty { registeredCount -= 1 }
         return true
     }
 

@@ -12,6 +12,8 @@ import Wire
 
 /// A connection in the worker's list, so that a drain finds it.
 protocol TrackedConnection: HTTPConnection {
+    /// The port it came in at.
+    var listener: ListenerKind { get }
     /// Its place in the list; -1: not in it.
     var trackedIndex: Int { get set }
 }
@@ -47,7 +49,7 @@ final class Worker {
         self.config = config
         self.telemetry = telemetry
         self.control = control
-        routes = RouteTable(worker: setup.worker, workerCount: config.workerCount)
+        routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
@@ -57,7 +59,7 @@ final class Worker {
     private static func proxySettings(_ config: ServerConfig) -> HTTPSettings {
         var settings = HTTPSettings()
         let http = config.proxy.http
-        settings.headLimits = HeadLimits(bytesMax: http.maxHeaderBytes)
+        settings.headLimits = HeadLimits(bytesMax: http.headBytesMax)
         settings.headTimeout = http.readHeaderTimeout
         settings.idleTimeout = http.idleTimeout
         settings.responseTimeout = config.proxy.timeout
@@ -118,7 +120,7 @@ final class Worker {
             connections[index] = last
             last.trackedIndex = index
         }
-        telemetry.connectionClosed()
+        telemetry.connectionClosed(connection.listener)
         checkDrained()
     }
 
@@ -171,7 +173,6 @@ final class Worker {
     func tunnelOpened(_ tunnel: Tunnel) {
         tunnels[tunnel.id] = tunnel
         routes.add(tunnel)
-        telemetry.tunnels(connected: tunnels.count, endpoints: routes.registeredCount)
         telemetry.log.debug(.upstream, "upstream connected") {
             $0.field("endpoint-id", tunnel.endpoint.name)
         }
@@ -181,15 +182,14 @@ final class Worker {
     func tunnelLeft(_ tunnel: Tunnel) {
         guard routes.remove(tunnel) else { return }
         control.send(.unregister(tunnel: tunnel.id, endpoint: tunnel.endpoint.name))
-        telemetry.tunnels(connected: tunnels.count, endpoints: routes.registeredCount)
     }
 
     /// The tunnel is gone.
     func tunnelEnded(_ tunnel: Tunnel, error: ChannelError?) {
         tunnelLeft(tunnel)
         tunnels[tunnel.id] = nil
-        telemetry.tunnels(connected: tunnels.count, endpoints: routes.registeredCount)
         let failure = tunnel.session?.failure
+        if failure != nil { telemetry.tunnelBrokeProtocol() }
         telemetry.log.debug(.upstream, "upstream disconnected") {
             $0.field("endpoint-id", tunnel.endpoint.name)
             if let failure { $0.field("error", "\(failure.reason)") }

@@ -13,6 +13,7 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     private let worker: Worker
     private var statusRequest: UInt64?
     private var entries: [StatusEntry] = []
+    let listener = ListenerKind.admin
     var trackedIndex = -1
 
     private enum Route: CaseIterable {
@@ -68,7 +69,7 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
         text.append("{")
         for (index, entry) in entries.enumerated() {
             if index > 0 { text.append(",") }
-            JSONText.writeString(entry.name, into: &text)
+            JSONValue.write(entry.name, into: &text)
             text.append(":")
             text.appendDecimal(entry.value)
         }

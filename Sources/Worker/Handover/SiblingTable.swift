@@ -23,6 +23,7 @@ final class SiblingTable {
         remove(sibling)
         do {
             links[sibling] = try SiblingLink(worker, sibling: sibling, descriptor)
+            worker.routes.workerCount = links.count + 1
         } catch {
             worker.telemetry.log.error(.server, "no connection to sibling worker") { $0.field("error", error.description) }
         }
@@ -30,6 +31,7 @@ final class SiblingTable {
 
     func remove(_ sibling: UInt32) {
         links.removeValue(forKey: sibling)?.close()
+        worker.routes.workerCount = links.count + 1
     }
 
     /// Sends a client's socket, and what was read from it, to the sibling. A client that can't be sent is closed.

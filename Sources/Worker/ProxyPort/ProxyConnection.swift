@@ -26,8 +26,11 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private var wasAnswered = false
     private var destination: UInt32 = 0
     private var relays: [UInt32: HTTPUpstream] = [:]
+    let listener = ListenerKind.proxy
     var trackedIndex = -1
-    private var responseFields = ByteBuffer()
+    /// The response's head, kept for the access log.
+    private var responseHead = Head()
+    private var responseBytes = ByteBuffer()
 
     /// Moves after which a connection stays.
     static let movesMax: UInt8 = 2
@@ -104,6 +107,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     private func noUpstream() {
+        worker.telemetry.withoutUpstream()
         respondError(status: 502, "no available upstreams")
     }
 
@@ -139,14 +143,17 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             worker.telemetry.upstreamRequest()
             var answer = ByteBuffer()
             withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
-            worker.telemetry.requestFinished(self, status: 101)
+            var summary = self.summary
+            summary.status = 101
+            worker.telemetry.requestFinished(head, summary)
             var leftover = ByteBuffer()
             let client = takeOver(leftover: &leftover)
             client.write(answer.span)
             let socket = WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover)
             let worker = self.worker
             worker.relayOpened()
-            let relay = Relay(socket, tunnelChannel) { _ in
+            let relay = Relay(socket, tunnelChannel) { outcome in
+                worker.telemetry.streamEnded(received: outcome.leftBytes, sent: outcome.rightBytes)
                 worker.relayClosed()
                 worker.untrack(self)
             }
@@ -157,7 +164,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func upstreamBroke(repeatable: Bool) -> Bool {
-        guard repeatable, endpoint != nil else { return false }
+        guard repeatable, endpoint != nil else {
+            worker.telemetry.upstreamError()
+            return false
+        }
         worker.telemetry.retried()
         wasAnswered = false
         route()
@@ -173,6 +183,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         }
         if moves < Self.movesMax, summary.attempts == 0 {
             destination = sibling
+            worker.telemetry.requestMoved()
             moveAway()
         } else {
             relay(to: sibling)
@@ -206,15 +217,25 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     override func relayStarted(_ relay: Relay) { worker.relayOpened() }
 
     override func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {
-        if worker.telemetry.logsResponses { worker.telemetry.keepResponse(head, bytes, in: &responseFields) }
+        responseBytes.removeAll()
+        guard worker.telemetry.keepsResponses else { return }
+        responseHead = copy head
+        responseBytes.append(bytes)
     }
 
-    override func requestRefused(status: Int) { worker.telemetry.headRefused(status: status) }
+    override func requestRefused(status: Int) { worker.telemetry.headRefused() }
 
     override func exchangeFinished() {
         if summary.wasUpgraded { worker.relayClosed() }
-        worker.telemetry.requestFinished(self, status: summary.status)
-        worker.telemetry.logAccess(self, responseFields: &responseFields)
+        worker.telemetry.requestFinished(head, summary)
+        guard worker.telemetry.keepsResponses, !isTCP else { return }
+        let kept = responseBytes.count
+        withHeadBytes { bytes in
+            responseBytes.withSpan(0..<kept) { response in
+                worker.telemetry.logAccess(head, bytes, summary: summary, response: responseHead, responseBytes: response)
+            }
+        }
+        responseHead = Head()
     }
 
     override func connectionClosed() {

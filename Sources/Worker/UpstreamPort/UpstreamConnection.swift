@@ -12,6 +12,7 @@ import Wire
 final class UpstreamConnection: HTTPConnection, TrackedConnection {
     private let worker: Worker
     private var tunnel: Tunnel?
+    let listener = ListenerKind.upstream
     var trackedIndex = -1
 
     init(_ worker: Worker, stream: Stream, peer: PeerAddress) {
@@ -50,6 +51,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     /// The supervisor did not.
     func registrationRefused() {
         tunnel = nil
+        worker.telemetry.tunnelRefused()
         guard isRouting else { return }
         respondError(status: 503, "too many endpoints")
     }

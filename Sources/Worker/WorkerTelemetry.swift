@@ -1,0 +1,159 @@
+// What the worker counts and logs. Counters go into the worker's slab of the shared memory, where the sum over all processes
+// is read for /metrics and where they outlive the worker.
+
+import Base
+import Config
+import Control
+import Memory
+import Reactor
+import Telemetry
+import Transport
+import Wire
+
+/// Counters, log and access log of one worker.
+final class WorkerTelemetry {
+    let log: Logger
+    private let loop: Loop
+    private let counters: Counters
+    private let region: CounterRegion
+    private let nodeStart: UInt64
+    private let access: AccessLogSettings
+    private let logsAccess: Bool
+
+    init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, counters descriptor: consuming OwnedDescriptor) throws {
+        self.loop = loop
+        nodeStart = setup.nodeStart
+        region = try CounterRegion(opening: SharedMemory.map(descriptor))
+        guard Int(setup.slab) < region.slabCount else { throw CounterRegionError.tooSmall }
+        counters = Counters(slab: region.slab(Int(setup.slab)))
+        log = Logger(
+            settings: LogSettings(config.log, format: StandardError.isTerminal ? .human : .json), worker: setup.worker,
+            clock: { WallClock.unixNanoseconds() }, sink: StandardErrorSink())
+        log.counters = counters
+        access = AccessLogSettings(config.proxy.accessLog)
+        logsAccess = !access.isDisabled
+    }
+
+    // MARK: Connections
+
+    func connectionOpened(_ listener: ListenerKind, isMoved: Bool) {
+        counters.add(isMoved ? .connectionsMovedIn : .connectionsReceived)
+        counters.add(PortLabel(listener).open)
+    }
+
+    func connectionClosed(_ listener: ListenerKind) {
+        counters.subtract(PortLabel(listener).open)
+    }
+
+    /// A connection that came from the supervisor could not be served.
+    func connectionLost(_ listener: ListenerKind) {
+        counters.add(.connectionsReceived)
+        counters.add(.refusedByLimit)
+    }
+
+    func moved() { counters.add(.connectionsMovedOut) }
+    func moveFailed() { counters.add(.controlErrors) }
+    func relayed() { counters.add(.connectionsRelayed) }
+    func controlMessageRefused() { counters.add(.controlErrors) }
+    func lookupRefused() { counters.add(.refusedByLimit) }
+    func tunnelRefused() { counters.add(.refusedByLimit) }
+    func tunnelBrokeProtocol() { counters.add(.tunnelProtocolErrors) }
+
+    // MARK: Requests
+
+    func requestStarted() { counters.add(.requestsInFlight) }
+    func headRefused() { counters.add(.requestHeadErrors) }
+    func upstreamRequest() { counters.add(.upstreamRequests) }
+    func retried() { counters.add(.requestRetries) }
+    func withoutUpstream() { counters.add(.requestsWithoutUpstream) }
+
+    /// A request moved to a sibling before it was served: the sibling counts it.
+    func requestMoved() { counters.subtract(.requestsInFlight) }
+
+    /// The request of `head` is over.
+    func requestFinished(_ head: borrowing Head, _ summary: ExchangeSummary) {
+        counters.subtract(.requestsInFlight)
+        guard summary.status != 0 else { return }
+        let method = MethodLabel(rawValue: head.method.rawValue) ?? .other
+        counters.request(status: summary.status, method: method, latency: loop.now - summary.started)
+        counters.observe(.requestBytes, summary.requestBodyBytes)
+        counters.observe(.responseBytes, summary.responseBodyBytes)
+        if summary.status == 504 { counters.add(.requestTimeouts) }
+        if summary.wasUpgraded {
+            counters.add(.upgrades)
+            streamEnded(received: summary.requestBodyBytes, sent: summary.responseBodyBytes)
+        }
+    }
+
+    func upstreamError() { counters.add(.requestUpstreamErrors) }
+
+    /// A raw connection ended.
+    func streamEnded(received: UInt64, sent: UInt64) {
+        counters.add(.streamBytesReceived, received)
+        counters.add(.streamBytesSent, sent)
+    }
+
+    // MARK: Access log
+
+    /// Whether response heads must be kept for the access log.
+    var keepsResponses: Bool { logsAccess && log.isEnabled(access.level, .proxyAccess) }
+
+    /// Writes the access log's line.
+    func logAccess(
+        _ head: borrowing Head, _ bytes: Span<UInt8>, summary: ExchangeSummary, response: borrowing Head,
+        responseBytes: Span<UInt8>
+    ) {
+        guard logsAccess, summary.status != 0 else { return }
+        let level = access.level(status: summary.status)
+        guard log.isEnabled(level, .proxyAccess) else { return }
+        log.log(level, .proxyAccess, "request") { line in
+            line.beginObject("request")
+            line.request(
+                proto: head.minorVersion == 0 ? "HTTP/1.0" : "HTTP/1.1", method: bytes.extracting(head.methodRange),
+                host: bytes.extracting(head.hostRange ?? 0..<0), target: bytes.extracting(head.originTarget))
+            let fields = head.fields
+            line.headers("request_headers", access.requestHeaders, in: bytes, count: fields.count) { index in
+                LoggedHeader(name: fields[index].nameOnly, value: fields[index].value)
+            }
+            let answered = response.fields
+            line.headers("response_headers", access.responseHeaders, in: responseBytes, count: answered.count) { index in
+                LoggedHeader(name: answered[index].nameOnly, value: answered[index].value)
+            }
+            line.field("status", summary.status)
+            line.field("duration", loop.now - summary.started)
+            line.endObject()
+        }
+    }
+
+    // MARK: Metrics
+
+    /// The metrics of the whole node.
+    func renderMetrics(into text: inout ByteBuffer) {
+        publishLoop()
+        MetricsText.render(region.read(), version: BuildInfo.version, nodeStart: nodeStart, into: &text)
+    }
+
+    /// Copies the loop's counters into the slab; done now and then.
+    func publishLoop() {
+        let loop = loop.counters
+        counters.setLoop(
+            turns: loop.turns, events: loop.events, systemCalls: loop.systemCalls, staleCompletions: loop.staleCompletions,
+            bufferShortages: loop.receiveBufferShortages, handlesOpen: loop.handlesOpen,
+            handlesLingering: loop.handlesLingering, outputBytes: loop.outputBytes, outputChunks: loop.outputChunks)
+    }
+}
+
+/// Lines to the process's stderr, which is shared with siblings and never waited for.
+final class StandardErrorSink: LogSink {
+    override func write(_ line: Span<UInt8>) -> Bool { StandardError.write(line) }
+}
+
+extension PortLabel {
+    init(_ listener: ListenerKind) {
+        switch listener {
+        case .proxy: self = .proxy
+        case .upstream: self = .upstream
+        case .admin: self = .admin
+        }
+    }
+}
