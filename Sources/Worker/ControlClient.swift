@@ -13,7 +13,6 @@ final class ControlClient: MessageDelegate {
     private let loop: Loop
     private let socket: MessageSocket
     private var worker: Worker?
-    private var scratch = ByteBuffer()
     private var hasGreeted = false
     /// Why the worker has to end with an error.
     private(set) var failure: String?
@@ -28,10 +27,10 @@ final class ControlClient: MessageDelegate {
 
     /// Tells the supervisor. It is one of us and reads: a full queue means that it hangs, and ends this worker.
     func send(_ message: ControlMessage) {
-        scratch.removeAll()
-        message.encode(into: &scratch)
+        var bytes = ByteBuffer()
+        message.encode(into: &bytes)
         do {
-            _ = try socket.send(scratch.span, descriptors: [], taking: true)
+            _ = try socket.send(bytes.span, descriptors: [], taking: true)
         } catch {
             end("cannot tell the supervisor: \(error)")
         }
@@ -54,7 +53,7 @@ final class ControlClient: MessageDelegate {
             end("control socket: \(error)")
             return
         }
-        guard descriptors.count == message.descriptorCount, DescriptorCheck.isFine(descriptors, for: message) else {
+        guard descriptors.count == message.descriptorCount else {
             end("control socket: unexpected descriptors")
             return
         }
@@ -68,7 +67,7 @@ final class ControlClient: MessageDelegate {
             return
         }
         if case .configure(let setup) = message {
-            configure(setup, descriptors.takeFirst())
+            configure(setup, descriptors.take(.file))
             return
         }
         guard let worker else {
@@ -82,11 +81,11 @@ final class ControlClient: MessageDelegate {
         switch message {
         case .accepted(let listener, _, let peers):
             for peer in peers {
-                guard let descriptor = descriptors.takeFirst() else { return }
+                guard let descriptor = descriptors.take(.streamSocket) else { continue }
                 worker.adopt(descriptor, listener: listener, peer: peer)
             }
         case .sibling(let id):
-            guard let descriptor = descriptors.takeFirst() else { return }
+            guard let descriptor = descriptors.take(.messageSocket) else { return }
             worker.siblings.add(id, descriptor)
         case .siblingGone(let id):
             worker.siblings.remove(id)
@@ -130,17 +129,10 @@ final class ControlClient: MessageDelegate {
     }
 }
 
-/// Whether descriptors are of the kinds that a message says.
-enum DescriptorCheck {
-    static func isFine(_ descriptors: borrowing DescriptorList, for message: ControlMessage) -> Bool {
-        for index in 0..<descriptors.count {
-            let kind = DescriptorKind.of(descriptors[index])
-            switch message.descriptorKind(at: index) {
-            case .stream: if kind != .stream { return false }
-            case .messages: if kind != .messages { return false }
-            case .memory: if kind != .file { return false }
-            }
-        }
-        return true
+extension DescriptorList {
+    /// The next descriptor when it is of that kind; otherwise it is closed.
+    mutating func take(_ kind: DescriptorKind) -> OwnedDescriptor? {
+        guard let descriptor = takeFirst(), DescriptorKind(of: descriptor.raw) == kind else { return nil }
+        return descriptor
     }
 }

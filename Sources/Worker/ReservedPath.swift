@@ -53,7 +53,11 @@ enum ReservedPath {
 
     /// The bytes as text when they are UTF-8.
     static func text(_ bytes: Span<UInt8>) -> String? {
-        (try? UTF8Span(validating: bytes)).map { String(copying: $0) }
+        do {
+            return String(copying: try UTF8Span(validating: bytes))
+        } catch {
+            return nil
+        }
     }
 
     private static func hasPrefix(_ bytes: Span<UInt8>, _ prefix: [UInt8]) -> Bool {

@@ -4,6 +4,8 @@
 import Base
 import Config
 import Control
+import Glibc
+import Memory
 import Reactor
 
 /// `piko-worker`.
@@ -15,16 +17,24 @@ enum WorkerMain {
     static func main() {
         let words = Array(CommandLine.arguments.dropFirst())
         guard words.count == 2, words[0] == "--io-backend", let backend = BackendChoice(rawValue: words[1]) else {
-            Process.fail("piko-worker is started by piko-supervisor; see piko server --help", code: 2)
+            fail("piko-worker is started by piko-supervisor; see piko server --help", code: 2)
         }
-        Process.prepare()
+        System.raiseDescriptorLimit()
+        signal(SIGPIPE, SIG_IGN)
         do {
             let loop = try Loop(backend: backend, limits: LoopLimits())
             let control = try ControlClient(loop, descriptor: OwnedDescriptor(controlDescriptor))
             loop.run()
-            if let failure = control.failure { Process.fail("piko-worker: \(failure)", code: 1) }
+            if let failure = control.failure { fail("piko-worker: \(failure)", code: 1) }
         } catch {
-            Process.fail("piko-worker: \(error)", code: 1)
+            fail("piko-worker: \(error)", code: 1)
         }
+    }
+
+    private static func fail(_ reason: String, code: Int32) -> Never {
+        var line = ByteBuffer()
+        line.append(reason + "\n")
+        InheritedOutput.write(descriptor: 2, bytes: line.span)
+        exit(code)
     }
 }

@@ -4,6 +4,7 @@
 import Base
 import Config
 import Control
+import Glibc
 import Memory
 import Reactor
 import Telemetry
@@ -23,14 +24,22 @@ final class WorkerTelemetry {
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, counters descriptor: consuming OwnedDescriptor) throws {
         self.loop = loop
         nodeStart = setup.nodeStart
-        region = try CounterRegion(opening: SharedMemory.map(descriptor))
-        guard Int(setup.slab) < region.slabCount else { throw CounterRegionError.tooSmall }
+        region = try CounterRegion(opening: SharedRegion(adopting: descriptor))
+        guard Int(setup.slab) < region.slabCount else { throw WorkerSetupError.noSlab }
         counters = Counters(slab: region.slab(Int(setup.slab)))
         log = Logger(
-            settings: LogSettings(config.log, format: StandardError.isTerminal ? .human : .json), worker: setup.worker,
-            clock: { WallClock.unixNanoseconds() }, sink: StandardErrorSink())
+            settings: LogSettings(
+                level: config.log.level, subsystems: config.log.subsystems,
+                format: StandardErrorSink.isTerminal ? .human : .json),
+            worker: setup.worker, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
         log.counters = counters
-        access = AccessLogSettings(config.proxy.accessLog)
+        let access = config.proxy.accessLog
+        self.access = AccessLogSettings(
+            isDisabled: access.isDisabled, level: access.level,
+            requestHeaders: Telemetry.HeaderFilter(
+                allow: access.requestHeaders.allowList, block: access.requestHeaders.blockList),
+            responseHeaders: Telemetry.HeaderFilter(
+                allow: access.responseHeaders.allowList, block: access.responseHeaders.blockList))
         logsAccess = !access.isDisabled
     }
 
@@ -113,11 +122,11 @@ final class WorkerTelemetry {
                 host: bytes.extracting(head.hostRange ?? 0..<0), target: bytes.extracting(head.originTarget))
             let fields = head.fields
             line.headers("request_headers", access.requestHeaders, in: bytes, count: fields.count) { index in
-                LoggedHeader(name: fields[index].nameOnly, value: fields[index].value)
+                LoggedHeader(name: fields[index].name, value: fields[index].value)
             }
             let answered = response.fields
             line.headers("response_headers", access.responseHeaders, in: responseBytes, count: answered.count) { index in
-                LoggedHeader(name: answered[index].nameOnly, value: answered[index].value)
+                LoggedHeader(name: answered[index].name, value: answered[index].value)
             }
             line.field("status", summary.status)
             line.field("duration", loop.now - summary.started)
@@ -143,9 +152,18 @@ final class WorkerTelemetry {
     }
 }
 
+/// Why a worker can't take its place.
+enum WorkerSetupError: Error {
+    /// There is no counter slab of that number.
+    case noSlab
+}
+
 /// Lines to the process's stderr, which is shared with siblings and never waited for.
 final class StandardErrorSink: LogSink {
-    override func write(_ line: Span<UInt8>) -> Bool { StandardError.write(line) }
+    override func write(_ line: Span<UInt8>) -> Bool { InheritedOutput.writeReady(descriptor: 2, bytes: line) }
+
+    /// Whether a person reads along.
+    static var isTerminal: Bool { isatty(2) == 1 }
 }
 
 extension PortLabel {

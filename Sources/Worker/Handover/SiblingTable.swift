@@ -5,6 +5,7 @@ import Base
 import Control
 import Memory
 import Reactor
+import Telemetry
 
 /// The living siblings of a worker.
 final class SiblingTable {
@@ -54,7 +55,7 @@ final class SiblingTable {
             if isInline {
                 _ = try link.socket.send(scratch.span, descriptors: [descriptor.take()], taking: true)
             } else {
-                let memory = try MemoryFile.create(name: "piko-moved", containing: input)
+                let memory = try MemoryFile.make(name: "piko-moved", holding: input)
                 _ = try link.socket.send(scratch.span, descriptors: [descriptor.take(), memory.take()], taking: true)
             }
             worker.telemetry.moved()
@@ -66,10 +67,10 @@ final class SiblingTable {
     /// A connection to the sibling that it serves as a plain client's, for a client that stays here.
     func openRelay(to sibling: UInt32, client: PeerAddress) -> Stream? {
         do {
-            let (ours, theirs) = try SocketPair.streams()
-            let stream = try Stream(worker.loop, adopting: ours)
+            var pair = try Sockets.pair(.stream)
+            let stream = try Stream(worker.loop, adopting: pair.takeFirst())
             move(
-                theirs, to: sibling, listener: .proxy, client: client, moves: ProxyConnection.relayedMark, input: Span())
+                pair.takeSecond(), to: sibling, listener: .proxy, client: client, moves: ProxyConnection.relayedMark, input: Span())
             return stream
         } catch {
             worker.telemetry.moveFailed()
@@ -98,8 +99,8 @@ private final class SiblingLink: MessageDelegate {
 
     override func message(_ socket: MessageSocket, bytes: Span<UInt8>, descriptors: inout DescriptorList) {
         guard let message = try? ControlMessage.decode(bytes, from: .sibling), descriptors.count == message.descriptorCount,
-            DescriptorCheck.isFine(descriptors, for: message),
-            case .move(let listener, let client, let moves, let moved) = message, let descriptor = descriptors.takeFirst()
+            case .move(let listener, let client, let moves, let moved) = message,
+            let descriptor = descriptors.take(.streamSocket)
         else {
             worker.telemetry.controlMessageRefused()
             return
@@ -109,8 +110,8 @@ private final class SiblingLink: MessageDelegate {
         case .inline(let bytes):
             input.append(bytes.span)
         case .inMemory(let length):
-            guard let memory = descriptors.takeFirst(), length <= UInt64(Self.movedBytesMax),
-                (try? MemoryFile.read(memory.raw, count: Int(length), into: &input)) != nil
+            guard let memory = descriptors.take(.file), length <= UInt64(Self.movedBytesMax),
+                (try? MemoryFile.read(memory.raw, bytesMax: Int(length), into: &input)) != nil
             else {
                 worker.telemetry.controlMessageRefused()
                 return

@@ -50,7 +50,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     override func requestArrived() {
         worker.telemetry.requestStarted()
         wasAnswered = false
-        do {
+        do throws(HTTPError) {
             guard head.method != .connect else { throw HTTPError(status: 501, reason: "CONNECT is not supported") }
             endpoint = try findEndpoint()
         } catch {

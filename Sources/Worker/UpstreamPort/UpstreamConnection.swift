@@ -21,7 +21,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     }
 
     override func requestArrived() {
-        do {
+        do throws(HTTPError) {
             let name = try withHeadBytes { bytes throws(HTTPError) in
                 let name = try ReservedPath.upstreamEndpoint(bytes.extracting(head.path(in: bytes)))
                 if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
@@ -41,7 +41,8 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
         var leftover = ByteBuffer()
         let agent = takeOver(leftover: &leftover)
-        (agent as? Stream)?.setKeepAlive(idle: 15, interval: 5, count: 3, userTimeout: .seconds(30))
+        (agent as? Stream)?.setKeepAlive(
+            idle: .seconds(15), interval: .seconds(5), count: 3, userTimeout: .seconds(30))
         agent.write(answer.span)
         worker.tunnelOpened(tunnel)
         tunnel.start(over: WebSocketChannel(context.loop, over: agent, role: .server, leftover: leftover))
