@@ -191,6 +191,9 @@ struct VectorConnection {
         "request/sample: curl GET": (.stricter, hostCharacters),
         "request/sample: Firefox GET": (.stricter, hostCharacters),
         "request/uri: `host:port` and basic auth": (.stricter, "a host with user information deceives (RFC 9110 section 4.2.4)"),
+        "request/uri: Disallow UTF-8 in URI path in strict mode": (
+            .wider, "clients do send raw UTF-8 in targets; it goes through byte for byte, and no rule of ours reads it"
+        ),
         "request/uri: Fragment in URI": (.stricter, "a fragment is no part of a target (RFC 9112 section 3.2)"),
         "request/transfer-encoding: POST with `chunked` as last transfer-encoding": (.stricter, coding),
         "request/transfer-encoding: POST with `chunked` as last transfer-encoding (multiple headers)": (.stricter, coding),
