@@ -47,6 +47,15 @@ extension SharedMemory {
     }
 }
 
+extension SharedRegion {
+    /// Maps the whole of a memory file that another process made.
+    public convenience init(adopting descriptor: consuming OwnedDescriptor) throws(SystemError) {
+        let size = Int(cio_descriptor_size(descriptor.raw))
+        let memory = try SharedMemory(adopting: descriptor, size: size)
+        unsafe self.init(unsafeBase: memory.base, byteCount: size) { _, _ in withExtendedLifetime(memory) {} }
+    }
+}
+
 /// Bytes in a memory file, for what is too long for a message.
 public enum MemoryFile {
     /// A memory file that holds a copy of the bytes.
