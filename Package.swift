@@ -84,6 +84,7 @@ let package = Package(
         tests("WireTests", ["Wire", "TestKit", "Memory", "Base"]),
         tests("ControlTests", ["Control", "Memory", "Base"]),
         tests("ConfigTests", ["Config", "Base"]),
+        .executableTarget(name: "YAMLDump", dependencies: ["Config"], path: "Tests/YAMLDump", swiftSettings: testSettings),
         tests("TelemetryTests", ["Telemetry", "Memory", "Base"]),
         tests("ReactorTests", ["Reactor", "CIOCore", "TestKit", "Memory", "Base"]),
         tests("TransportTests", ["Transport", "Reactor", "Wire", "TestKit", "Memory", "Base"]),

@@ -45,7 +45,7 @@ enum HelpText {
     private static func flag(_ flag: FlagSpec) -> [String] {
         let value = flag.isTruth ? "" : " " + flag.placeholder
         let repeats = flag.isList ? " Comma-separated, or given several times." : ""
-        let fallback = flag.defaultText.isEmpty ? "" : " (default \(flag.defaultText))"
+        let fallback = flag.defaultText.isEmpty ? "" : " (default\u{A0}\(flag.defaultText))"
         return ["  --\(flag.name)\(value)"] + wrap(flag.help + repeats + fallback, indent: 6)
     }
 
@@ -60,7 +60,7 @@ enum HelpText {
         }
     }
 
-    /// The text's words in lines that start with `indent` spaces; at least one line.
+    /// The text's words in lines that start with `indent` spaces; at least one line. A no-break space joins two words.
     static func wrap(_ text: String, indent: Int) -> [String] {
         let margin = String(repeating: " ", count: indent)
         var lines: [String] = []
@@ -70,7 +70,7 @@ enum HelpText {
                 lines.append(line)
                 line = margin
             }
-            line += (line.count > indent ? " " : "") + word
+            line += (line.count > indent ? " " : "") + String(word.map { $0 == "\u{A0}" ? " " : $0 })
         }
         return lines + [line]
     }

@@ -39,7 +39,7 @@ extension YAMLReader {
                 text.append(UInt8(ascii: "\n"))
             }
         }
-        at = lineStart
+        if !isAtEnd { at = lineStart }
         switch chomping {
         case .strip: break
         case .clip: for _ in 0..<lineBreaks { text.append(UInt8(ascii: "\n")) }

@@ -33,6 +33,7 @@ extension YAMLReader {
         while true {
             try skipFlowSpace()
             if byte == UInt8(ascii: "}") { break }
+            if isAtEnd { throw flowFailure(closing: "}") }
             let place = position()
             let name = try keyText(inFlow: true)
             guard names.insert(name).inserted else { throw YAMLError("the key \"\(name)\" comes twice", at: place) }
