@@ -93,6 +93,7 @@ let package = Package(
         tests("SupervisorTests", ["Supervisor", "Control", "Config", "TestKit", "Base"]),
         tests("WorkerTests", ["Worker", "Transport", "Reactor", "Wire", "Control", "TestKit", "Memory", "Base"]),
         tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "TestKit", "Memory", "Base"]),
+        tests("DemoServiceTests", ["DemoService", "Reactor", "Memory", "Base"]),
         tests("TidyTests", []),
     ],
     swiftLanguageModes: [.v6],
