@@ -185,7 +185,8 @@ public final class MuxSession: ChannelDelegate {
 
     /// The stream is over for its user: the channel leaves the table.
     func remove(_ channel: YamuxChannel) {
-        guard channels[Int(channel.id.slot)] === channel else { return }
+        // Past the end of the session the table is empty.
+        guard Int(channel.id.slot) < channels.count, channels[Int(channel.id.slot)] === channel else { return }
         channels[Int(channel.id.slot)] = nil
         if isGoingAway && yamux.streamCount == 0 && !isOver { delegate?.sessionIdle(self) }
     }

@@ -106,7 +106,7 @@ final class RouteTable {
             else { return .own }
             return .sibling(sibling)
         }
-        return Self.weighted(route, self: worker, using: &random).map { .sibling($0) } ?? .none
+        return Self.other(route, self: worker, workers: workerCount, using: &random).map { .sibling($0) } ?? .none
     }
 
     /// A sibling, with a probability that evens out how often each tunnel is chosen, when connections come to all workers
@@ -120,25 +120,29 @@ final class RouteTable {
         // Each worker is given total / workers of the load, in units of one tunnel's share.
         let given = own * workers
         guard given < total, Int.random(in: 0..<total, using: &random) >= given else { return nil }
-        var surplus = 0
-        for entry in route where entry.worker != worker { surplus += max(0, Int(entry.tunnels) * workers - total) }
-        guard surplus > 0 else { return nil }
-        var pick = Int.random(in: 0..<surplus, using: &random)
-        for entry in route where entry.worker != worker {
-            pick -= max(0, Int(entry.tunnels) * workers - total)
-            if pick < 0 { return entry.worker }
-        }
-        return nil
+        return sibling(route, self: worker, using: &random) { max(0, Int($0.tunnels) * workers - total) }
     }
 
-    /// A sibling by its number of tunnels; nil when none has any.
-    static func weighted(_ route: [RouteEntry], self worker: UInt32, using random: inout some RandomNumberGenerator) -> UInt32? {
+    /// A sibling for a client that can't be served here, chosen by what each has above its share; nil when none has any.
+    static func other(
+        _ route: [RouteEntry], self worker: UInt32, workers: Int, using random: inout some RandomNumberGenerator
+    ) -> UInt32? {
         var total = 0
         for entry in route where entry.worker != worker { total += Int(entry.tunnels) }
-        guard total > 0 else { return nil }
-        var pick = Int.random(in: 0..<total, using: &random)
+        return sibling(route, self: worker, using: &random) { max(0, Int($0.tunnels) * workers - total) }
+            ?? sibling(route, self: worker, using: &random) { Int($0.tunnels) }
+    }
+
+    private static func sibling(
+        _ route: [RouteEntry], self worker: UInt32, using random: inout some RandomNumberGenerator,
+        by weight: (RouteEntry) -> Int
+    ) -> UInt32? {
+        var sum = 0
+        for entry in route where entry.worker != worker { sum += weight(entry) }
+        guard sum > 0 else { return nil }
+        var pick = Int.random(in: 0..<sum, using: &random)
         for entry in route where entry.worker != worker {
-            pick -= Int(entry.tunnels)
+            pick -= weight(entry)
             if pick < 0 { return entry.worker }
         }
         return nil

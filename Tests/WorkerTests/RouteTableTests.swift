@@ -1,0 +1,99 @@
+// Where requests go: own tunnels, siblings, and how load evens out between workers.
+import Base
+import Control
+import TestKit
+import Testing
+
+@testable import Worker
+
+/// A generator that repeats from its seed.
+private struct SeededGenerator: RandomNumberGenerator {
+    var state: UInt64
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
+    }
+}
+
+@Suite struct RouteTableTests {
+    /// Tunnels of each worker; clients come to all workers alike. Every tunnel must get its share.
+    @Test(arguments: [[1, 1], [2, 1], [3, 0], [1, 5], [4, 1, 1], [1, 0, 0, 7], [2, 2, 2, 2]])
+    func everyTunnelGetsItsShare(_ tunnels: [Int]) {
+        var random = SeededGenerator(state: 42)
+        let route = tunnels.enumerated().filter { $0.element > 0 }
+            .map { RouteEntry(worker: UInt32($0.offset), tunnels: UInt32($0.element)) }
+        var served = [Int](repeating: 0, count: tunnels.count)
+        let clients = 20_000
+        for client in 0..<clients {
+            let worker = client % tunnels.count
+            let own = tunnels[worker]
+            if own == 0 {
+                served[Int(RouteTable.other(route, self: UInt32(worker), workers: tunnels.count, using: &random)!)] += 1
+            } else if let sibling = RouteTable.surplus(
+                own: own, route: route, self: UInt32(worker), workers: tunnels.count, using: &random)
+            {
+                served[Int(sibling)] += 1
+            } else {
+                served[worker] += 1
+            }
+        }
+        let total = tunnels.reduce(0, +)
+        for (worker, own) in tunnels.enumerated() where own > 0 {
+            let share = Double(served[worker]) / Double(own)
+            let fair = Double(clients) / Double(total)
+            #expect(share > fair * 0.9 && share < fair * 1.1, "\(tunnels): \(served)")
+        }
+    }
+
+    @Test func nobodyIsNeverCached() {
+        let table = RouteTable(worker: 0)
+        let endpoint = table.endpoint(named: "e")
+        #expect(table.choice(endpoint, mayMove: true) == .unknown)
+        #expect(table.ask(endpoint, for: nil, now: Instant(nanoseconds: 0)) == true)
+        #expect(table.ask(endpoint, for: nil, now: Instant(nanoseconds: 0)) == false)
+        let (known, _) = table.answered("e", [])
+        #expect(table.choice(known, mayMove: true) == .none)
+        table.forgetIfEmpty(known)
+        #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .unknown)
+    }
+
+    @Test func answersHoldUntilTheyChange() {
+        let table = RouteTable(worker: 0)
+        _ = table.answered("e", [RouteEntry(worker: 3, tunnels: 1)])
+        #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .sibling(3))
+        table.changed("e")
+        #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .unknown)
+        _ = table.answered("e", [RouteEntry(worker: 3, tunnels: 1)])
+        table.siblingGone(3)
+        #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .unknown)
+    }
+
+    @Test func questionsAreBoundedByTheSecond() {
+        let table = RouteTable(worker: 0)
+        let now = Instant(nanoseconds: 5_000_000_000)
+        for number in 0..<RouteTable.questionsPerSecondMax {
+            #expect(table.ask(table.endpoint(named: "e\(number)"), for: nil, now: now) == true)
+        }
+        #expect(table.ask(table.endpoint(named: "one more"), for: nil, now: now) == nil)
+        #expect(table.ask(table.endpoint(named: "one more"), for: nil, now: now + .seconds(1)) == true)
+    }
+}
+
+@Suite struct ReservedPathTests {
+    @Test(arguments: [
+        ("/_piko/v1/tcp/abc", "abc"), ("/_piko/v1/tcp/a%20b", nil), ("/_piko/v1/tcp/a%2eb", "a.b"), ("/_piko/v1/tcp/", nil),
+        ("/_piko/v1/tcp/a/b", nil), ("/_piko/v1/tcp/a%2fb", "a/b"), ("/_piko/v1/tcp/%zz", nil), ("/_piko/v2/tcp/a", nil),
+        ("/_piko/v1/tcp/%ff", nil), ("/_piko/v1/tcp/%c3%a9", "é"),
+    ] as [(String, String?)])
+    func tcpEndpoint(_ path: String, _ name: String?) {
+        #expect((try? ReservedPath.tcpEndpoint(Array(path.utf8).span)) == name)
+    }
+
+    @Test(arguments: [("/_piko", true), ("/_piko/x", true), ("/_pikox", false), ("/", false), ("/a/_piko", false)])
+    func reserved(_ path: String, _ isReserved: Bool) {
+        #expect(ReservedPath.isReserved(Array(path.utf8).span) == isReserved)
+    }
+}
