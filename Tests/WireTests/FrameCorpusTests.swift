@@ -1,0 +1,19 @@
+// Replays the fuzzers' corpora, seeds and finds alike, through the drivers' own code.
+
+import FoundationEssentials
+import Testing
+
+@Suite struct FrameCorpusTests {
+    @Test(arguments: ["websocket_frame", "yamux_frame"])
+    func everyFileIsHandled(driver: String) throws {
+        let tests = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        let folder = tests.appending(path: "Corpus").appending(path: driver)
+        let names = try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted()
+        #expect(names.count >= 20)
+        for name in names {
+            let input = Array(try Data(contentsOf: folder.appending(path: name)))
+            let failure = driver == "yamux_frame" ? YamuxFuzz.failure(of: input) : WebSocketFuzz.failure(of: input)
+            #expect(failure == nil, "\(driver)/\(name)")
+        }
+    }
+}

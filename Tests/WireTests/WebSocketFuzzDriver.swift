@@ -1,0 +1,1 @@
+../Fuzz/websocket_frame.swift

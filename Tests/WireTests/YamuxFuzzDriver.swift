@@ -1,0 +1,1 @@
+../Fuzz/yamux_frame.swift
