@@ -92,8 +92,9 @@ open class HTTPConnection: ChannelDelegate {
     final var drained = 0
     final var lastProgress = Instant(nanoseconds: 0)
     final var pendingAtProgress = 0
+    /// Whether an idle connection still has the buffers of its last request.
+    private final var holdsMemory = false
     private final var isAdvancing = false
-    private final var isFirstRequest = true
     private final var timer: CallbackTimer?
 
     /// Takes over the channel. `input`: bytes that were read from it before (a connection that moved here).
@@ -310,7 +311,6 @@ open class HTTPConnection: ChannelDelegate {
     }
 
     private func beginRequest() {
-        isFirstRequest = false
         summary = ExchangeSummary()
         summary.started = context.loop.now
         lastProgress = context.loop.now
@@ -342,7 +342,9 @@ open class HTTPConnection: ChannelDelegate {
                 close()
                 return
             }
-            setTimer(after: context.settings.idleTimeout)
+            lastProgress = context.loop.now
+            holdsMemory = true
+            setTimer(after: Self.memoryTime)
         } else {
             setTimer(after: context.settings.headTimeout)
         }
@@ -356,6 +358,18 @@ open class HTTPConnection: ChannelDelegate {
         if duration == .zero { timer?.cancel() } else { timer?.schedule(after: duration) }
     }
 
+    /// How long a connection without a request keeps its buffers for the next one.
+    private static let memoryTime = Duration.seconds(1)
+
+    /// Gives the buffers back: ten thousand idle clients hold nothing but their sockets.
+    private func becomeIdle() {
+        holdsMemory = false
+        input.releaseIfEmpty()
+        head = Head()
+        let idleTimeout = context.settings.idleTimeout
+        if idleTimeout != .zero { setTimer(at: max(lastProgress + idleTimeout, context.loop.now)) }
+    }
+
     final func setTimer(at instant: Instant) {
         timer?.schedule(at: instant)
     }
@@ -363,7 +377,13 @@ open class HTTPConnection: ChannelDelegate {
     private func timerFired() {
         switch state {
         case .readingHead:
-            if input.isEmpty { close() } else { refuse(HTTPError(status: 408, reason: "request head took too long")) }
+            if !input.isEmpty {
+                refuse(HTTPError(status: 408, reason: "request head took too long"))
+            } else if holdsMemory {
+                becomeIdle()
+            } else {
+                close()
+            }
         case .draining:
             close()
         case .exchanging:

@@ -110,8 +110,8 @@ final class Worker {
         if isDraining { connection.finishSoon() }
     }
 
-    /// The connection is over, moved, or became something else.
-    func untrack(_ connection: any TrackedConnection) {
+    /// The connection is over, moved, or, with `isOpen`, became a tunnel, which is still counted as a connection.
+    func untrack(_ connection: any TrackedConnection, isOpen: Bool = false) {
         let index = connection.trackedIndex
         guard index >= 0 else { return }
         connection.trackedIndex = -1
@@ -120,7 +120,7 @@ final class Worker {
             connections[index] = last
             last.trackedIndex = index
         }
-        telemetry.connectionClosed(connection.listener)
+        if !isOpen { telemetry.connectionClosed(connection.listener) }
         checkDrained()
     }
 
@@ -188,6 +188,7 @@ final class Worker {
     func tunnelEnded(_ tunnel: Tunnel, error: ChannelError?) {
         tunnelLeft(tunnel)
         tunnels[tunnel.id] = nil
+        telemetry.connectionClosed(.upstream)
         let failure = tunnel.session?.failure
         if failure != nil { telemetry.tunnelBrokeProtocol() }
         telemetry.log.debug(.upstream, "upstream disconnected") {

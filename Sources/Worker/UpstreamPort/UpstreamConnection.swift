@@ -46,7 +46,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         agent.write(answer.span)
         worker.tunnelOpened(tunnel)
         tunnel.start(over: WebSocketChannel(context.loop, over: agent, role: .server, leftover: leftover))
-        worker.untrack(self)
+        worker.untrack(self, isOpen: true)
     }
 
     /// The supervisor did not.
