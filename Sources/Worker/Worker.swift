@@ -42,6 +42,7 @@ final class Worker {
     private var statusRequests: [UInt64: AdminConnection] = [:]
     private var nextRequest: UInt64 = 1
     private var drainTimer: CallbackTimer?
+    private var publishTimer: CallbackTimer?
 
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, control: ControlClient) {
         self.loop = loop
@@ -54,6 +55,20 @@ final class Worker {
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
         siblings = SiblingTable(self)
+        let timer = CallbackTimer(loop) { [unowned self] in self.publish() }
+        publishTimer = timer
+        timer.schedule(after: Self.publishInterval)
+    }
+
+    /// How often gauges that nobody asks this worker for are brought up to date.
+    private static let publishInterval = Duration.seconds(5)
+
+    private func publish() {
+        telemetry.publishLoop()
+        var streams = 0
+        for tunnel in tunnels.values { streams += tunnel.session?.streamCount ?? 0 }
+        telemetry.streams(streams)
+        publishTimer?.schedule(after: Self.publishInterval)
     }
 
     private static func proxySettings(_ config: ServerConfig) -> HTTPSettings {

@@ -68,6 +68,8 @@ final class WorkerTelemetry {
     func tunnelRefused() { counters.add(.refusedByLimit) }
     func tunnelBrokeProtocol() { counters.add(.tunnelProtocolErrors) }
 
+    func streams(_ count: Int) { counters.set(.streamsOpen, UInt64(count)) }
+
     // MARK: Requests
 
     func requestStarted() { counters.add(.requestsInFlight) }
