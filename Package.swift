@@ -79,8 +79,6 @@ let package = Package(
 
         // Layer 5: tests.
         library("TestKit", ["Reactor", "Wire", "Control", "Memory", "Base"]),
-        library("FuzzTargets", ["Wire", "Config", "Memory", "Base"]),
-        tests("CorpusTests", ["FuzzTargets"]),
         tests("BaseTests", ["Base"]),
         tests("MemoryTests", ["Memory", "Base"]),
         tests("WireTests", ["Wire", "TestKit", "Memory", "Base"]),

@@ -60,7 +60,6 @@ enum Tree {
         "CLI": ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"],
         "DemoService": ["Reactor", "Wire", "Memory", "Base"],
         "TestKit": ["Reactor", "Wire", "Control", "Memory", "Base"],
-        "FuzzTargets": ["Wire", "Config", "Memory", "Base"],
     ]
 
     /// Modules of the toolchain that a module of ours may import. Pure modules see neither a socket nor a clock.

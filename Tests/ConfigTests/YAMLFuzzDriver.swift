@@ -1,0 +1,1 @@
+../Fuzz/yaml.swift
