@@ -42,6 +42,7 @@ extension HTTPConnection {
         rewrite.forward = context.settings.marksForwarded && !verbatim
         rewrite.keepsAuthorization = context.settings.keepsAuthorization || verbatim
         rewrite.keepsEndpoint = context.settings.keepsEndpoint || verbatim
+        rewrite.targetPrefix = context.settings.targetPrefix
         HeadWriter.writeRequest(head, input.span.extracting(0..<head.length), rewrite: rewrite, into: &context.scratch)
         context.flush(to: upstream.channel)
     }

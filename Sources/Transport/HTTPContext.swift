@@ -30,6 +30,8 @@ public struct HTTPSettings: Sendable {
     /// Whether `x-piko-authorization` and `x-piko-endpoint` go on to the service.
     public var keepsAuthorization = false
     public var keepsEndpoint = false
+    /// Put in front of the path of every forwarded request; no slash at its end.
+    public var targetPrefix: [UInt8] = []
 
     public init() {}
 }

@@ -54,6 +54,19 @@ import Wire
     ])
     func requests(_ request: String, _ expected: String) { #expect(Self.rewritten(request + "\r\n") == expected + "\r\n") }
 
+    @Test(arguments: [
+        ("GET /a?b HTTP/1.1", "GET /api/v1/a?b HTTP/1.1"),
+        ("GET / HTTP/1.1", "GET /api/v1/ HTTP/1.1"),
+        ("GET http://a/c HTTP/1.1", "GET /api/v1/c HTTP/1.1"),
+        ("GET http://a?q HTTP/1.1", "GET /api/v1/?q HTTP/1.1"),
+        ("GET http://a HTTP/1.1", "GET /api/v1/ HTTP/1.1"),
+        ("OPTIONS * HTTP/1.1", "OPTIONS * HTTP/1.1"),
+    ])
+    func prefixes(_ line: String, _ expected: String) {
+        let written = Self.rewritten(line + "\r\nHost: a\r\n\r\n") { $0.targetPrefix = latin1("/api/v1") }
+        #expect(written == expected + "\r\nHost: a\r\n\r\n")
+    }
+
     @Test func requestOptions() {
         let request = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nx-piko-endpoint: e\r\nx-piko-authorization: t\r\n\r\n"
         let upgraded = Self.rewritten(request) {

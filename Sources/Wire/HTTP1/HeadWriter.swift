@@ -31,6 +31,9 @@ public struct RequestRewrite: Sendable {
     public var keepsAuthorization = false
     /// Whether `x-piko-endpoint` goes along.
     public var keepsEndpoint = false
+    /// A path without a slash at its end, put in front of the target's; `*` and the target of CONNECT have no path and
+    /// stay as they are.
+    public var targetPrefix: [UInt8] = []
 
     public init() {}
 }
@@ -53,7 +56,7 @@ public enum HeadWriter {
     ) {
         output.append(bytes.extracting(head.methodRange))
         output.append(0x20)
-        writeTarget(head, bytes, into: &output)
+        writeTarget(head, bytes, prefix: rewrite.targetPrefix.span, into: &output)
         output.append(" HTTP/1.1\r\n")
         if !head.contains(.host) {
             output.append("Host: ")
@@ -125,19 +128,28 @@ public enum HeadWriter {
         if isRunning { output.append(bytes.extracting(runStart..<head.length - 2)) }
     }
 
-    private static func writeTarget(_ head: Head, _ bytes: Span<UInt8>, into output: inout ByteBuffer) {
+    private static func writeTarget(
+        _ head: Head, _ bytes: Span<UInt8>, prefix: Span<UInt8>, into output: inout ByteBuffer
+    ) {
         switch head.targetForm {
-        case .origin, .asterisk:
+        case .origin:
+            output.append(prefix)
             output.append(bytes.extracting(head.target))
-        case .authority:
+        case .asterisk, .authority:
             output.append(bytes.extracting(head.target))
         case .absolute:
             let path = head.originTarget
             if path.isEmpty {
                 // RFC 9112 section 3.2.4: OPTIONS for a server as a whole.
-                output.append(head.method == .options ? "*" : "/")
+                if head.method == .options {
+                    output.append("*")
+                } else {
+                    output.append(prefix)
+                    output.append("/")
+                }
                 return
             }
+            output.append(prefix)
             if bytes[path.lowerBound] != 0x2f { output.append(0x2f) }
             output.append(bytes.extracting(path))
         }

@@ -1,0 +1,112 @@
+// Connections to the server: TCP, then the WebSocket handshake, within one time limit. The agent's tunnels and the
+// connections of `forward` are made here.
+
+internal import Base
+internal import Config
+internal import Reactor
+internal import Transport
+
+/// Why there is no connection to the server.
+struct ConnectError: Error, CustomStringConvertible {
+    /// The status of the answer, when there was one.
+    var status: Int?
+    var description: String
+}
+
+/// A connection to the server after the handshake.
+struct ServerConnection {
+    let channel: WebSocketChannel
+    /// The server's address as the socket has it.
+    let peer: SocketAddress?
+}
+
+/// Makes connections to one server.
+final class ServerConnector {
+    fileprivate let loop: Loop
+    fileprivate let dialer: Dialer
+    fileprivate let url: ServerURL
+    /// From the first look-up to the 101.
+    fileprivate let timeout: Duration
+
+    init(loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration) {
+        self.loop = loop
+        self.url = url
+        self.timeout = timeout
+        dialer = Dialer(loop: loop, resolver: resolver, host: url.host, port: url.port)
+    }
+
+    /// The server's address as configured, for logs.
+    var target: String { dialer.target }
+
+    /// Opens a WebSocket to `path` below the URL's. `completion` runs once, later, unless the attempt is cancelled.
+    func connect(
+        _ path: String, completion: @escaping (Result<ServerConnection, ConnectError>) -> Void
+    ) -> ConnectAttempt {
+        ConnectAttempt(connector: self, path: url.pathPrefix + path, completion: completion)
+    }
+}
+
+/// One attempt to connect to the server.
+final class ConnectAttempt {
+    private let connector: ServerConnector
+    private let path: String
+    private let deadline: Instant
+    private var completion: ((Result<ServerConnection, ConnectError>) -> Void)?
+    private var dial: Dial?
+    private var upgrade: UpgradeClient?
+
+    fileprivate init(
+        connector: ServerConnector, path: String, completion: @escaping (Result<ServerConnection, ConnectError>) -> Void
+    ) {
+        self.connector = connector
+        self.path = path
+        self.completion = completion
+        deadline = connector.loop.now + connector.timeout
+        dial = connector.dialer.dial(timeout: connector.timeout) { [self] result in dialed(result) }
+    }
+
+    /// Gives up: no completion follows.
+    func cancel() {
+        completion = nil
+        dial?.cancel()
+        upgrade?.cancel()
+        dial = nil
+        upgrade = nil
+    }
+
+    private func dialed(_ result: Result<Stream, DialError>) {
+        dial = nil
+        switch result {
+        case .failure(let error):
+            finish(.failure(ConnectError(status: nil, description: error.description)))
+        case .success(let stream):
+            stream.setNoDelay()
+            // Finds a peer that vanished while nothing is sent; no limit on unacknowledged data, which would also cut a
+            // server that reads slowly.
+            stream.setKeepAlive(idle: .seconds(15), interval: .seconds(15), count: 3, userTimeout: .zero)
+            let peer = stream.peer
+            upgrade = UpgradeClient(
+                connector.loop, stream: stream, isConnected: true, target: path, host: connector.url.authority,
+                fields: [], timeout: deadline - connector.loop.now
+            ) { [self] result in upgraded(result, peer: peer) }
+        }
+    }
+
+    private func upgraded(_ result: Result<WebSocketChannel, UpgradeFailure>, peer: SocketAddress?) {
+        upgrade = nil
+        switch result {
+        case .success(let channel):
+            finish(.success(ServerConnection(channel: channel, peer: peer)))
+        case .failure(let failure):
+            var status: Int?
+            if case .refused(let code, _) = failure { status = code }
+            finish(.failure(ConnectError(status: status, description: failure.text)))
+        }
+    }
+
+    private func finish(_ result: Result<ServerConnection, ConnectError>) {
+        let completion = self.completion
+        self.completion = nil
+        completion?(result)
+    }
+}

@@ -1,0 +1,188 @@
+// An HTTP listener's service: every stream of the tunnel is an HTTP connection whose requests go to the one configured
+// address, over connections that are kept and used again.
+//
+// Whatever a request says about hosts (its target, Host, Forwarded …) goes to the service as text; it never chooses where
+// the agent connects to. CONNECT, which would ask for that, is refused.
+
+internal import Base
+internal import Memory
+internal import Reactor
+internal import Telemetry
+internal import Transport
+internal import Wire
+
+/// How an HTTP listener reaches its service.
+struct HTTPServiceSettings {
+    /// To connect, and again from the request to the response's head; zero: no limit.
+    var timeout: Duration = .seconds(10)
+    /// Between the probes of TCP keep-alive; zero: no probes.
+    var keepAliveInterval: Duration = .seconds(30)
+    /// How long a connection to the service may wait for its next request; zero: without limit.
+    var idleTimeout: Duration = .seconds(90)
+    /// Connections that wait; beyond, they are closed after their exchange.
+    var idleMax = 100
+    /// The path of the service's URL, put in front of every request's.
+    var pathPrefix = ""
+    var accessLog = AccessLogSettings()
+}
+
+/// Serves the streams of an HTTP listener.
+final class HTTPService: TunnelService {
+    let endpoint: String
+    let settings: HTTPServiceSettings
+    let metrics: EndpointMetrics
+    let logger: Logger
+    let pool: UpstreamPool
+    fileprivate let context: HTTPContext
+    fileprivate let dialer: Dialer
+
+    init(
+        endpoint: String, loop: Loop, dialer: Dialer, settings: HTTPServiceSettings, metrics: EndpointMetrics, logger: Logger
+    ) {
+        self.endpoint = endpoint
+        self.settings = settings
+        self.metrics = metrics
+        self.logger = logger
+        self.dialer = dialer
+        var http = HTTPSettings()
+        http.responseTimeout = settings.timeout
+        http.targetPrefix = Array(settings.pathPrefix.utf8)
+        // The server watches its clients and ends the streams of those that stand still; here nothing is timed but the
+        // service's answer.
+        http.headTimeout = .seconds(60)
+        http.idleTimeout = .zero
+        http.readTimeout = .zero
+        http.writeTimeout = .zero
+        context = HTTPContext(loop, settings: http)
+        let idleTimeout = settings.idleTimeout == .zero ? Duration.seconds(365 * 86_400) : settings.idleTimeout
+        pool = UpstreamPool(loop, idleMax: settings.idleMax, idleTimeout: idleTimeout)
+    }
+
+    override func serve(_ channel: YamuxChannel, of session: TunnelSession) {
+        ServiceConnection(self, channel: channel, session: session).start()
+    }
+
+    override func close() { pool.close() }
+
+    /// A new connection to the service.
+    fileprivate func dial(completion: @escaping (Result<HTTPUpstream, DialError>) -> Void) -> Dial {
+        dialer.dial(timeout: settings.timeout) { [self] result in
+            completion(result.map { stream in
+                stream.setNoDelay()
+                if settings.keepAliveInterval > .zero {
+                    stream.setKeepAlive(
+                        idle: settings.keepAliveInterval, interval: settings.keepAliveInterval, count: 3, userTimeout: .zero)
+                }
+                return HTTPUpstream(stream, pool: pool)
+            })
+        }
+    }
+}
+
+/// A stream of the tunnel with HTTP in it.
+private final class ServiceConnection: HTTPConnection, DrainableConnection {
+    private let service: HTTPService
+    private let session: TunnelSession
+    private var dial: Dial?
+    private var log: AccessLogRecord
+    /// The request at hand was sent over a connection that had served others before.
+    private var usedKeptConnection = false
+
+    init(_ service: HTTPService, channel: YamuxChannel, session: TunnelSession) {
+        self.service = service
+        self.session = session
+        log = AccessLogRecord(isWanted: !service.settings.accessLog.isDisabled)
+        super.init(service.context, channel: channel, clientHost: Array(session.peerHost.utf8))
+        session.add(self)
+    }
+
+    override func requestArrived() {
+        service.metrics.requestStarted()
+        if head.method == .connect {
+            respondError(status: 405, "method not allowed")
+            return
+        }
+        if let kept = service.pool.take() {
+            usedKeptConnection = true
+            proceed(with: kept)
+        } else {
+            proceedWithNewConnection()
+        }
+    }
+
+    private func proceedWithNewConnection() {
+        usedKeptConnection = false
+        dial = service.dial { [self] result in
+            dial = nil
+            guard isRouting else {
+                if case .success(let upstream) = result { upstream.closeIfIdle() }
+                return
+            }
+            switch result {
+            case .success(let upstream):
+                proceed(with: upstream)
+            case .failure(let error):
+                unreachable(error)
+            }
+        }
+    }
+
+    private func unreachable(_ error: DialError) {
+        service.logger.warn(.proxyHTTP, "service unreachable") {
+            $0.field("endpoint-id", service.endpoint)
+            $0.field("addr", service.target)
+            $0.field("err", error.description)
+        }
+        if case .timedOut = error {
+            respondError(status: 504, "upstream timeout")
+        } else {
+            respondError(status: 502, "upstream unreachable")
+        }
+    }
+
+    /// A connection that was kept may have been closed by the service just when the request went out: worth one more, on a
+    /// new connection.
+    override func upstreamBroke(repeatable: Bool) -> Bool {
+        guard repeatable, usedKeptConnection else { return false }
+        proceedWithNewConnection()
+        return true
+    }
+
+    override func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {
+        log.noteResponse(head, bytes)
+    }
+
+    override func exchangeFinished() {
+        let duration = context.loop.now - summary.started
+        service.metrics.requestEnded(
+            method: head.method, status: summary.status, latency: duration, requestBytes: summary.requestBodyBytes,
+            responseBytes: summary.responseBodyBytes)
+        writeAccessLog(duration)
+        log.reset()
+        if session.isRetired { finishSoon() }
+    }
+
+    private func writeAccessLog(_ duration: Duration) {
+        let settings = service.settings.accessLog
+        let level = settings.level(status: summary.status)
+        guard summary.status != 0, log.isWanted, service.logger.isEnabled(level, .proxyHTTPAccess) else { return }
+        service.logger.log(level, .proxyHTTPAccess, "request") { line in
+            line.field("endpoint-id", service.endpoint)
+            withHeadBytes { bytes in
+                log.write(
+                    to: &line, settings: settings, request: head, bytes, status: summary.status, duration: duration)
+            }
+        }
+    }
+
+    override func connectionClosed() {
+        dial?.cancel()
+        dial = nil
+        session.remove(self)
+    }
+}
+
+extension HTTPService {
+    /// The service's address, for logs.
+    var target: String { dialer.target }
+}

@@ -1,0 +1,80 @@
+// Listening sockets for an address as it was configured: all addresses of the machine, a literal, or a name.
+
+internal import Base
+internal import Config
+internal import Glibc
+internal import Reactor
+
+/// Opens listening sockets while a program starts.
+struct BoundSockets {
+    let loop: Loop
+    let resolver: Resolver
+
+    /// Binds what `bind` names and gives each socket to `use`. A name is looked up first; nothing else runs meanwhile.
+    func open(
+        _ bind: BindAddress, use: (consuming OwnedDescriptor, SocketAddress) throws(SystemError) -> Void
+    ) throws(ProgramError) {
+        if bind.host.isEmpty {
+            try openAll(port: bind.port, use)
+        } else {
+            try open(try resolve(bind), of: bind, use)
+        }
+    }
+
+    private func resolve(_ bind: BindAddress) throws(ProgramError) -> [SocketAddress] {
+        var answer: Result<[SocketAddress], ResolveError>?
+        resolver.resolve(host: bind.host, port: bind.port) { answer = $0 }
+        while true {
+            switch answer {
+            case nil: loop.runTurn(until: .never)
+            case .success(let found): return found
+            case .failure(let error): throw ProgramError("listen on \(bind.settingText): \(error)")
+            }
+        }
+    }
+
+    /// All addresses, IPv6 and IPv4; IPv4 alone on a machine without IPv6.
+    private func openAll(
+        port: UInt16, _ use: (consuming OwnedDescriptor, SocketAddress) throws(SystemError) -> Void
+    ) throws(ProgramError) {
+        var failure: SystemError?
+        for host in ["::", "0.0.0.0"] {
+            guard let address = SocketAddress(address: host, port: port) else { continue }
+            do {
+                try use(try Listener.bind(address), address)
+                return
+            } catch {
+                failure = error
+                if !Self.meansAbsent(error) { break }
+            }
+        }
+        throw ProgramError("listen on :\(port): \(failure?.description ?? "no address")")
+    }
+
+    /// The addresses of a name. One that this machine does not have (IPv6 loopback where IPv6 is off) is passed over when
+    /// another one is there. For port 0 only the first is used: each would get a port of its own. IPv4 comes first: who
+    /// gives a port alone means 127.0.0.1 as much as ::1.
+    private func open(
+        _ found: [SocketAddress], of bind: BindAddress,
+        _ use: (consuming OwnedDescriptor, SocketAddress) throws(SystemError) -> Void
+    ) throws(ProgramError) {
+        var opened = 0
+        var failure: SystemError?
+        let ordered = found.filter { !$0.host.contains(":") } + found.filter { $0.host.contains(":") }
+        for address in ordered where opened == 0 || bind.port != 0 {
+            do {
+                try use(try Listener.bind(address, v6Only: true), address)
+                opened += 1
+            } catch {
+                failure = error
+                if !Self.meansAbsent(error) { throw ProgramError("listen on \(address): \(error)") }
+            }
+        }
+        if opened == 0 { throw ProgramError("listen on \(bind.settingText): \(failure?.description ?? "no address")") }
+    }
+
+    /// Whether the machine does not have the address, or the whole family.
+    private static func meansAbsent(_ error: SystemError) -> Bool {
+        error.code == EAFNOSUPPORT || error.code == EADDRNOTAVAIL
+    }
+}

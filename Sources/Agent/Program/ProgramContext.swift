@@ -1,0 +1,73 @@
+// What `agent` and `forward` have in common: the loop, the log, the resolver, the signals, and how a process ends.
+
+internal import Base
+internal import Config
+internal import Glibc
+internal import Reactor
+internal import Telemetry
+
+/// Why a program can't start.
+struct ProgramError: Error, Equatable, CustomStringConvertible {
+    var description: String
+
+    init(_ description: String) {
+        self.description = description
+    }
+}
+
+/// The surroundings of a running program.
+final class ProgramContext {
+    let loop: Loop
+    let logger: Logger
+    let resolver: Resolver
+    /// The exit status once the loop has stopped.
+    private var status: Int32 = 0
+    private var signals: SignalSource?
+
+    init(backend: IOBackend, log: LogConfig, sink: LogSink = StandardErrorSink()) throws(ProgramError) {
+        let settings = LogSettings(
+            level: log.level, subsystems: log.subsystems, format: ProgramEnvironment.isTerminal(2) ? .human : .json)
+        logger = Logger(settings: settings, clock: { SystemClock.unixNanoseconds }, sink: sink)
+        let choice: BackendChoice
+        switch backend {
+        case .auto: choice = .auto
+        case .ioUring: choice = .ioUring
+        case .epoll: choice = .epoll
+        }
+        do {
+            loop = try Loop(backend: choice)
+        } catch {
+            throw ProgramError("\(error)")
+        }
+        resolver = Resolver(loop)
+    }
+
+    /// Calls `handler` for each SIGTERM and SIGINT.
+    func watchSignals(_ handler: @escaping () -> Void) throws(ProgramError) {
+        let logger = logger
+        do {
+            signals = try SignalSource(loop, signals: [SIGTERM, SIGINT]) { number in
+                logger.info(.main, "received signal") { $0.field("signal", number == SIGINT ? "interrupt" : "terminated") }
+                handler()
+            }
+        } catch {
+            throw ProgramError("\(error)")
+        }
+    }
+
+    /// Runs until `end`; the exit status.
+    func run() -> Int32 {
+        logger.info(.main, "started") {
+            $0.field("version", BuildInfo.version)
+            $0.field("io_backend", loop.backendDescription)
+        }
+        loop.run()
+        return status
+    }
+
+    /// Lets `run` return with this status.
+    func end(_ status: Int32) {
+        self.status = status
+        loop.stop()
+    }
+}

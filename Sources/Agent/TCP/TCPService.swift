@@ -1,0 +1,97 @@
+// A TCP listener's service: every stream of the tunnel is joined to a connection of its own to the one configured address.
+// Half-close, resets and back-pressure go through both ways (`Relay`). When the service can't be reached the stream is
+// reset, so that the client does not take it for an empty answer.
+
+internal import Base
+internal import Reactor
+internal import Telemetry
+internal import Transport
+
+/// How a TCP listener reaches its service.
+struct TCPServiceSettings {
+    /// To connect.
+    var timeout: Duration = .seconds(10)
+    var accessLog = AccessLogSettings()
+}
+
+/// Serves the streams of a TCP listener.
+final class TCPService: TunnelService {
+    fileprivate let endpoint: String
+    fileprivate let loop: Loop
+    fileprivate let dialer: Dialer
+    fileprivate let settings: TCPServiceSettings
+    fileprivate let logger: Logger
+
+    init(endpoint: String, loop: Loop, dialer: Dialer, settings: TCPServiceSettings, logger: Logger) {
+        self.endpoint = endpoint
+        self.loop = loop
+        self.dialer = dialer
+        self.settings = settings
+        self.logger = logger
+    }
+
+    override func serve(_ channel: YamuxChannel, of session: TunnelSession) {
+        TCPConnection(self, channel: channel).start()
+    }
+}
+
+/// A stream of the tunnel whose connection to the service is being made. Nothing is read from it until then.
+private final class TCPConnection: ChannelDelegate {
+    private let service: TCPService
+    private let channel: YamuxChannel
+    private let started: Instant
+    private var dial: Dial?
+
+    init(_ service: TCPService, channel: YamuxChannel) {
+        self.service = service
+        self.channel = channel
+        started = service.loop.now
+    }
+
+    func start() {
+        channel.delegate = self
+        dial = service.dialer.dial(timeout: service.settings.timeout) { [self] result in
+            dial = nil
+            switch result {
+            case .success(let stream): join(stream)
+            case .failure(let error): unreachable(error)
+            }
+        }
+    }
+
+    private func join(_ stream: Stream) {
+        stream.setNoDelay()
+        stream.setKeepAlive(idle: .seconds(30), interval: .seconds(30), count: 3, userTimeout: .zero)
+        log("connection opened")
+        Relay(channel, stream) { [self] outcome in
+            log("connection closed", outcome: outcome)
+        }.start()
+    }
+
+    private func unreachable(_ error: DialError) {
+        service.logger.warn(.proxyTCP, "service unreachable") {
+            $0.field("endpoint-id", service.endpoint)
+            $0.field("addr", service.dialer.target)
+            $0.field("err", error.description)
+        }
+        channel.abort()
+    }
+
+    private func log(_ text: StaticString, outcome: RelayOutcome? = nil) {
+        let settings = service.settings.accessLog
+        if settings.isDisabled { return }
+        service.logger.log(settings.level, .proxyTCPAccess, text) {
+            $0.field("endpoint-id", service.endpoint)
+            guard let outcome else { return }
+            $0.field("duration", service.loop.now - started)
+            $0.field("received_bytes", outcome.leftBytes)
+            $0.field("sent_bytes", outcome.rightBytes)
+        }
+    }
+
+    /// The stream was reset before the service answered.
+    override func channelFailed(_ channel: Channel, error: ChannelError) {
+        dial?.cancel()
+        dial = nil
+    }
+}

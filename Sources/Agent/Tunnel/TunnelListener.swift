@@ -1,0 +1,184 @@
+// One listener: offers its endpoint to the server for as long as the agent runs. The shell around `ListenerMachine`, which
+// decides; here its actions are performed and its events come from.
+
+internal import Base
+internal import Reactor
+internal import Telemetry
+internal import Transport
+
+/// A listener and its sessions.
+final class TunnelListener {
+    let endpoint: String
+    private let loop: Loop
+    private let connector: ServerConnector
+    private let service: TunnelService
+    private let logger: Logger
+    private let retiredSessionsMax: Int
+    private var machine: ListenerMachine
+    private var attempt: ConnectAttempt?
+    private var current: TunnelSession?
+    /// Sessions that finish their streams, oldest first.
+    private var retired: [TunnelSession] = []
+    private var timer: CallbackTimer?
+    private let finished: () -> Void
+    private var hasToldFinished = false
+
+    /// `finished` runs once, when nothing is left after `stop` or `abandon`.
+    init(
+        endpoint: String, loop: Loop, connector: ServerConnector, service: TunnelService, logger: Logger,
+        limits: ListenerMachine.Limits = .init(), finished: @escaping () -> Void
+    ) {
+        self.endpoint = endpoint
+        self.loop = loop
+        self.connector = connector
+        self.service = service
+        self.logger = logger
+        self.finished = finished
+        retiredSessionsMax = limits.retiredSessionsMax
+        machine = ListenerMachine(limits: limits, seed: Random.number())
+        timer = CallbackTimer(loop) { [unowned self] in self.send(.timerFired) }
+    }
+
+    /// Whether requests can reach the service now.
+    var isConnected: Bool { machine.isConnected }
+
+    /// Connects, and comes back for ever.
+    func start() { send(.start) }
+
+    /// Takes nothing new and ends when what runs is done.
+    func stop() { send(.stop) }
+
+    /// Ends at once.
+    func abandon() { send(.abandon) }
+
+    // MARK: Events
+
+    /// The server opened a stream.
+    func serve(_ channel: YamuxChannel, of session: TunnelSession) {
+        service.serve(channel, of: session)
+    }
+
+    /// The server wants no more of a session.
+    func sessionWentAway(_ session: TunnelSession) {
+        guard session === current else { return }
+        logger.info(.client, "server asks to connect elsewhere") { $0.field("endpoint-id", endpoint) }
+        send(.peerWentAway)
+    }
+
+    /// A session is over.
+    func sessionEnded(_ session: TunnelSession, error: ChannelError?) {
+        if session === current {
+            current = nil
+            let action = machine.handle(.lost, now: loop.now)
+            logger.warn(.client, "connection to server lost") {
+                $0.field("endpoint-id", endpoint)
+                $0.field("err", Self.text(error))
+                if case .wait(let backoff) = action { $0.field("backoff", backoff) }
+            }
+            perform(action)
+        } else if let index = retired.firstIndex(where: { $0 === session }) {
+            retired.remove(at: index)
+            send(.retiredEnded)
+        }
+    }
+
+    private func connected(_ connection: ServerConnection) {
+        attempt = nil
+        current = TunnelSession(connection, listener: self, loop: loop)
+        logger.info(.client, "connected") {
+            $0.field("endpoint-id", endpoint)
+            $0.field("addr", connection.peer?.description ?? connector.target)
+        }
+        send(.opened)
+    }
+
+    private func connectFailed(_ error: ConnectError) {
+        attempt = nil
+        let failure: ListenerMachine.ConnectFailure = error.status.map { .refused(status: $0) } ?? .unreachable
+        let action = machine.handle(.failed(failure), now: loop.now)
+        logger.log(failure.isTransient ? .warn : .error, .client, "connect failed") {
+            $0.field("endpoint-id", endpoint)
+            $0.field("addr", connector.target)
+            $0.field("err", error.description)
+            if case .wait(let backoff) = action { $0.field("backoff", backoff) }
+        }
+        perform(action)
+    }
+
+    // MARK: Actions
+
+    private func send(_ event: ListenerMachine.Event) {
+        perform(machine.handle(event, now: loop.now))
+    }
+
+    private func perform(_ action: ListenerMachine.Action) {
+        switch action {
+        case .none:
+            break
+        case .connect:
+            connect()
+        case .wait(let duration):
+            timer?.schedule(after: duration)
+        case .retire(let closingOldest, let next):
+            retireCurrent(closingOldest: closingOldest)
+            switch next {
+            case .nothing: break
+            case .connect: connect()
+            case .wait(let duration): timer?.schedule(after: duration)
+            }
+        case .cancelConnect:
+            attempt?.cancel()
+            attempt = nil
+        case .cancelWait:
+            timer?.cancel()
+        case .closeAll:
+            closeAll()
+        }
+        tellIfFinished()
+    }
+
+    private func connect() {
+        attempt = connector.connect("/piko/v1/upstream/\(endpoint)") { [unowned self] result in
+            switch result {
+            case .success(let connection): self.connected(connection)
+            case .failure(let error): self.connectFailed(error)
+            }
+        }
+    }
+
+    private func retireCurrent(closingOldest: Bool) {
+        guard let session = current else { return }
+        current = nil
+        retired.append(session)
+        session.retire()
+        // Last, because it comes back here as `sessionEnded`.
+        if closingOldest { retired.first?.close() }
+    }
+
+    private func closeAll() {
+        attempt?.cancel()
+        attempt = nil
+        timer?.cancel()
+        let sessions = retired + (current.map { [$0] } ?? [])
+        current = nil
+        retired = []
+        for session in sessions { session.close() }
+    }
+
+    private func tellIfFinished() {
+        guard machine.isFinished, !hasToldFinished else { return }
+        hasToldFinished = true
+        service.close()
+        finished()
+    }
+
+    private static func text(_ error: ChannelError?) -> String {
+        switch error {
+        case nil: "closed"
+        case .system(let code): SystemError(code: code, call: "receive").description
+        case .reset: "connection reset"
+        case .protocolViolation: "protocol violation"
+        case .carrierLost: "connection closed by the server"
+        }
+    }
+}

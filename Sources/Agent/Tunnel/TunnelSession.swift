@@ -1,0 +1,92 @@
+// One session of a listener: the yamux session over a WebSocket, the connections that it carries, and its retirement.
+//
+// Retirement: go-away is said, then for `settleTime` nothing is cut, because streams that the server opened before it
+// heard the go-away are still on their way. Then connections that idle are closed, and with the last stream the session.
+
+internal import Base
+internal import Reactor
+internal import Transport
+internal import Wire
+
+/// A session and its connections.
+final class TunnelSession: MuxSessionDelegate {
+    /// How long streams may be on their way when go-away was said.
+    static let settleTime = Duration.milliseconds(250)
+
+    /// The server's address as text, for X-Forwarded-For.
+    let peerHost: String
+    private let listener: TunnelListener
+    private let loop: Loop
+    private var mux: MuxSession?
+    private var connections: [ObjectIdentifier: any DrainableConnection] = [:]
+    private var settle: CallbackTimer?
+    private var hasSettled = false
+    private(set) var isRetired = false
+
+    /// Starts the session over the connection; its events go to `listener`.
+    init(_ connection: ServerConnection, listener: TunnelListener, loop: Loop) {
+        self.listener = listener
+        self.loop = loop
+        peerHost = connection.peer?.host ?? ""
+        super.init()
+        mux = MuxSession(loop, carrier: connection.channel, role: .client, delegate: self)
+    }
+
+    /// Streams that are open.
+    var streamCount: Int { mux?.streamCount ?? 0 }
+
+    /// Takes no new streams and ends with the last one.
+    func retire() {
+        guard !isRetired, let mux else { return }
+        isRetired = true
+        settle = CallbackTimer(loop) { [unowned self] in self.settled() }
+        settle?.schedule(after: Self.settleTime)
+        mux.goAway()
+    }
+
+    /// Ends at once; streams that run are cut.
+    func close() {
+        mux?.close()
+    }
+
+    /// A connection to be told when the session retires.
+    func add(_ connection: any DrainableConnection) {
+        connections[ObjectIdentifier(connection)] = connection
+    }
+
+    func remove(_ connection: any DrainableConnection) {
+        connections[ObjectIdentifier(connection)] = nil
+    }
+
+    private func settled() {
+        hasSettled = true
+        for connection in Array(connections.values) { connection.finishSoon() }
+        closeIfDone()
+    }
+
+    private func closeIfDone() {
+        if isRetired, hasSettled, let mux, !mux.isOver, mux.streamCount == 0 { mux.close() }
+    }
+
+    // MARK: From the session
+
+    override func session(_ session: MuxSession, accepted channel: YamuxChannel) {
+        listener.serve(channel, of: self)
+    }
+
+    override func sessionWentAway(_ session: MuxSession) {
+        listener.sessionWentAway(self)
+    }
+
+    override func sessionIdle(_ session: MuxSession) {
+        closeIfDone()
+    }
+
+    override func sessionEnded(_ session: MuxSession, error: ChannelError?) {
+        settle?.cancel()
+        settle = nil
+        mux = nil
+        connections = [:]
+        listener.sessionEnded(self, error: error)
+    }
+}
