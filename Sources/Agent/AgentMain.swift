@@ -1,5 +1,67 @@
-// Entry point.
+// Entry point of `piko-agent`, which is `piko agent …` and `piko forward …`: understands the command line, reads the
+// configuration's file, runs. Exit statuses: 0 done, 1 it can't run, 2 the command line is wrong.
+
+internal import Config
+internal import Glibc
+internal import Reactor
+
 @main
 enum AgentMain {
-    static func main() {}
+    /// The most that a configuration file may hold.
+    private static let configBytesMax = 4 << 20
+
+    static func main() {
+        System.raiseDescriptorLimit()
+        SignalSource.ignorePipeSignal()
+        let outcome: CommandLineOutcome
+        do {
+            outcome = try CommandLineParser(Commands.agentProgram).parse(Array(CommandLine.arguments.dropFirst()))
+        } catch {
+            write("\(error)\n", to: 2)
+            exit(2)
+        }
+        switch outcome {
+        case .show(let text):
+            write(text, to: 1)
+        case .run(let invocation):
+            do {
+                exit(try run(invocation))
+            } catch {
+                write("\(error)\n", to: 2)
+                exit(1)
+            }
+        }
+    }
+
+    private static func run(_ invocation: Invocation) throws(ProgramError) -> Int32 {
+        switch invocation.command {
+        case .agentStart, .agentHTTP, .agentTCP:
+            try AgentProgram(try load(AgentConfig.self, invocation)).run()
+        case .forwardStart, .forwardTCP:
+            try ForwardProgram(try load(ForwardConfig.self, invocation)).run()
+        default:
+            throw ProgramError("piko-agent runs agent and forward only")
+        }
+    }
+
+    /// The configuration of the invocation, with the file that it names.
+    private static func load<Value: Configuration>(_ type: Value.Type, _ invocation: Invocation) throws(ProgramError) -> Value {
+        var file: ConfigFile?
+        if let path = invocation.configPath {
+            do {
+                file = ConfigFile(name: path, bytes: try FileContents.read(path, bytesMax: configBytesMax))
+            } catch {
+                throw ProgramError("config: \(error)")
+            }
+        }
+        do {
+            return try Value(invocation, file: file, environment: ProgramEnvironment.variables)
+        } catch {
+            throw ProgramError("\(error)")
+        }
+    }
+
+    private static func write(_ text: String, to descriptor: Int32) {
+        InheritedOutput.write(descriptor: descriptor, bytes: text.utf8Span.span)
+    }
 }

@@ -60,9 +60,11 @@ final class EndpointMetrics {
     /// A request arrived.
     func requestStarted() { requestsInFlight += 1 }
 
-    /// The request's answer is over; `requestBytes` and `responseBytes` are the sizes of the bodies.
+    /// The request's answer is over; `requestBytes` and `responseBytes` are the sizes of the bodies. A request that was cut
+    /// before it had a status (0) is in flight no more and counted nowhere else.
     func requestEnded(method: Method, status: Int, latency: Duration, requestBytes: UInt64, responseBytes: UInt64) {
         requestsInFlight -= 1
+        if status == 0 { return }
         series[index(method, status)].latency.observe(latency.seconds)
         requestSize.observe(Double(requestBytes))
         responseSize.observe(Double(responseBytes))
