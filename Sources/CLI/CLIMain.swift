@@ -1,5 +1,78 @@
-// Entry point.
+// `piko`: the front of all programs. It understands the whole command line, shows help, executes the program that does
+// the work in its own place, and has the commands that ask a running server.
+//
+// Exit statuses: 0 done, 1 it could not be done, 2 the command line is wrong.
+internal import Config
+internal import Glibc
+internal import Reactor
+
 @main
 enum CLIMain {
-    static func main() {}
+    static func main() {
+        exit(run(Array(CommandLine.arguments.dropFirst())))
+    }
+
+    /// Does what the words say and returns the exit status. Does not return when another program takes over.
+    static func run(_ words: [String]) -> Int32 {
+        do throws(CommandLineError) {
+            switch try CommandLineParser(Commands.piko).parse(words) {
+            case .show(let text):
+                return Output.print(text) ? 0 : 1
+            case .run(let invocation):
+                return run(invocation)
+            }
+        } catch {
+            Output.complain("piko: \(error.description)\n")
+            return 2
+        }
+    }
+
+    private static func run(_ invocation: Invocation) -> Int32 {
+        do throws(CommandFailure) {
+            let text: String
+            switch invocation.command {
+            case .serverRun:
+                text = try become("piko-supervisor", words: invocation.words)
+            case .agentStart, .agentHTTP, .agentTCP, .forwardStart, .forwardTCP:
+                text = try become("piko-agent", words: invocation.path.dropFirst() + invocation.words)
+            case .serverCheck:
+                text = try ServerCheck.run(invocation)
+            case .serverStatusUpstreamEndpoints:
+                text = try StatusCommand.run(invocation)
+            case .serverInfo:
+                text = try ControlCommand.run("info", invocation)
+            case .serverWorkers:
+                text = try ControlCommand.run("workers", invocation)
+            }
+            return Output.print(text) ? 0 : 1
+        } catch {
+            Output.complain("\(error.message)\n")
+            return 1
+        }
+    }
+
+    /// Executes a program that stands beside this one. Returns only by throwing.
+    private static func become(_ program: String, words: [String]) throws(CommandFailure) -> String {
+        guard let path = ProgramEnvironment.siblingPath(program) else {
+            throw CommandFailure("piko: can't find out where it runs from (is /proc mounted?), so it can't find \(program)")
+        }
+        let failure = ProcessReplacement.execute(path, arguments: [program] + words)
+        throw CommandFailure("piko: \(failure) (\(program) must stand beside piko)")
+    }
+}
+
+/// Why a command could not be done: what is printed before the exit status 1.
+struct CommandFailure: Error, Equatable {
+    var message: String
+
+    init(_ message: String) { self.message = message }
+}
+
+/// What people see.
+enum Output {
+    /// Standard output; false when it can't be written.
+    static func print(_ text: String) -> Bool { InheritedOutput.write(descriptor: 1, bytes: text.utf8Span.span) }
+
+    /// Standard error.
+    static func complain(_ text: String) { InheritedOutput.write(descriptor: 2, bytes: text.utf8Span.span) }
 }

@@ -13,11 +13,19 @@ public struct Invocation: Equatable, Sendable {
     public var arguments: [String]
     /// In the order of the command line. Names are known ones; a truth flag without a value has "true".
     public var flags: [FlagValue]
+    /// The words that selected the command, the program's name first: ["piko", "agent", "http"].
+    public var path: [String]
 
-    public init(command: Command, arguments: [String] = [], flags: [FlagValue] = []) {
+    public init(command: Command, arguments: [String] = [], flags: [FlagValue] = [], path: [String] = []) {
         self.command = command
         self.arguments = arguments
         self.flags = flags
+        self.path = path
+    }
+
+    /// The flags and arguments as words that give the same again.
+    public var words: [String] {
+        flags.map { "--\($0.name)=\($0.value)" } + (arguments.isEmpty ? [] : ["--"] + arguments)
     }
 
     /// The configuration file to read, if one is named.
@@ -186,6 +194,6 @@ private struct Words {
         for flag in flags where !command.flags.contains(where: { $0.name == flag.name }) {
             throw failure("\(path.joined(separator: " ")) has no flag \"--\(flag.name)\"")
         }
-        return Invocation(command: action, arguments: arguments, flags: flags)
+        return Invocation(command: action, arguments: arguments, flags: flags, path: path)
     }
 }

@@ -1,0 +1,55 @@
+// The commands that ask a server on this machine over its control socket: one line of JSON there, one line back.
+//
+//     {"command":"info"}  ->  {"ok":true,"result":{…}}  or  {"ok":false,"error":"…"}
+internal import Config
+internal import Memory
+internal import Reactor
+internal import Telemetry
+
+enum ControlCommand {
+    /// Asks for what `command` names and prints the result as YAML.
+    static func run(_ command: String, _ invocation: Invocation) throws(CommandFailure) -> String {
+        let environment = ProgramEnvironment.variables
+        let config = try ConfigurationFile.load(ServerConfig.self, invocation, environment: environment)
+        let paths = config.server.controlSocket.isEmpty
+            ? ControlSocketPath.candidates(environment: environment, userID: ProgramEnvironment.userIdentifier)
+            : [config.server.controlSocket]
+        var failures: [String] = []
+        for path in paths {
+            let answer: [UInt8]
+            do throws(CommandFailure) {
+                answer = try ask(command, at: path)
+            } catch {
+                failures.append("\(path): \(error.message)")
+                continue
+            }
+            do throws(CommandFailure) {
+                return YAML.write(JSONAsYAML.convert(try result(of: answer)))
+            } catch {
+                throw CommandFailure("piko: \(path): \(error.message)")
+            }
+        }
+        throw CommandFailure("piko: no answer from a server on this machine: \(failures.joined(separator: "; "))")
+    }
+
+    private static func ask(_ command: String, at path: String) throws(CommandFailure) -> [UInt8] {
+        var question = ByteBuffer()
+        JSONValue.object([JSONMember("command", .string(command))]).write(into: &question)
+        question.append(UInt8(ascii: "\n"))
+        var words: [UInt8] = []
+        for index in 0..<question.count { words.append(question.span[index]) }
+        return try Questioner().ask(.unix(path: path), words) { $0[$0.count - 1] == UInt8(ascii: "\n") }
+    }
+
+    /// What an answer says.
+    static func result(of bytes: [UInt8]) throws(CommandFailure) -> JSONValue {
+        let answer: JSONValue
+        do throws(JSONError) {
+            answer = try JSONValue.parse(bytes.span)
+        } catch {
+            throw CommandFailure("the answer is not JSON; is this a server's control socket?")
+        }
+        if answer["ok"] == .bool(true), let result = answer["result"] { return result }
+        throw CommandFailure(answer["error"]?.string ?? "the answer has neither a result nor an error")
+    }
+}

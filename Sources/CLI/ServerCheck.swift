@@ -1,0 +1,45 @@
+// `piko server check`: reads a configuration as the server would, and prints what would run.
+internal import Config
+internal import Reactor
+
+enum ServerCheck {
+    /// The effective configuration as YAML, with what its automatic values come to on this machine.
+    static func run(_ invocation: Invocation) throws(CommandFailure) -> String {
+        let environment = ProgramEnvironment.variables
+        let config = try ConfigurationFile.load(ServerConfig.self, invocation, environment: environment)
+        var text = "# The configuration is valid. The server would run with these settings:\n"
+        text += YAML.write(config.yaml)
+        if config.server.workers == 0 {
+            text += "# server.workers: 0 means \(System.processorCount) here, one for each processor\n"
+        }
+        if config.server.controlSocket.isEmpty {
+            let paths = ControlSocketPath.candidates(environment: environment, userID: ProgramEnvironment.userIdentifier)
+            text += "# server.control_socket: by default \(paths.joined(separator: ", else "))\n"
+        }
+        return text
+    }
+}
+
+/// Reading the configuration file that an invocation names.
+enum ConfigurationFile {
+    /// A file longer than this is refused before it is read whole.
+    static let bytesMax = 4_194_304
+
+    static func load<Value: Configuration>(
+        _ type: Value.Type, _ invocation: Invocation, environment: [String: String]
+    ) throws(CommandFailure) -> Value {
+        var file: ConfigFile?
+        if let path = invocation.configPath {
+            do throws(SystemError) {
+                file = ConfigFile(name: path, bytes: try FileContents.read(path, bytesMax: bytesMax))
+            } catch {
+                throw CommandFailure("config: \(error)")
+            }
+        }
+        do throws(ConfigError) {
+            return try Value(invocation, file: file, environment: environment)
+        } catch {
+            throw CommandFailure(error.description)
+        }
+    }
+}

@@ -1,0 +1,50 @@
+// The front program: answers as it prints them, and what it says when there is none.
+import Config
+import Telemetry
+import Testing
+
+@testable import CLI
+
+@Suite struct HTTPAnswerTests {
+    /// A response, whether it is its end, and what comes out: status and body, "not whole", or the failure.
+    static let rows: [(String, Bool, String)] = [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", false, "200 {}"), ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", false, "not whole"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", true, "not whole"), ("HTTP/1.1 200 OK\r\n\r\n{}", false, "not whole"),
+        ("HTTP/1.1 200 OK\r\n\r\n{}", true, "200 {}"), ("HTTP/1.1 200 OK\r\nContent-Len", true, "not whole"), ("", true, "not whole"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", false, "200 {}"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n", true, "not whole"),
+        ("HTTP/1.1 204 No Content\r\n\r\n", false, "204 "), ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", false, "404 "),
+    ]
+
+    @Test(arguments: rows.indices)
+    func decodes(row: Int) throws {
+        let (text, hasEnded, meaning) = Self.rows[row]
+        let answer = try HTTPAnswer.decode(Array(text.utf8).span, hasEnded: hasEnded)
+        #expect((answer.map { "\($0.status) \(String(decoding: $0.body, as: UTF8.self))" } ?? "not whole") == meaning)
+    }
+
+    @Test(arguments: ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"])
+    func refuses(text: String) {
+        #expect(throws: CommandFailure.self) { try HTTPAnswer.decode(Array(text.utf8).span, hasEnded: true) }
+    }
+}
+
+@Suite struct ControlAnswerTests {
+    private func show(_ text: String) -> String {
+        do throws(CommandFailure) {
+            return YAML.write(JSONAsYAML.convert(try ControlCommand.result(of: Array(text.utf8))))
+        } catch { return error.message }
+    }
+
+    @Test func printsResultsSortedAsYAML() {
+        #expect(show("{\"ok\":true,\"result\":{\"b\":[1,{\"d\":\"e\",\"c\":null}],\"a\":\"123\",\"f\":{},\"g\":true}}\n")
+            == "a: \"123\"\nb:\n  - 1\n  - c: null\n    d: e\nf: {}\ng: true\n")
+        #expect(show("{\"ok\":true,\"result\":{}}") == "{}\n")
+    }
+
+    @Test func printsErrors() {
+        #expect(show("{\"ok\":false,\"error\":\"no such command\"}") == "no such command")
+        #expect(show("{}") == "the answer has neither a result nor an error")
+        #expect(show("hello") == "the answer is not JSON; is this a server's control socket?")
+    }
+}
