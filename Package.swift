@@ -89,7 +89,7 @@ let package = Package(
         tests("TelemetryTests", ["Telemetry", "Memory", "Base"]),
         tests("ReactorTests", ["Reactor", "CIOCore", "TestKit", "Memory", "Base"]),
         tests("TransportTests", ["Transport", "Reactor", "Wire", "TestKit", "Memory", "Base"]),
-        tests("SupervisorTests", ["Supervisor", "Control", "Config", "TestKit", "Base"]),
+        tests("SupervisorTests", ["Supervisor", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
         tests("WorkerTests", ["Worker", "Transport", "Reactor", "Wire", "Control", "TestKit", "Memory", "Base"]),
         tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "TestKit", "Memory", "Base"]),
         tests("DemoServiceTests", ["DemoService", "Reactor", "Memory", "Base"]),

@@ -1,0 +1,44 @@
+// Which worker gets the next connection: the one with the fewest open ones; among equals, each in turn.
+//
+// A worker's load is what it says it has open, and what was passed to it that it has not received yet. The first comes from
+// shared memory, which a worker that went wild could fill with anything: then it gets more or fewer connections than the
+// others, and nothing worse.
+
+/// The connections of a worker, as far as the choice needs them.
+struct WorkerLoad: Equatable {
+    /// Connections handed to it by the supervisor in its life.
+    var passed: UInt64
+    /// Connections that it received from the supervisor, by its own count.
+    var received: UInt64
+    /// Connections that it has open, by its own count; those moved to it by siblings are among them.
+    var open: UInt64
+
+    /// Connections that it has to serve.
+    var connections: UInt64 {
+        let waiting = passed >= received ? passed - received : 0
+        let open = min(open, UInt64(UInt32.max))
+        return open + min(waiting, UInt64(UInt32.max))
+    }
+}
+
+/// Chooses among workers. The turn is kept between calls.
+struct WorkerChoice {
+    private var turn = 0
+
+    /// The index of the worker to take; nil when there is none. `load` is asked once for each.
+    mutating func next(count: Int, load: (Int) -> UInt64) -> Int? {
+        guard count > 0 else { return nil }
+        turn = (turn + 1) % count
+        var best = turn
+        var least = load(turn)
+        for step in 1..<max(1, count) {
+            let index = (turn + step) % count
+            let connections = load(index)
+            if connections < least {
+                best = index
+                least = connections
+            }
+        }
+        return best
+    }
+}
