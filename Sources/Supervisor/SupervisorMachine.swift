@@ -124,6 +124,16 @@ struct SupervisorMachine {
     /// Whether the node serves.
     var isServing: Bool { phase == .serving }
 
+    /// Whether the worker was started and is to say READY.
+    func isStarting(_ worker: UInt32) -> Bool {
+        if case .starting = places.first(where: { $0.state.worker == worker })?.state { true } else { false }
+    }
+
+    /// Whether the worker was told to end.
+    func isLeaving(_ worker: UInt32) -> Bool {
+        if case .leaving = places.first(where: { $0.state.worker == worker })?.state { true } else { false }
+    }
+
     /// The node's state in a word, for people.
     var stateName: StaticString {
         switch phase {

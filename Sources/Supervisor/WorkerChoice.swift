@@ -25,20 +25,22 @@ struct WorkerLoad: Equatable {
 struct WorkerChoice {
     private var turn = 0
 
-    /// The index of the worker to take; nil when there is none. `load` is asked once for each.
-    mutating func next(count: Int, load: (Int) -> UInt64) -> Int? {
+    /// The index of the worker to take; nil when there is none. `load` is asked once for each; nil: not that one.
+    mutating func next(count: Int, load: (Int) -> UInt64?) -> Int? {
         guard count > 0 else { return nil }
         turn = (turn + 1) % count
-        var best = turn
-        var least = load(turn)
-        for step in 1..<max(1, count) {
+        var best: Int?
+        var least = UInt64.max
+        for step in 0..<count {
             let index = (turn + step) % count
-            let connections = load(index)
-            if connections < least {
+            guard let connections = load(index) else { continue }
+            if best == nil || connections < least {
                 best = index
                 least = connections
             }
         }
+        // The next one's turn is behind the one that was taken, not behind one that was passed over.
+        if let best { turn = best }
         return best
     }
 }

@@ -76,6 +76,8 @@ import Testing
         for _ in 0..<30 { counts[choice.next(count: 3) { _ in 7 }!] += 1 }
         #expect(counts == [10, 10, 10])
         #expect(choice.next(count: 0) { _ in 0 } == nil)
+        #expect(choice.next(count: 3) { _ in nil } == nil)
+        #expect(choice.next(count: 3) { $0 == 1 ? 9 : nil } == 1)
         #expect(choice.next(count: 1) { _ in 0 } == 0)
     }
 

@@ -1,0 +1,127 @@
+// From accepted connections to workers: each connection gets its worker at once, and all of a turn go to it in one message
+// for each port (64 a message at most), at the end of the turn.
+//
+// While no worker serves, accepted connections wait here, a bounded number; the ports are paused meanwhile, so that all
+// others wait in the kernel's queue.
+//
+// Invariant: every descriptor is in exactly one batch, or in `waiting`, or sent, or closed.
+
+import Control
+import Reactor
+import Telemetry
+
+/// Hands connections to workers.
+final class ConnectionDispatcher: AfterTurn {
+    private struct Waiting {
+        var descriptor: Int32
+        var peer: PeerAddress
+        var listener: ListenerKind
+    }
+
+    private let loop: Loop
+    private let processes: ProcessTable
+    private let counters: Counters
+    private var choice = WorkerChoice()
+    private var waiting: [Waiting] = []
+
+    /// Connections that wait for a worker.
+    static let waitingMax = 1_024
+
+    init(_ loop: Loop, processes: ProcessTable, counters: Counters) {
+        self.loop = loop
+        self.processes = processes
+        self.counters = counters
+    }
+
+    /// Takes a new connection.
+    func dispatch(_ descriptor: consuming OwnedDescriptor, listener: ListenerKind) {
+        let address = SocketAddress.peer(of: descriptor.raw)
+        let peer = address.flatMap { PeerAddress(encoded: $0.encoded.span) } ?? .none
+        put(Waiting(descriptor: descriptor.take(), peer: peer, listener: listener))
+    }
+
+    private func put(_ connection: Waiting) {
+        let workers = processes.workers
+        let chosen = choice.next(count: workers.count) { workers[$0].isServing ? workers[$0].load.connections : nil }
+        guard let chosen else {
+            hold(connection)
+            return
+        }
+        let worker = workers[chosen]
+        worker.passed += 1
+        let batch = connection.listener.batchIndex
+        worker.batches[batch].descriptors.append(connection.descriptor)
+        worker.batches[batch].peers.append(connection.peer)
+        if worker.batches[batch].peers.count == ControlLimits.descriptorsMax { flush(worker, connection.listener) }
+        loop.afterTurn(self)
+    }
+
+    private func hold(_ connection: Waiting) {
+        if waiting.count < Self.waitingMax {
+            waiting.append(connection)
+        } else {
+            counters.add(.refusedByLimit)
+            _ = OwnedDescriptor(connection.descriptor)
+        }
+    }
+
+    /// A worker begins to serve: those that waited go to it.
+    func workerServes() {
+        let held = waiting
+        waiting = []
+        for connection in held { put(connection) }
+    }
+
+    /// A worker ended: what it was to get goes to others.
+    func workerEnded(_ worker: WorkerProcess) {
+        for listener in ListenerKind.allCases { takeBack(worker, listener) }
+    }
+
+    override func run() {
+        for worker in processes.workers {
+            for listener in ListenerKind.allCases { flush(worker, listener) }
+        }
+    }
+
+    private func flush(_ worker: WorkerProcess, _ listener: ListenerKind) {
+        let index = listener.batchIndex
+        guard !worker.batches[index].peers.isEmpty else { return }
+        let message = ControlMessage.accepted(listener: listener, acceptedAt: loop.now, peers: worker.batches[index].peers)
+        if worker.link.trySend(message, worker.batches[index].descriptors, taking: true) {
+            worker.batches[index] = ConnectionBatch()
+        } else {
+            worker.isServing = false
+            takeBack(worker, listener)
+        }
+    }
+
+    private func takeBack(_ worker: WorkerProcess, _ listener: ListenerKind) {
+        let batch = worker.batches[listener.batchIndex]
+        worker.batches[listener.batchIndex] = ConnectionBatch()
+        for index in batch.descriptors.indices {
+            put(Waiting(descriptor: batch.descriptors[index], peer: batch.peers[index], listener: listener))
+        }
+    }
+}
+
+extension ListenerKind {
+    fileprivate var batchIndex: Int { Int(rawValue) - 1 }
+
+    /// The label of the port's counters.
+    var label: PortLabel {
+        switch self {
+        case .proxy: .proxy
+        case .upstream: .upstream
+        case .admin: .admin
+        }
+    }
+
+    /// The port's name, for people.
+    var name: StaticString {
+        switch self {
+        case .proxy: "proxy"
+        case .upstream: "upstream"
+        case .admin: "admin"
+        }
+    }
+}
