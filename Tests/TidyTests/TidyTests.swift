@@ -26,9 +26,7 @@ enum Tree {
             guard let paths = FileManager.default.enumerator(atPath: start.path) else { continue }
             for case let path as String in paths {
                 let full = start.appendingPathComponent(path)
-                var isFolder: ObjCBool = false
-                FileManager.default.fileExists(atPath: full.path, isDirectory: &isFolder)
-                guard !isFolder.boolValue, !path.contains("__pycache__"), extensions.contains(full.pathExtension),
+                guard !path.contains("__pycache__"), extensions.contains(full.pathExtension),
                     let text = try? String(contentsOf: full, encoding: .utf8)
                 else { continue }
                 found.append(SourceFile(path: "\(folder)/\(path)", lines: text.split(separator: "\n", omittingEmptySubsequences: false)))
