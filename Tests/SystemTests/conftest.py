@@ -8,6 +8,8 @@ node's descriptors are back where they were, its log holds no unexpected error.
 import asyncio
 import itertools
 import os
+import socket
+import struct
 
 import pytest
 
@@ -151,6 +153,8 @@ class TcpStream:
         self.writer.write_eof()
 
     async def reset(self):
+        """A real RST: `abort` alone sends FIN when everything was read."""
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 

@@ -320,6 +320,7 @@ def test_agent_respects_windows(python_server, peers, real_agent, service, endpo
         assert not stream.chunks and stream.bytes_in == 262144
         await stream.give_window(1_000_000)
         assert len(await stream.read_to_end()) == 1_000_000 - 262144
+        await stream.finish()
     peers.call(ask())
 
 

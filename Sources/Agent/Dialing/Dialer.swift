@@ -42,8 +42,9 @@ final class Dialer {
     private let port: UInt16
     /// As found last; the address that connected last comes first.
     private var addresses: [SocketAddress]
-    /// When `addresses` were found; nil for a literal address, which never changes.
+    /// When `addresses` were found.
     private var resolvedAt: Instant?
+    /// No name has to be looked up: `addresses` stay as they are.
     private let isLiteral: Bool
     private var isResolving = false
     /// Dials that wait for the look-up in progress.
@@ -55,13 +56,10 @@ final class Dialer {
         self.host = host
         self.port = port
         target = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
-        if let literal = SocketAddress(address: host, port: port) {
-            addresses = [literal]
-            isLiteral = true
-        } else {
-            addresses = []
-            isLiteral = false
-        }
+        // RFC 6761 section 6.3: "localhost" is this machine, whatever a name server says.
+        let literals = host == "localhost" ? ["127.0.0.1", "::1"] : [host]
+        addresses = literals.compactMap { SocketAddress(address: $0, port: port) }
+        isLiteral = !addresses.isEmpty
     }
 
     /// Starts to connect; a `timeout` of zero means no limit. `completion` runs once, later, unless the dial is cancelled;
