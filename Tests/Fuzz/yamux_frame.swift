@@ -50,7 +50,7 @@ enum YamuxFuzz {
     private static func feed(_ run: Run, _ frames: [UInt8], seed: UInt8) {
         var state = UInt32(seed) &+ 1
         var start = 0
-        while start < frames.count {
+        while start < frames.count, run.session.failure == nil {
             state = state &* 1_664_525 &+ 1_013_904_223
             let most = seed < 100 ? 7 + frames.count / 2_000 : seed < 200 ? 100 + frames.count / 500 : 100_000
             let end = min(frames.count, start + 1 + Int(state >> 8) % most)

@@ -44,12 +44,15 @@ import Testing
     }
 
     @Test func keys() {
-        for key in ["dGhlIHNhbXBsZSBub25jZQ==", "AAAAAAAAAAAAAAAAAAAAAA==", "/////////////////////w==", "++++++++++++++++++++++=="] {
+        for key in [
+            "dGhlIHNhbXBsZSBub25jZQ==", "AAAAAAAAAAAAAAAAAAAAAA==", "/////////////////////w==", "++++++++++++++++++++++==",
+        ] {
             let isGood = key.last(where: { $0 != "=" })! != "+"
             #expect(WebSocketHandshake.isValidKey(key.utf8Span.span) == isGood, "\(key)")
         }
         for key in [
-            "", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ===", "dGhlIHNhbXBsZSBub25jZQAA", "dGhlIHNhbXBsZSBub25jZR==",
+            "", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ===", "dGhlIHNhbXBsZSBub25jZQAA",
+            "dGhlIHNhbXBsZSBub25jZR==",
             "dGhlIHNhbXBsZSBub25jZ===", "dGhlIHNhbXBsZSBub25j=Q==", "dGhlIHNhbXBsZSBub2 jZQ==", "dGhlIHNhbXBsZSBub25jZQ=A",
             "dGhlIHNhbXBsZSBub25-ZQ==", "Zm9v",
         ] {
@@ -83,14 +86,17 @@ import Testing
             Row(), Row(upgrade: "WebSocket"), Row(upgrade: "h2c, \tWEBSOCKET "),
             Row(upgrade: "", refusal: .notWebSocket), Row(upgrade: "h2c", refusal: .notWebSocket),
             Row(upgrade: "websockets", refusal: .notWebSocket), Row(option: false, refusal: .notWebSocket),
-            Row(version: "", refusal: .badVersion), Row(version: "8", refusal: .badVersion), Row(version: "013", refusal: .badVersion),
+            Row(version: "", refusal: .badVersion), Row(version: "8", refusal: .badVersion),
+            Row(version: "013", refusal: .badVersion),
             Row(version: "13, 8", refusal: .badVersion), Row(key: "", refusal: .badKey), Row(key: "Zm9v", refusal: .badKey),
             // Row 17 of the security tests: a page of another site.
             Row(origin: "http://example.com:8001"), Row(origin: "HTTPS://Example.COM:8001"),
             Row(origin: "http://evil", refusal: .crossOrigin), Row(origin: "http://example.com", refusal: .crossOrigin),
             Row(origin: "null", refusal: .crossOrigin), Row(origin: "://example.com:8001", refusal: .crossOrigin),
-            Row(origin: "http://example.com:8001/", refusal: .crossOrigin), Row(origin: "http:example.com:8001", refusal: .crossOrigin),
-            Row(origin: "http://a@example.com:8001", refusal: .crossOrigin), Row(origin: "http://", host: "", refusal: .crossOrigin),
+            Row(origin: "http://example.com:8001/", refusal: .crossOrigin),
+            Row(origin: "http:example.com:8001", refusal: .crossOrigin),
+            Row(origin: "http://a@example.com:8001", refusal: .crossOrigin),
+            Row(origin: "http://", host: "", refusal: .crossOrigin),
             Row(origin: "http:", refusal: .crossOrigin), Row(origin: ":", refusal: .crossOrigin),
         ]
         for row in rows {
@@ -113,7 +119,8 @@ import Testing
             var good = false
         }
         let rows: [Row] = [
-            Row(good: true), Row(upgrade: "WebSocket", good: true), Row(upgrade: "h2c, websocket"), Row(upgrade: ""), Row(option: false),
+            Row(good: true), Row(upgrade: "WebSocket", good: true), Row(upgrade: "h2c, websocket"), Row(upgrade: ""),
+            Row(option: false),
             Row(accept: ""), Row(accept: "s3pPLMBiTxaQ9kYGzzhZRbK+xOo"), Row(accept: "s3pplmbitxaq9kygzzhzrbk+xoo="),
             Row(accept: "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=="), Row(extensions: "permessage-deflate"), Row(subprotocol: "chat"),
         ]

@@ -101,19 +101,31 @@ private let long = (0..<300).map { UInt8(truncatingIfNeeded: $0 &* 7) }
 
 private let goodRows: [WebSocketRow] = [
     WebSocketRow(name: "binary", input: webSocketFrame(0x82, [1, 2, 3]), log: [.data([1, 2, 3])]),
-    WebSocketRow(name: "masked binary", masked: true, input: webSocketFrame(0x82, [1, 2, 3, 4, 5, 6, 7], mask: key), log: [.data([1, 2, 3, 4, 5, 6, 7])]),
-    WebSocketRow(name: "masked with zeros", masked: true, input: webSocketFrame(0x82, [1, 2, 3], mask: [0, 0, 0, 0]), log: [.data([1, 2, 3])]),
+    WebSocketRow(
+        name: "masked binary", masked: true, input: webSocketFrame(0x82, [1, 2, 3, 4, 5, 6, 7], mask: key),
+        log: [.data([1, 2, 3, 4, 5, 6, 7])]),
+    WebSocketRow(
+        name: "masked with zeros", masked: true, input: webSocketFrame(0x82, [1, 2, 3], mask: [0, 0, 0, 0]),
+        log: [.data([1, 2, 3])]),
     // RFC 6455 section 5.7.
-    WebSocketRow(name: "masked ping of the RFC", masked: true, input: [0x89, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58], log: [.ping(Array("Hello".utf8))]),
-    WebSocketRow(name: "ping of the RFC", input: [0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f], log: [.ping(Array("Hello".utf8))]),
+    WebSocketRow(
+        name: "masked ping of the RFC", masked: true,
+        input: [0x89, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58], log: [.ping(Array("Hello".utf8))]),
+    WebSocketRow(
+        name: "ping of the RFC", input: [0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f], log: [.ping(Array("Hello".utf8))]),
     WebSocketRow(name: "pong", input: webSocketFrame(0x8a, []), log: [.pong([])]),
-    WebSocketRow(name: "longest ping", masked: true, input: webSocketFrame(0x89, Array(long[0..<125]), mask: key), log: [.ping(Array(long[0..<125]))]),
+    WebSocketRow(
+        name: "longest ping", masked: true, input: webSocketFrame(0x89, Array(long[0..<125]), mask: key),
+        log: [.ping(Array(long[0..<125]))]),
     WebSocketRow(name: "16-bit length", masked: true, input: webSocketFrame(0x82, long, mask: key), log: [.data(long)]),
     WebSocketRow(name: "length 126", input: webSocketFrame(0x82, Array(long[0..<126])), log: [.data(Array(long[0..<126]))]),
-    WebSocketRow(name: "empty messages", input: webSocketFrame(0x82, []) + webSocketFrame(0x82, []) + webSocketFrame(0x82, [1]), log: [.data([1])]),
+    WebSocketRow(
+        name: "empty messages", input: webSocketFrame(0x82, []) + webSocketFrame(0x82, []) + webSocketFrame(0x82, [1]),
+        log: [.data([1])]),
     WebSocketRow(
         name: "fragments", masked: true,
-        input: webSocketFrame(0x02, [1, 2], mask: key) + webSocketFrame(0x00, [], mask: key) + webSocketFrame(0x00, [3], mask: key)
+        input: webSocketFrame(0x02, [1, 2], mask: key) + webSocketFrame(0x00, [], mask: key)
+            + webSocketFrame(0x00, [3], mask: key)
             + webSocketFrame(0x80, [4, 5], mask: [1, 2, 3, 4]) + webSocketFrame(0x82, [6], mask: key),
         log: [.data([1, 2, 3, 4, 5, 6])]),
     WebSocketRow(
@@ -123,14 +135,22 @@ private let goodRows: [WebSocketRow] = [
         log: [.data([1]), .ping([9]), .data([2]), .pong([8]), .data([3])]),
     WebSocketRow(name: "close without a code", input: webSocketFrame(0x88, []), log: [.close(nil, [])]),
     WebSocketRow(name: "close", masked: true, input: webSocketFrame(0x88, [3, 0xe8], mask: key), log: [.close(1000, [])]),
-    WebSocketRow(name: "close with a reason", input: webSocketFrame(0x88, [3, 0xe9] + Array("Auf Wiedersehen, schöne Welt".utf8)), log: [.close(1001, Array("Auf Wiedersehen, schöne Welt".utf8))]),
-    WebSocketRow(name: "close between fragments, then anything", input: webSocketFrame(0x02, [1]) + webSocketFrame(0x88, [0x0f, 0xa0]) + [0xff, 0xff, 0xff], log: [.data([1]), .close(4000, [])]),
+    WebSocketRow(
+        name: "close with a reason", input: webSocketFrame(0x88, [3, 0xe9] + Array("Auf Wiedersehen, schöne Welt".utf8)),
+        log: [.close(1001, Array("Auf Wiedersehen, schöne Welt".utf8))]),
+    WebSocketRow(
+        name: "close between fragments, then anything",
+        input: webSocketFrame(0x02, [1]) + webSocketFrame(0x88, [0x0f, 0xa0]) + [0xff, 0xff, 0xff],
+        log: [.data([1]), .close(4000, [])]),
 ]
 
-private func violation(_ error: WebSocketError, _ name: String, masked: Bool = false, _ input: [UInt8], after log: [WebSocketLogEntry] = []) -> WebSocketRow {
+private func violation(
+    _ error: WebSocketError, _ name: String, masked: Bool = false, _ input: [UInt8], after log: [WebSocketLogEntry] = []
+) -> WebSocketRow {
     WebSocketRow(name: "\(error): \(name)", masked: masked, input: input, log: log + [.failed(error)])
 }
 
+// Row 18 of the security tests.
 private let badRows: [WebSocketRow] =
     [
         violation(.textMessage, "text", webSocketFrame(0x81, [65])),
@@ -147,8 +167,11 @@ private let badRows: [WebSocketRow] =
         violation(.badControlFrame, "close in pieces", webSocketFrame(0x08, [])),
         violation(.badControlFrame, "ping of 126", webSocketFrame(0x89, Array(long[0..<126]))),
         violation(.badContinuation, "of nothing", webSocketFrame(0x80, [1])),
-        violation(.badContinuation, "after the end", webSocketFrame(0x82, [1]) + webSocketFrame(0x00, [1]), after: [.data([1])]),
-        violation(.badContinuation, "a message in a message", webSocketFrame(0x02, [1]) + webSocketFrame(0x82, [2]), after: [.data([1])]),
+        violation(
+            .badContinuation, "after the end", webSocketFrame(0x82, [1]) + webSocketFrame(0x00, [1]), after: [.data([1])]),
+        violation(
+            .badContinuation, "a message in a message", webSocketFrame(0x02, [1]) + webSocketFrame(0x82, [2]),
+            after: [.data([1])]),
         violation(.badLength, "125 in 16 bits", webSocketFrame(0x82, Array(long[0..<125]), lengthForm: 16)),
         violation(.badLength, "0 in 16 bits", webSocketFrame(0x82, [], lengthForm: 16)),
         violation(.badLength, "300 in 64 bits", webSocketFrame(0x82, long, lengthForm: 64)),
@@ -160,7 +183,9 @@ private let badRows: [WebSocketRow] =
         violation(.badCloseReason, "not UTF-8", webSocketFrame(0x88, [3, 0xe8, 0xc3, 0x28])),
         violation(.badCloseReason, "cut UTF-8", webSocketFrame(0x88, [3, 0xe8, 0xc3])),
     ]
-    + ([3, 4, 5, 6, 7, 11, 12, 13, 14, 15] as [UInt8]).map { violation(.reservedOpcode, "\($0)", webSocketFrame(0x80 | $0, [])) }
+    + ([3, 4, 5, 6, 7, 11, 12, 13, 14, 15] as [UInt8]).map {
+        violation(.reservedOpcode, "\($0)", webSocketFrame(0x80 | $0, []))
+    }
     + ([0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] as [UInt16]).map {
         violation(.badCloseCode, "\($0)", webSocketFrame(0x88, [UInt8($0 >> 8), UInt8($0 & 255)]))
     }
@@ -222,7 +247,8 @@ private let badRows: [WebSocketRow] =
                 let step = Int.random(in: 1...255, using: &random)
                 let payload = (0..<Int.random(in: 0...most, using: &random)).map { UInt8(truncatingIfNeeded: $0 &* step) }
                 let mask = masked ? UInt32.random(in: 0...UInt32.max, using: &random) : nil
-                WebSocketEncoder.write(kind < 8 ? .binary : kind == 8 ? .ping : .pong, payload: payload.span, maskKey: mask, into: &wire)
+                WebSocketEncoder.write(
+                    kind < 8 ? .binary : kind == 8 ? .ping : .pong, payload: payload.span, maskKey: mask, into: &wire)
                 if kind >= 8 {
                     expected.append(kind == 8 ? .ping(payload) : .pong(payload))
                 } else if case .data(let before) = expected.last {

@@ -199,7 +199,9 @@ import Testing
         var used: Set<UInt32> = []
         var latest: UInt32 = 1
         for _ in 0..<6_000 {
-            let ordinal = Int(latest / 2) + Int.random(in: -1_100...(Int.random(in: 0..<50, using: &random) == 0 ? 2_000 : 3), using: &random)
+            let ordinal =
+                Int(latest / 2)
+                + Int.random(in: -1_100...(Int.random(in: 0..<50, using: &random) == 0 ? 2_000 : 3), using: &random)
             guard ordinal >= 0 else { continue }
             let number = UInt32(ordinal) * 2 + 1
             let isOld = Int(latest / 2) - ordinal >= YamuxNumberHistory.depth

@@ -180,6 +180,22 @@ import Testing
         #expect(harness.session.streamCount == 0)
     }
 
+    // Row 33 of the security tests: an agent that never gives window back.
+    @Test func aStalledPeerHoldsUpOnlyWhatItStalls() {
+        let harness = YamuxHarness(.server)
+        for _ in 0..<200 {
+            let id = harness.open()
+            _ = harness.send(id, [UInt8](repeating: 0, count: 262_144))
+            #expect(harness.session.sendWindow(id) == 0)
+        }
+        harness.feed(yamuxFrame(1, yamuxACK, 400, 0) + yamuxFrame(1, 0, 400, 5))
+        #expect(harness.log == [.writable(400)])
+        #expect(harness.session.sendWindow(harness.names[400]!) == 5)
+        #expect(harness.session.sendWindow(harness.open()) == 262_144)
+        #expect(harness.pass(.seconds(74)) == [])
+        #expect(harness.tick(after: .seconds(1)).error == .openTimeout, "an agent that does not even accept")
+    }
+
     @Test func callersMistakesTrap() async {
         await #expect(processExitsWith: .failure) {
             let harness = YamuxHarness(.server)

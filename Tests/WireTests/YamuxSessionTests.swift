@@ -47,19 +47,30 @@ private let goodRows: [YamuxRow] = [
         name: "numbers out of order", input: yamuxFrame(1, yamuxSYN, 6, 0) + yamuxFrame(1, yamuxSYN, 2, 0),
         log: [.opened(6), .opened(2)], output: yamuxFrame(1, yamuxACK, 6, 0) + accepted),
     YamuxRow(
-        name: "reset by the peer", input: yamuxFrame(1, yamuxSYN, 2, 0) + yamuxFrame(1, yamuxRST, 2, 0) + yamuxFrame(1, 0, 2, 5),
+        name: "reset by the peer",
+        input: yamuxFrame(1, yamuxSYN, 2, 0) + yamuxFrame(1, yamuxRST, 2, 0) + yamuxFrame(1, 0, 2, 5),
         log: [.opened(2), .reset(2)], output: accepted),
     YamuxRow(
-        name: "reset as a data frame, with FIN", input: yamuxFrame(1, yamuxSYN, 2, 0) + yamuxFrame(0, yamuxRST | yamuxFIN, 2, 0),
+        name: "reset as a data frame, with FIN",
+        input: yamuxFrame(1, yamuxSYN, 2, 0) + yamuxFrame(0, yamuxRST | yamuxFIN, 2, 0),
         log: [.opened(2), .reset(2)], output: accepted),
     YamuxRow(
-        name: "refused open", role: .server, prepare: { $0.open(); _ = $0.takeOutput() },
+        name: "refused open", role: .server,
+        prepare: {
+            $0.open(); _ = $0.takeOutput()
+        },
         input: yamuxFrame(1, yamuxRST, 2, 0), log: [.reset(2)]),
     YamuxRow(
-        name: "accepted with data", role: .server, prepare: { $0.open(); _ = $0.takeOutput() },
+        name: "accepted with data", role: .server,
+        prepare: {
+            $0.open(); _ = $0.takeOutput()
+        },
         input: yamuxData(2, [5, 6], flags: yamuxACK) + yamuxFrame(1, yamuxFIN, 2, 0), log: [.data(2, [5, 6]), .ended(2)]),
     YamuxRow(
-        name: "data without an accept", role: .server, prepare: { $0.open(); _ = $0.takeOutput() },
+        name: "data without an accept", role: .server,
+        prepare: {
+            $0.open(); _ = $0.takeOutput()
+        },
         input: yamuxData(2, [5], flags: yamuxFIN), log: [.data(2, [5]), .ended(2)]),
     YamuxRow(
         name: "window that was used up", role: .server,
@@ -83,38 +94,52 @@ private let goodRows: [YamuxRow] = [
             harness.session.finish(id)
             _ = harness.takeOutput()
         },
-        input: yamuxFrame(1, yamuxACK, 2, 10) + yamuxData(2, [4]) + yamuxFrame(1, yamuxFIN, 2, 0), log: [.data(2, [4]), .ended(2)]),
+        input: yamuxFrame(1, yamuxACK, 2, 10) + yamuxData(2, [4]) + yamuxFrame(1, yamuxFIN, 2, 0),
+        log: [.data(2, [4]), .ended(2)]),
     YamuxRow(
         name: "pings", input: yamuxFrame(2, yamuxSYN, 0, 7) + yamuxFrame(2, yamuxSYN, 0, .max), log: [],
         output: yamuxFrame(2, yamuxACK, 0, 7) + yamuxFrame(2, yamuxACK, 0, .max)),
     YamuxRow(
-        name: "answer to our ping", prepare: { _ = $0.tick(); _ = $0.tick(after: .seconds(30)); _ = $0.takeOutput() },
+        name: "answer to our ping",
+        prepare: {
+            _ = $0.tick(); _ = $0.tick(after: .seconds(30)); _ = $0.takeOutput()
+        },
         input: yamuxFrame(2, yamuxACK, 0, 1), log: [.pong]),
     YamuxRow(name: "answer to no ping", input: yamuxFrame(2, yamuxACK, 0, 1), log: []),
     YamuxRow(
-        name: "go away, then worse", input: yamuxFrame(3, 0, 0, 0) + yamuxFrame(3, 0, 0, 0) + yamuxFrame(3, 0, 0, 2) + yamuxFrame(3, 0, 0, 77),
+        name: "go away, then worse",
+        input: yamuxFrame(3, 0, 0, 0) + yamuxFrame(3, 0, 0, 0) + yamuxFrame(3, 0, 0, 2) + yamuxFrame(3, 0, 0, 77),
         log: [.goAway(0), .goAway(2), .goAway(77)]),
     YamuxRow(
         name: "frames for streams that never were",
-        input: yamuxData(1, [1, 2, 3]) + yamuxFrame(1, 0, 8, 99) + yamuxFrame(1, yamuxFIN, 8, 0) + yamuxFrame(1, yamuxRST, 8, 0)
+        input: yamuxData(1, [1, 2, 3]) + yamuxFrame(1, 0, 8, 99) + yamuxFrame(1, yamuxFIN, 8, 0)
+            + yamuxFrame(1, yamuxRST, 8, 0)
             + yamuxFrame(2, yamuxSYN, 0, 1),
         log: [], output: yamuxFrame(2, yamuxACK, 0, 1)),
     YamuxRow(
         name: "data after the end is dropped",
-        input: yamuxFrame(1, yamuxSYN, 2, 0) + yamuxFrame(1, yamuxFIN, 2, 0) + yamuxData(2, [1, 2]) + yamuxFrame(1, yamuxSYN, 4, 0),
+        input: yamuxFrame(1, yamuxSYN, 2, 0) + yamuxFrame(1, yamuxFIN, 2, 0) + yamuxData(2, [1, 2])
+            + yamuxFrame(1, yamuxSYN, 4, 0),
         log: [.opened(2), .ended(2), .opened(4)], output: accepted + yamuxFrame(1, yamuxACK, 4, 0)),
     YamuxRow(
         name: "a server opens streams only itself", role: .server,
-        input: yamuxFrame(1, yamuxSYN, 1, 0) + yamuxData(3, [1, 2], flags: yamuxSYN) + yamuxData(3, [3]) + yamuxFrame(2, yamuxSYN, 0, 1),
+        input: yamuxFrame(1, yamuxSYN, 1, 0) + yamuxData(3, [1, 2], flags: yamuxSYN) + yamuxData(3, [3])
+            + yamuxFrame(2, yamuxSYN, 0, 1),
         log: [], output: yamuxFrame(1, yamuxRST, 1, 0) + yamuxFrame(1, yamuxRST, 3, 0) + yamuxFrame(2, yamuxACK, 0, 1)),
     YamuxRow(
         name: "a server that lets the peer open", role: .server, acceptsStreams: true, input: yamuxFrame(1, yamuxSYN, 1, 0),
         log: [.opened(1)], output: yamuxFrame(1, yamuxACK, 1, 0)),
     YamuxRow(
-        name: "open after our go-away", prepare: { $0.session.goAway(.normal); _ = $0.takeOutput() },
+        name: "open after our go-away",
+        prepare: {
+            $0.session.goAway(.normal); _ = $0.takeOutput()
+        },
         input: yamuxData(2, [1], flags: yamuxSYN) + yamuxData(2, [2]), log: [], output: yamuxFrame(1, yamuxRST, 2, 0)),
     YamuxRow(
-        name: "number too old to know", prepare: { $0.feed(yamuxFrame(1, yamuxSYN, 4_000, 0)); _ = $0.takeOutput(); $0.log = [] },
+        name: "number too old to know",
+        prepare: {
+            $0.feed(yamuxFrame(1, yamuxSYN, 4_000, 0)); _ = $0.takeOutput(); $0.log = []
+        },
         input: yamuxFrame(1, yamuxSYN, 2, 0), log: [], output: yamuxFrame(1, yamuxRST, 2, 0)),
 ]
 
@@ -124,7 +149,10 @@ private func violation(
     prepare: @escaping @Sendable (YamuxHarness) -> Void = { _ in }, _ input: [UInt8]
 ) -> YamuxRow {
     YamuxRow(
-        name: "\(error): \(name)", role: role, prepare: { prepare($0); _ = $0.takeOutput(); $0.log = [] }, input: input,
+        name: "\(error): \(name)", role: role,
+        prepare: {
+            prepare($0); _ = $0.takeOutput(); $0.log = []
+        }, input: input,
         log: log + [.failed(error)], output: yamuxFrame(3, 0, 0, 1))
 }
 
@@ -152,13 +180,26 @@ private let badRows: [YamuxRow] = [
     violation(.wrongParity, "server hears an even open", role: .server, yamuxFrame(1, yamuxSYN, 2, 0)),
     violation(.numberReused, "while it lives", prepare: openTwo, yamuxFrame(1, yamuxSYN, 2, 0)),
     violation(
-        .numberReused, "after its reset", prepare: { openTwo($0); $0.session.reset($0.names[2]!) }, yamuxFrame(1, yamuxSYN, 2, 0)),
+        .numberReused, "after its reset",
+        prepare: {
+            openTwo($0); $0.session.reset($0.names[2]!)
+        }, yamuxFrame(1, yamuxSYN, 2, 0)),
     violation(
-        .numberReused, "long-lived and old", prepare: { openTwo($0); $0.feed(yamuxFrame(1, yamuxSYN, 4_000, 0)) },
+        .numberReused, "long-lived and old",
+        prepare: {
+            openTwo($0); $0.feed(yamuxFrame(1, yamuxSYN, 4_000, 0))
+        },
         yamuxFrame(1, yamuxSYN, 2, 0)),
-    violation(.endedTwice, "FIN and FIN", prepare: { openTwo($0); $0.feed(yamuxFrame(1, yamuxFIN, 2, 0)) }, yamuxFrame(1, yamuxFIN, 2, 0)),
     violation(
-        .endedTwice, "FIN and data with FIN", prepare: { openTwo($0); $0.feed(yamuxFrame(1, yamuxFIN, 2, 0)) },
+        .endedTwice, "FIN and FIN",
+        prepare: {
+            openTwo($0); $0.feed(yamuxFrame(1, yamuxFIN, 2, 0))
+        }, yamuxFrame(1, yamuxFIN, 2, 0)),
+    violation(
+        .endedTwice, "FIN and data with FIN",
+        prepare: {
+            openTwo($0); $0.feed(yamuxFrame(1, yamuxFIN, 2, 0))
+        },
         yamuxData(2, [1], flags: yamuxFIN)),
     // Row 30 of the security tests: the open carries more than the window.
     violation(.receiveWindowExceeded, "open with too much data", yamuxFrame(0, yamuxSYN, 2, 262_145)),
@@ -167,7 +208,9 @@ private let badRows: [YamuxRow] = [
     violation(.receiveWindowExceeded, "more than the window", prepare: openTwo, yamuxFrame(0, 0, 2, 262_145)),
     violation(
         .receiveWindowExceeded, "one byte more than was left",
-        prepare: { openTwo($0); $0.feed(yamuxData(2, [UInt8](repeating: 0, count: 262_144))) }, yamuxFrame(0, 0, 2, 1)),
+        prepare: {
+            openTwo($0); $0.feed(yamuxData(2, [UInt8](repeating: 0, count: 262_144)))
+        }, yamuxFrame(0, 0, 2, 1)),
     violation(.receiveWindowExceeded, "unknown stream", yamuxFrame(0, 0, 8, 262_145)),
     // Row 31: window updates that add up to more than a window can be.
     violation(.sendWindowOverflow, "at once", prepare: openTwo, yamuxFrame(1, 0, 2, .max)),

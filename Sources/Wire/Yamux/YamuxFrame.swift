@@ -86,6 +86,16 @@ struct YamuxHeaderReader {
     /// Takes bytes from `offset` on; nil when they end before the header does.
     @inline(__always)
     mutating func next(_ bytes: Span<UInt8>, at offset: inout Int) -> YamuxHeader? {
+        if count == 0 && bytes.count - offset >= YamuxHeader.byteCount {
+            // All of it is there, as nearly always: one check of the bounds instead of twelve.
+            let whole = bytes.extracting(offset..<offset + YamuxHeader.byteCount)
+            offset += YamuxHeader.byteCount
+            var first: UInt64 = 0
+            for index in 0..<8 { first = first << 8 | UInt64(whole[index]) }
+            var last: UInt32 = 0
+            for index in 8..<12 { last = last << 8 | UInt32(whole[index]) }
+            return YamuxHeader(first: first, last: last)
+        }
         while offset < bytes.count {
             let byte = bytes[offset]
             offset += 1

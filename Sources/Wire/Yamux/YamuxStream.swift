@@ -80,7 +80,8 @@ enum YamuxStreamState: UInt8, CaseIterable {
 
         case (.openingFinished, .acknowledge): .finished
         case (.openingFinished, .open), (.openingFinished, .accept), (.openingFinished, .finish),
-            (.openingFinished, .end): nil
+            (.openingFinished, .end):
+            nil
 
         case (.open, .acknowledge): .open
         case (.open, .finish): .finished
@@ -104,7 +105,8 @@ enum YamuxStreamState: UInt8, CaseIterable {
         switch (list, self) {
         case (.unacknowledged, .opening), (.unacknowledged, .openingFinished): true
         case (.unacknowledged, .free), (.unacknowledged, .open), (.unacknowledged, .finished),
-            (.unacknowledged, .ended): false
+            (.unacknowledged, .ended):
+            false
         case (.halfClosed, .finished), (.halfClosed, .openingFinished): true
         case (.halfClosed, .free), (.halfClosed, .opening), (.halfClosed, .open), (.halfClosed, .ended): false
         }
