@@ -12,18 +12,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#include <sanitizer/asan_interface.h>
-#define POISON(address, length) ASAN_POISON_MEMORY_REGION(address, length)
-#define UNPOISON(address, length) ASAN_UNPOISON_MEMORY_REGION(address, length)
-#endif
-#endif
-#ifndef POISON
-#define POISON(address, length) ((void)(address), (void)(length))
-#define UNPOISON(address, length) ((void)(address), (void)(length))
-#endif
-
 #define SLAB_CHUNKS 16u
 #define SLAB_BYTES (SLAB_CHUNKS * CHUNK_SIZE)
 #define SLABS_EMPTY_KEPT 4u

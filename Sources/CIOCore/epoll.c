@@ -181,24 +181,11 @@ static void stream_receive(cio_loop *loop, struct slot *slot) {
 }
 
 static void stream_service(cio_loop *loop, struct slot *slot) {
-    if (slot->flags & (SLOT_FAILED | SLOT_ZOMBIE)) return;
-    if (slot->error != 0 && (slot->flags & SLOT_CONNECTING) != 0) {
-        stream_connected(loop, slot, slot->error);
-        return;
-    }
-    if (slot->flags & SLOT_CONNECT_DONE) stream_connected(loop, slot, 0);
+    if (!stream_service_connect(loop, slot)) return;
     stream_transmit(loop, slot);
     /* A failed send leaves input to be looked at, whatever the last edge said. */
     if (slot->flags & SLOT_WRITE_BROKEN) slot->flags |= SLOT_READABLE;
     stream_settle(loop, slot);
-}
-
-static void connect_check(cio_loop *loop, struct slot *slot) {
-    int error = 0;
-    socklen_t length = sizeof error;
-    if (getsockopt(slot->descriptor, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
-    loop->counters.system_calls++;
-    stream_connected(loop, slot, -error);
 }
 
 /* What the edges since the last look mean. */
@@ -207,7 +194,7 @@ static void stream_edges(cio_loop *loop, struct slot *slot, uint32_t edges) {
     if (edges & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) slot->flags |= SLOT_HUNG_UP;
     if (edges & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) slot->flags |= SLOT_READABLE;
     if ((edges & (EPOLLOUT | EPOLLERR | EPOLLHUP)) == 0) return;
-    if (slot->flags & SLOT_CONNECTING) connect_check(loop, slot);
+    if (slot->flags & SLOT_CONNECTING) stream_connect_check(loop, slot);
     if (slot->flags & SLOT_BLOCKED) {
         slot->flags &= ~(uint32_t)SLOT_BLOCKED;
         stream_transmit(loop, slot);

@@ -17,6 +17,19 @@
 
 #include <sys/uio.h>
 
+/* Memory that nobody may look at just now: a read of it is a bug that AddressSanitizer then reports. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#define POISON(address, length) ASAN_POISON_MEMORY_REGION(address, length)
+#define UNPOISON(address, length) ASAN_UNPOISON_MEMORY_REGION(address, length)
+#endif
+#endif
+#ifndef POISON
+#define POISON(address, length) ((void)(address), (void)(length))
+#define UNPOISON(address, length) ((void)(address), (void)(length))
+#endif
+
 #define NONE UINT32_MAX
 /* The most events that servicing one slot makes; a turn stops when less room is left. */
 #define EVENTS_PER_SLOT 8u
@@ -250,6 +263,10 @@ void output_drop(cio_loop *loop, struct slot *slot);
 
 /* The connect has ended: 0 or -errno. */
 void stream_connected(cio_loop *loop, struct slot *slot, int error);
+/* At the start of a service: reports a connect that ended at once. False when the stream is over. */
+bool stream_service_connect(cio_loop *loop, struct slot *slot);
+/* Asks the socket how its connect ended, and reports it. */
+void stream_connect_check(cio_loop *loop, struct slot *slot);
 /* The kernel took `length` bytes of the output. */
 void stream_sent(cio_loop *loop, struct slot *slot, size_t length);
 /* Sending failed with -errno. */

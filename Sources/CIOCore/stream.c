@@ -220,7 +220,22 @@ void stream_connected(cio_loop *loop, struct slot *slot, int error) {
     }
     slot->flags &= ~(uint32_t)(SLOT_CONNECTING | SLOT_CONNECT_DONE);
     if (!(slot->flags & SLOT_CLOSED)) event_add(loop, slot, CIO_EVENT_CONNECTED, 0);
-    if (slot->output.pending > 0) slot_touch(loop, slot);
+    slot_touch(loop, slot);
+}
+
+bool stream_service_connect(cio_loop *loop, struct slot *slot) {
+    if (stream_is_over(slot)) return false;
+    if (slot->error != 0 && (slot->flags & SLOT_CONNECTING) != 0) stream_connected(loop, slot, slot->error);
+    else if (slot->flags & SLOT_CONNECT_DONE) stream_connected(loop, slot, 0);
+    return !stream_is_over(slot);
+}
+
+void stream_connect_check(cio_loop *loop, struct slot *slot) {
+    int error = 0;
+    socklen_t length = sizeof error;
+    if (getsockopt(slot->descriptor, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+    loop->counters.system_calls++;
+    stream_connected(loop, slot, -error);
 }
 
 void stream_sent(cio_loop *loop, struct slot *slot, size_t length) {
