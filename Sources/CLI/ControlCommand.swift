@@ -1,6 +1,6 @@
 // The commands that ask a server on this machine over its control socket: one line of JSON there, one line back.
 //
-//     {"command":"info"}  ->  {"ok":true,"result":{…}}  or  {"ok":false,"error":"…"}
+//     {"command":"info"}  ->  {…}, the answer itself, or {"error":"…"}
 internal import Config
 internal import Memory
 internal import Reactor
@@ -49,7 +49,8 @@ enum ControlCommand {
         } catch {
             throw CommandFailure("the answer is not JSON; is this a server's control socket?")
         }
-        if answer["ok"] == .bool(true), let result = answer["result"] { return result }
-        throw CommandFailure(answer["error"]?.string ?? "the answer has neither a result nor an error")
+        if let error = answer["error"]?.string { throw CommandFailure(error) }
+        guard case .object = answer else { throw CommandFailure("the answer is no JSON object") }
+        return answer
     }
 }
