@@ -84,7 +84,8 @@ public struct ByteBuffer: ~Copyable {
         tail += length
     }
 
-    /// Appends the UTF-8 bytes of a string.
+    /// Appends the UTF-8 bytes of a string. Disfavored, so that a literal takes the way above.
+    @_disfavoredOverload
     public mutating func append(_ text: String) {
         append(text.utf8Span.span)
     }

@@ -1,3 +1,5 @@
+// The searches and comparisons of Memory against plain loops.
+
 import Memory
 import Testing
 

@@ -75,7 +75,8 @@ func decodeChunks(_ text: String, limits: ChunkLimits = ChunkLimits()) -> ChunkO
         // Sizes.
         ChunkRow("\r\n", nil), ChunkRow("0x5\r\nhello\r\n", nil), ChunkRow("0_2e\r\n", nil), ChunkRow("+5\r\nhello\r\n", nil),
         ChunkRow("-1\r\n", nil), ChunkRow(" 5\r\nhello\r\n", nil), ChunkRow("5 \r\nhello\r\n", nil), ChunkRow("5\t\r\nhello\r\n", nil),
-        ChunkRow("g\r\n", nil), ChunkRow("00000000000000005\r\nhello\r\n0\r\n\r\n", nil), ChunkRow("5,\r\n", nil), ChunkRow("5\u{0}\r\n", nil),
+        ChunkRow("g\r\n", nil), ChunkRow("00000000000000005\r\nhello\r\n0\r\n\r\n", nil), ChunkRow("5,\r\n", nil),
+        ChunkRow("5\u{0}\r\n", nil),
         // Line ends.
         ChunkRow("5\nhello\r\n0\r\n\r\n", nil), ChunkRow("5\rhello\r\n0\r\n\r\n", nil), ChunkRow("5\r\r\nhello\r\n0\r\n\r\n", nil),
         ChunkRow("5\r\nhello\n0\r\n\r\n", nil), ChunkRow("5\r\nhello0\r\n\r\n", nil), ChunkRow("5\r\nhello\r0\r\n\r\n", nil),
@@ -83,13 +84,17 @@ func decodeChunks(_ text: String, limits: ChunkLimits = ChunkLimits()) -> ChunkO
         ChunkRow("0\n\r\n", nil), ChunkRow("0\r\n\r\r", nil),
         // Extensions.
         ChunkRow("1;\r\nx\r\n0\r\n\r\n", nil), ChunkRow("1;;\r\n", nil), ChunkRow("1;a;\r\n", nil), ChunkRow("1;a=\r\n", nil),
-        ChunkRow("1;=b\r\n", nil), ChunkRow("1; a\r\n", nil), ChunkRow("1 ;a\r\n", nil), ChunkRow("1;a =b\r\n", nil), ChunkRow("1;a= b\r\n", nil),
+        ChunkRow("1;=b\r\n", nil), ChunkRow("1; a\r\n", nil), ChunkRow("1 ;a\r\n", nil), ChunkRow("1;a =b\r\n", nil),
+        ChunkRow("1;a= b\r\n", nil),
         ChunkRow("1;a=b c\r\n", nil), ChunkRow("1;a\u{0}\r\n", nil), ChunkRow("1;a=\"\u{1}\"\r\n", nil), ChunkRow("1;a=\"b\"c\r\n", nil),
-        ChunkRow("1;a=\"b\r\n", nil), ChunkRow("1;a=\"\\\r\n", nil), ChunkRow("1;a=\"\u{7f}\"\r\n", nil), ChunkRow("1;a\n", nil), ChunkRow("1;a\r;\n", nil),
+        ChunkRow("1;a=\"b\r\n", nil), ChunkRow("1;a=\"\\\r\n", nil), ChunkRow("1;a=\"\u{7f}\"\r\n", nil), ChunkRow("1;a\n", nil),
+        ChunkRow("1;a\r;\n", nil),
         ChunkRow("1;\u{e4}\r\n", nil), ChunkRow("1;a==b\r\n", nil), ChunkRow("1;a=b=c\r\n", nil),
         // Trailers.
-        ChunkRow("0\r\nX : 1\r\n\r\n", nil), ChunkRow("0\r\n X: 1\r\n\r\n", nil), ChunkRow("0\r\nX: 1\n\r\n", nil), ChunkRow("0\r\nX\r\n\r\n", nil),
-        ChunkRow("0\r\nX: 1\r\n 2\r\n\r\n", nil), ChunkRow("0\r\nX: \u{0}\r\n\r\n", nil), ChunkRow("0\r\nX: 1\rY: 2\r\n\r\n", nil), ChunkRow("0\r\n: 1\r\n\r\n", nil),
+        ChunkRow("0\r\nX : 1\r\n\r\n", nil), ChunkRow("0\r\n X: 1\r\n\r\n", nil), ChunkRow("0\r\nX: 1\n\r\n", nil),
+        ChunkRow("0\r\nX\r\n\r\n", nil),
+        ChunkRow("0\r\nX: 1\r\n 2\r\n\r\n", nil), ChunkRow("0\r\nX: \u{0}\r\n\r\n", nil), ChunkRow("0\r\nX: 1\rY: 2\r\n\r\n", nil),
+        ChunkRow("0\r\n: 1\r\n\r\n", nil),
         ChunkRow("0\r\nContent_Length: 1\r\n\r\n", nil), ChunkRow("0\r\n\r\r\n", nil),
         ChunkRow("0\r\n\nX: 1\r\n\r\n", nil),
     ])

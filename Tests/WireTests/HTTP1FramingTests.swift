@@ -49,20 +49,21 @@ import Wire
         }
     }
 
-    @Test(arguments: [
-        ("Host: one.example.com\r\n", "one"), ("Host: one.example.com:8000\r\n", "one"), ("Host: One.example.com\r\n", "One"),
-        ("Host: one.\r\n", "one"), ("Host: localhost\r\n", nil), ("Host: localhost:8000\r\n", nil), ("Host:\r\n", nil),
-        ("Host: 127.0.0.1\r\n", nil), ("Host: 127.0.0.1:8000\r\n", nil), ("Host: [::1]:8000\r\n", nil), ("Host: [::1.2.3.4]\r\n", nil),
-        ("Host: 1.2.3\r\n", "1"), ("Host: 1.2.3.4.5\r\n", "1"), ("Host: 256.1.1.1\r\n", "256"), ("Host: 01.2.3.4\r\n", "01"),
-        ("Host: .example.com\r\n", nil), ("Host: my-app_1.x\r\n", "my-app_1"),
-        ("Host: one.x\r\nx-piko-endpoint: two\r\n", "two"), ("X-PIKO-ENDPOINT: Two\r\nHost: one.x\r\n", "Two"),
-        ("Host: one.x\r\nx-piko-endpoint:\r\n", "one"), ("Host: 127.0.0.1\r\nx-piko-endpoint: a.b\r\n", "a.b"),
-        ("Host: one.x\r\nx-piko-endpoint: two\r\nConnection: x-piko-endpoint\r\n", "two"),
-        ("Host: one.x\r\nx-piko-endpoint: two\r\nx-piko-endpoint: two\r\n", "400"),
-        ("Host: one.x\r\nx-piko-endpoint:\r\nx-piko-endpoint: two\r\n", "400"),
-        ("Host: one.x\r\nx-piko-endpoint: a, b\r\n", "400"), ("Host: one.x\r\nx-piko-endpoint: a\tb\r\n", "400"),
-        ("Host: one.x\r\nx-piko-endpoint: \(String(repeating: "e", count: 255))\r\n", String(repeating: "e", count: 255)),
-        ("Host: one.x\r\nx-piko-endpoint: \(String(repeating: "e", count: 256))\r\n", "400"),
-    ] as [(String, String?)])
+    @Test(
+        arguments: [
+            ("Host: one.example.com\r\n", "one"), ("Host: one.example.com:8000\r\n", "one"), ("Host: One.example.com\r\n", "One"),
+            ("Host: one.\r\n", "one"), ("Host: localhost\r\n", nil), ("Host: localhost:8000\r\n", nil), ("Host:\r\n", nil),
+            ("Host: 127.0.0.1\r\n", nil), ("Host: 127.0.0.1:8000\r\n", nil), ("Host: [::1]:8000\r\n", nil), ("Host: [::1.2.3.4]\r\n", nil),
+            ("Host: 1.2.3\r\n", "1"), ("Host: 1.2.3.4.5\r\n", "1"), ("Host: 256.1.1.1\r\n", "256"), ("Host: 01.2.3.4\r\n", "01"),
+            ("Host: .example.com\r\n", nil), ("Host: my-app_1.x\r\n", "my-app_1"),
+            ("Host: one.x\r\nx-piko-endpoint: two\r\n", "two"), ("X-PIKO-ENDPOINT: Two\r\nHost: one.x\r\n", "Two"),
+            ("Host: one.x\r\nx-piko-endpoint:\r\n", "one"), ("Host: 127.0.0.1\r\nx-piko-endpoint: a.b\r\n", "a.b"),
+            ("Host: one.x\r\nx-piko-endpoint: two\r\nConnection: x-piko-endpoint\r\n", "two"),
+            ("Host: one.x\r\nx-piko-endpoint: two\r\nx-piko-endpoint: two\r\n", "400"),
+            ("Host: one.x\r\nx-piko-endpoint:\r\nx-piko-endpoint: two\r\n", "400"),
+            ("Host: one.x\r\nx-piko-endpoint: a, b\r\n", "400"), ("Host: one.x\r\nx-piko-endpoint: a\tb\r\n", "400"),
+            ("Host: one.x\r\nx-piko-endpoint: \(String(repeating: "e", count: 255))\r\n", String(repeating: "e", count: 255)),
+            ("Host: one.x\r\nx-piko-endpoint: \(String(repeating: "e", count: 256))\r\n", "400"),
+        ] as [(String, String?)])
     func rows(_ fields: String, _ expected: String?) { #expect(Self.endpoint(fields) == expected) }
 }

@@ -128,7 +128,8 @@ private func response(_ status: Int, _ lines: String) -> HeadRow { HeadRow(statu
         get(400, "Host: [1:2]\r\n"), get(400, "Host: [::1::]\r\n"), get(400, "Host: [fe80::1%25eth0]\r\n"),
         get(400, "Host: [v1.a]\r\n"), get(400, "Host: []\r\n"), get(400, "Host: [1:2:3:4:5:6:7:8:9]\r\n"),
         get(400, "Host: [:1]\r\n"), get(400, "Host: [1:]\r\n"), get(400, "Host: [12345::]\r\n"), get(400, "Host: [1.2.3.4::]\r\n"),
-        get(0, "Host: [::]\r\n"), get(0, "Host: [1::]\r\n"), get(0, "Host: [1:2:3:4:5:6:7:8]\r\n"), get(0, "Host: [1:2:3:4:5:6:1.2.3.4]\r\n"),
+        get(0, "Host: [::]\r\n"), get(0, "Host: [1::]\r\n"), get(0, "Host: [1:2:3:4:5:6:7:8]\r\n"),
+        get(0, "Host: [1:2:3:4:5:6:1.2.3.4]\r\n"),
         HeadRow(400, "GET / HTTP/1.0\r\nHost: a.b\r\nHost: a.b\r\n\r\n"),
         HeadRow(400, "GET http://a.b/ HTTP/1.1\r\n\r\n"),
         HeadRow(400, "GET http://a.b/ HTTP/1.1\r\nHost:\r\n\r\n"),
@@ -150,9 +151,11 @@ private func response(_ status: Int, _ lines: String) -> HeadRow { HeadRow(statu
         response(0, ""), response(0, "Content-Length: 5\r\n"), response(0, "Host: x y\r\n"), response(0, "Expect: x\r\n"),
         response(502, "Content_Length: 5\r\n"),
         response(502, "Content-Length: 5\r\nContent-Length: 5\r\n"), response(502, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
-        response(502, "Transfer-Encoding: gzip\r\n"), response(502, "X: 1\n"), response(502, "X: a\u{0}\r\n"), response(502, "X: 1\r\n 2\r\n"),
+        response(502, "Transfer-Encoding: gzip\r\n"), response(502, "X: 1\n"), response(502, "X: a\u{0}\r\n"),
+        response(502, "X: 1\r\n 2\r\n"),
         HeadRow(0, "HTTP/1.1 200\r\n\r\n"), HeadRow(0, "HTTP/1.1 200 \r\n\r\n"), HeadRow(0, "HTTP/1.0 404 Not  \tFound\u{e4}\r\n\r\n"),
-        HeadRow(0, "HTTP/1.1 100 Continue\r\n\r\n"), HeadRow(0, "HTTP/1.1 599 x\r\n\r\n"), HeadRow(-1, "HTTP/1.1 200 OK\r\n"), HeadRow(-1, "H"),
+        HeadRow(0, "HTTP/1.1 100 Continue\r\n\r\n"), HeadRow(0, "HTTP/1.1 599 x\r\n\r\n"), HeadRow(-1, "HTTP/1.1 200 OK\r\n"),
+        HeadRow(-1, "H"),
         HeadRow(502, "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
         HeadRow(502, "\r\nHTTP/1.1 200 OK\r\n\r\n"), HeadRow(502, "HTTP/1.1 200 OK\n\n"), HeadRow(502, "HTTP/1.1  200 OK\r\n\r\n"),
         HeadRow(502, "HTTP/1.1 20 OK\r\n\r\n"), HeadRow(502, "HTTP/1.1 2000 OK\r\n\r\n"), HeadRow(502, "HTTP/1.1 099 OK\r\n\r\n"),
@@ -164,7 +167,9 @@ private func response(_ status: Int, _ lines: String) -> HeadRow { HeadRow(statu
     func responses(_ row: HeadRow) { row.check(.response) }
 
     /// An error is told as soon as its line has ended, or before, not when the head has.
-    @Test(arguments: ["GET / HTTP/1.1\n", "GET / HTTP/3.0\r\n", "GET / HTTP/1.1\r\nX: 1\n", "GET / HTTP/1.1\r\nHost: a b\r\n", "\u{16}", "(ET"])
+    @Test(arguments: [
+        "GET / HTTP/1.1\n", "GET / HTTP/3.0\r\n", "GET / HTTP/1.1\r\nX: 1\n", "GET / HTTP/1.1\r\nHost: a b\r\n", "\u{16}", "(ET",
+    ])
     func errorsComeEarly(_ text: String) { #expect(parseHead(text).status != nil) }
 
     @Test func limits() {
@@ -199,9 +204,10 @@ private func response(_ status: Int, _ lines: String) -> HeadRow { HeadRow(statu
         #expect(at(head.hostRange) == "one.Example:80")
         #expect(head.connectionClose && head.connectionKeepAlive && head.connectionUpgrade && head.upgradePresent)
         #expect(head.isChunked && head.contentLength == nil && head.expectContinue && head.acceptsTrailers && !head.isPersistent)
-        #expect(head.fields.map { at($0.name) } == [
-            "Host", "Connection", "Upgrade", "connection", "X-A", "x-b", "TE", "Transfer-Encoding", "Expect",
-        ])
+        #expect(
+            head.fields.map { at($0.name) } == [
+                "Host", "Connection", "Upgrade", "connection", "X-A", "x-b", "TE", "Transfer-Encoding", "Expect",
+            ])
         #expect(at(head.fields[5].value) == "two words")
         #expect(head.fields.indices.filter { head.isConnectionNamed($0) } == [4])
         #expect(head.count(of: .connection) == 2 && head.firstIndex(of: .connection) == 1 && head.firstIndex(of: .origin) == nil)
@@ -238,7 +244,9 @@ private func response(_ status: Int, _ lines: String) -> HeadRow { HeadRow(statu
     @Test func parserAndHeadServeOneMessageAfterTheOther() throws {
         var parser = HeadParser(kind: .request)
         var head = Head()
-        for (text, fields) in [("GET /a HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n", 2), ("GET /b HTTP/1.0\r\n\r\n", 0), ("HEAD /c HTTP/1.1\r\nHost:\r\n\r\n", 1)] {
+        for (text, fields) in [
+            ("GET /a HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n", 2), ("GET /b HTTP/1.0\r\n\r\n", 0), ("HEAD /c HTTP/1.1\r\nHost:\r\n\r\n", 1),
+        ] {
             #expect(!parser.isInsideHead)
             #expect(try parser.parse(latin1("GE").span, into: &head) == .incomplete)
             #expect(parser.isInsideHead)

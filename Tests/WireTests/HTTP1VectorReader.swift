@@ -82,7 +82,9 @@ enum VectorReader {
                 let parts = line.split(separator: "\"")
                 if let index = parts.firstIndex(of: "type") { current.type = String(parts[index + 2]) }
                 current.skipsBody = line.contains("skipBody")
-            } else if let level = line.firstIndex(where: { $0 != "#" }).map({ line.distance(from: line.startIndex, to: $0) }), level > 1, level < 5 {
+            } else if let level = line.firstIndex(where: { $0 != "#" }).map({ line.distance(from: line.startIndex, to: $0) }), level > 1,
+                level < 5
+            {
                 headings[level] = line.dropFirst(level).trimmingCharacters(in: .whitespaces)
                 for deeper in level + 1..<5 { headings[deeper] = "" }
             }
@@ -158,7 +160,9 @@ enum VectorReader {
                 message.isComplete = true
             default:
                 // Not errors of the input: 5 is data after the last message, 22 and 23 are upgrades, where llhttp stops.
-                if words[1] == "error", !["code=5", "code=22", "code=23"].contains(words[2]) { result.error = words.dropFirst(3).joined(separator: " ") }
+                if words[1] == "error", !["code=5", "code=22", "code=23"].contains(words[2]) {
+                    result.error = words.dropFirst(3).joined(separator: " ")
+                }
             }
         }
         if isHeadComplete { result.messages.append(message) }

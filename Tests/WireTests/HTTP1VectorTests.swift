@@ -178,7 +178,9 @@ struct VectorConnection {
         "request/content-length: `Content-Length` with follow-up headers": (.stricter, leadingZero),
         "request/invalid: HTTP protocol and ANNOUNCE method": (.wider, anyToken),
         "request/invalid: Invalid method": (.wider, anyToken),
-        "request/method: CONNECT with body": (.other, "llhttp gives up the stream at the head; we frame the body first, and our shell refuses CONNECT"),
+        "request/method: CONNECT with body": (
+            .other, "llhttp gives up the stream at the head; we frame the body first, and our shell refuses CONNECT"
+        ),
         "request/method: M-SEARCH request": (.stricter, "`*` is for OPTIONS only (RFC 9112 section 3.2.4)"),
         "request/method: PRI request HTTP2": (.stricter, "we do not speak HTTP/2 on these ports"),
         "request/method: SOURCE request with ICE": (.stricter, otherProtocol),
@@ -222,7 +224,9 @@ struct VectorConnection {
             let found = Self.difference(vector, whole)
             if found != Self.exceptions[vector.key]?.0 {
                 let text = VectorReader.latin1(vector.input[...]).debugDescription
-                Issue.record("\(vector.key) (\(vector.type)): \(found as Any)\n  input \(text)\n  theirs \(vector.error ?? "-") \(vector.messages)\n  ours \(whole.refusal?.description ?? "-") \(whole.messages)")
+                Issue.record(
+                    "\(vector.key) (\(vector.type)): \(found as Any)\n  input \(text)\n  theirs \(vector.error ?? "-") \(vector.messages)\n  ours \(whole.refusal?.description ?? "-") \(whole.messages)"
+                )
             }
             used.insert(vector.key)
         }
