@@ -76,6 +76,8 @@ public final class MuxSession: ChannelDelegate {
         let channel = YamuxChannel(self, id: id)
         install(channel)
         schedule()
+        // The SYN goes out with the stream's first bytes; without any (the peer's service may speak first), with the turn.
+        runAtTurnEnd()
         return channel
     }
 
@@ -204,6 +206,10 @@ public final class MuxSession: ChannelDelegate {
     /// Delivers what came for a stream before its user began to read; not from within the user's own call.
     func deliverLater(_ channel: YamuxChannel) {
         early.append(channel)
+        runAtTurnEnd()
+    }
+
+    private func runAtTurnEnd() {
         let task = earlyTask ?? EarlyTask(self)
         earlyTask = task
         loop.afterTurn(task)

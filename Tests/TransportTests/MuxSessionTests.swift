@@ -74,6 +74,16 @@ private struct SessionPair {
         #expect(pair.loop.turn { pair.server.streamCount == 0 && pair.agent.streamCount == 0 })
     }
 
+    @Test func streamThatIsWrittenNothingToReachesThePeer() throws {
+        let pair = try SessionPair()
+        let reader = RecordingDelegate()
+        _ = try pair.open(reader)
+        #expect(pair.loop.turn { !pair.agentUser.accepted.isEmpty })
+        let greeting = Array("the service speaks first".utf8)
+        pair.agentUser.accepted[0].write(greeting.span)
+        #expect(pair.loop.turn { reader.bytes == greeting })
+    }
+
     @Test func largeStreamRespectsWindowAndLosesNothing() throws {
         let pair = try SessionPair()
         let reader = RecordingDelegate()
