@@ -3,9 +3,10 @@
 //   node:    starting ──all workers READY──► serving ──SIGTERM──► draining ──time over──► stopping ──► ended
 //                └───────────────SIGTERM, or giving up─────────────────────────────────────▲
 //
-//   worker:  waiting ──► starting ──READY──► ready ──drain──► draining ──drained──► leaving ──► gone
-//               ▲────────────┴── ended ────────┘                                      (in place of waiting,
-//                                                                                      once the node ends)
+//   worker:  waiting ──► starting ──READY──► ready ──drain──► draining ──► drained ──all drained──► leaving ──► gone
+//               ▲────────────┴── ended ────────┘
+//
+// A drained worker stays until all are: it still answers on the admin port, and takes clients whose tunnel it holds.
 //
 // A worker that was READY and ends is replaced at once; when its replacements end soon too, with growing pauses. The node
 // gives up only when a worker keeps ending before it is READY and no other one serves, or the node never served: then
@@ -84,13 +85,16 @@ struct SupervisorMachine {
         case starting(worker: UInt32, until: Instant)
         case ready(worker: UInt32, since: Instant)
         case draining(worker: UInt32)
+        case drained(worker: UInt32)
         /// Told to end; killed at `until`.
         case leaving(worker: UInt32, until: Instant)
 
         var worker: UInt32? {
             switch self {
             case .empty, .waiting: nil
-            case .starting(let worker, _), .ready(let worker, _), .draining(let worker), .leaving(let worker, _): worker
+            case .starting(let worker, _), .ready(let worker, _), .draining(let worker), .drained(let worker),
+                .leaving(let worker, _):
+                worker
             }
         }
 
@@ -150,6 +154,7 @@ struct SupervisorMachine {
         case .starting: "starting"
         case .ready: "ready"
         case .draining: "draining"
+        case .drained: "drained"
         case .leaving: "leaving"
         case .empty, .waiting, nil: "ended"
         }
@@ -162,7 +167,7 @@ struct SupervisorMachine {
         for place in places {
             switch place.state {
             case .waiting(let until), .starting(_, let until), .leaving(_, let until): next = min(next, until)
-            case .empty, .ready, .draining: break
+            case .empty, .ready, .draining, .drained: break
             }
         }
         return phase == .ended ? .never : next
@@ -209,7 +214,14 @@ struct SupervisorMachine {
 
     private mutating func becameDrained(_ worker: UInt32, _ now: Instant, _ actions: inout [SupervisorAction]) {
         guard let index = index(of: worker), case .draining = places[index].state else { return }
-        leave(index, worker, now, &actions)
+        places[index].state = .drained(worker: worker)
+        stopIfAllDrained(now, &actions)
+    }
+
+    private mutating func stopIfAllDrained(_ now: Instant, _ actions: inout [SupervisorAction]) {
+        guard case .draining = phase else { return }
+        let someDrain = places.contains { if case .draining = $0.state { true } else { false } }
+        if !someDrain { stop(now, &actions) }
     }
 
     private mutating func leave(_ index: Int, _ worker: UInt32, _ now: Instant, _ actions: inout [SupervisorAction]) {
@@ -223,7 +235,8 @@ struct SupervisorMachine {
         places[index].state = .empty
         switch phase {
         case .starting, .serving: replace(index, before, now, &actions)
-        case .draining, .stopping: endIfEmpty(&actions)
+        case .draining: stopIfAllDrained(now, &actions)
+        case .stopping: endIfEmpty(&actions)
         case .ended: break
         }
     }
@@ -268,10 +281,10 @@ struct SupervisorMachine {
                     actions.append(.drain(worker, within: gracePeriod))
                 case .starting(let worker, _): leave(index, worker, now, &actions)
                 case .waiting: places[index].state = .empty
-                case .empty, .draining, .leaving: break
+                case .empty, .draining, .drained, .leaving: break
                 }
             }
-            endIfEmpty(&actions)
+            stopIfAllDrained(now, &actions)
         case .draining, .stopping:
             // Somebody is in a hurry: nothing is waited for.
             for place in places {
@@ -288,7 +301,8 @@ struct SupervisorMachine {
         phase = .stopping
         for index in places.indices {
             switch places[index].state {
-            case .starting(let worker, _), .ready(let worker, _), .draining(let worker): leave(index, worker, now, &actions)
+            case .starting(let worker, _), .ready(let worker, _), .draining(let worker), .drained(let worker):
+                leave(index, worker, now, &actions)
             case .waiting: places[index].state = .empty
             case .empty, .leaving: break
             }
@@ -313,7 +327,7 @@ struct SupervisorMachine {
             case .leaving(let worker, let until) where until <= now:
                 places[index].state = .leaving(worker: worker, until: .never)
                 actions.append(.kill(worker))
-            case .empty, .waiting, .starting, .ready, .draining, .leaving: break
+            case .empty, .waiting, .starting, .ready, .draining, .drained, .leaving: break
             }
         }
     }

@@ -126,19 +126,29 @@ private struct Driver {
             driver.send(.terminate) == [
                 .announceReady(false), .stopAccepting, .drain(1, within: .seconds(60)), .drain(2, within: .seconds(60)),
             ])
-        #expect(driver.send(.workerDrained(1), after: .seconds(1)) == [.shutdown(1)])
+        // The first to be done stays: it still answers on the admin port.
+        #expect(driver.send(.workerDrained(1), after: .seconds(1)) == [])
+        #expect(driver.send(.workerDrained(2), after: .seconds(1)) == [.shutdown(1), .shutdown(2)])
         #expect(driver.send(.workerEnded(1)) == [])
-        // One that breaks while it drains is not replaced.
-        #expect(driver.send(.workerEnded(2), after: .seconds(1)) == [.exit(0)])
+        #expect(driver.send(.workerEnded(2)) == [.exit(0)])
+    }
+
+    @Test func doesNotReplaceAWorkerThatEndsInTheDrain() {
+        var driver = Driver.serving(workers: 3)
+        _ = driver.send(.terminate)
+        #expect(driver.send(.workerEnded(1)) == [])
+        #expect(driver.send(.workerDrained(2)) == [])
+        #expect(driver.send(.workerEnded(3)) == [.shutdown(2)])
+        #expect(driver.send(.workerEnded(2)) == [.exit(0)])
     }
 
     @Test func endsTheDrainAfterTheGracePeriod() {
         var driver = Driver.serving(workers: 2)
         _ = driver.send(.terminate)
         _ = driver.send(.workerDrained(1))
-        _ = driver.send(.workerEnded(1))
         let (passed, actions) = driver.tick()
-        #expect(passed == .seconds(60) && actions == [.shutdown(2)])
+        #expect(passed == .seconds(60) && actions == [.shutdown(1), .shutdown(2)])
+        _ = driver.send(.workerEnded(1))
         let (more, killed) = driver.tick()
         #expect(more == .seconds(2) && killed == [.kill(2)])
         #expect(driver.send(.workerEnded(2)) == [.exit(0)])
