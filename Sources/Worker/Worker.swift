@@ -122,7 +122,8 @@ final class Worker {
         connection.trackedIndex = connections.count
         connections.append(connection)
         connection.start()
-        if isDraining { connection.finishSoon() }
+        // The admin port answers to the end: that the node drains is read there.
+        if isDraining, listener != .admin { connection.finishSoon() }
     }
 
     /// The connection is over, moved, or, with `isOpen`, became a tunnel, which is still counted as a connection.
@@ -241,7 +242,7 @@ final class Worker {
         guard !isDraining else { return }
         isDraining = true
         for tunnel in tunnels.values { tunnel.session?.goAway() }
-        for connection in connections { connection.finishSoon() }
+        for connection in connections where connection.listener != .admin { connection.finishSoon() }
         let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }
         drainTimer = timer
         timer.schedule(after: time)
