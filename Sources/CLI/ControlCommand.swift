@@ -24,7 +24,7 @@ enum ControlCommand {
                 continue
             }
             do throws(CommandFailure) {
-                return YAML.write(JSONAsYAML.convert(try result(of: answer)))
+                return YAML.write(JSONAsYAML.convert(try result(of: answer), isSorted: false))
             } catch {
                 throw CommandFailure("piko: \(path): \(error.message)")
             }
@@ -50,7 +50,7 @@ enum ControlCommand {
             throw CommandFailure("the answer is not JSON; is this a server's control socket?")
         }
         if let error = answer["error"]?.string { throw CommandFailure(error) }
-        guard case .object = answer else { throw CommandFailure("the answer is no JSON object") }
+        guard case .object = answer else { throw CommandFailure("the answer is not an object") }
         return answer
     }
 }

@@ -11,7 +11,7 @@ enum StatusCommand {
         let config = try ConfigurationFile.load(StatusConfig.self, invocation, environment: [:])
         let path = "/status/upstream/endpoints"
         do throws(CommandFailure) {
-            return YAML.write(JSONAsYAML.convert(try get(path, from: config.url)))
+            return YAML.write(JSONAsYAML.convert(try get(path, from: config.url), isSorted: true))
         } catch {
             throw CommandFailure("piko: \(config.url.settingText): \(error.message)")
         }
@@ -100,8 +100,8 @@ struct HTTPAnswer: Equatable {
 
 /// JSON as it is printed for people.
 enum JSONAsYAML {
-    /// The value with the members of objects sorted by name.
-    static func convert(_ value: JSONValue) -> YAMLNode {
+    /// The value; `isSorted` puts the members of objects in the order of their names.
+    static func convert(_ value: JSONValue, isSorted: Bool) -> YAMLNode {
         let start = TextPosition(line: 1, column: 1)
         let content: YAMLNode.Content =
             switch value {
@@ -110,11 +110,11 @@ enum JSONAsYAML {
             case .integer(let number): .scalar(text: String(number), isQuoted: false)
             case .number(let number): .scalar(text: String(number), isQuoted: false)
             case .string(let text): .scalar(text: text, isQuoted: true)
-            case .array(let elements): .list(elements.map(convert))
+            case .array(let elements): .list(elements.map { convert($0, isSorted: isSorted) })
             case .object(let members):
                 .map(
-                    members.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
-                        .map { YAMLEntry(key: $0.name, at: start, value: convert($0.value)) })
+                    (isSorted ? members.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) } : members)
+                        .map { YAMLEntry(key: $0.name, at: start, value: convert($0.value, isSorted: isSorted)) })
             }
         return YAMLNode(content, at: start)
     }

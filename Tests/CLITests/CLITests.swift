@@ -30,21 +30,23 @@ import Testing
 }
 
 @Suite struct ControlAnswerTests {
-    private func show(_ text: String) -> String {
+    private func show(_ text: String, isSorted: Bool = false) -> String {
         do throws(CommandFailure) {
-            return YAML.write(JSONAsYAML.convert(try ControlCommand.result(of: Array(text.utf8))))
+            return YAML.write(JSONAsYAML.convert(try ControlCommand.result(of: Array(text.utf8)), isSorted: isSorted))
         } catch { return error.message }
     }
 
-    @Test func printsResultsSortedAsYAML() {
-        #expect(show("{\"b\":[1,{\"d\":\"e\",\"c\":null}],\"a\":\"123\",\"f\":{},\"g\":true}\n")
-            == "a: \"123\"\nb:\n  - 1\n  - c: null\n    d: e\nf: {}\ng: true\n")
+    @Test func printsResultsAsYAML() {
+        let answer = "{\"b\":[1,{\"d\":\"e\",\"c\":null}],\"a\":\"123\",\"f\":{},\"g\":true}\n"
+        #expect(show(answer) == "b:\n  - 1\n  - d: e\n    c: null\na: \"123\"\nf: {}\ng: true\n")
+        #expect(show(answer, isSorted: true) == "a: \"123\"\nb:\n  - 1\n  - c: null\n    d: e\nf: {}\ng: true\n")
         #expect(show("{}") == "{}\n")
     }
 
     @Test func printsErrors() {
-        #expect(show("{\"error\":\"no such command\"}") == "no such command")
-        #expect(show("[]") == "the answer is no JSON object")
+        #expect(show("{\"error\":\"unknown command\"}") == "unknown command")
+        #expect(show("[]") == "the answer is not an object")
         #expect(show("hello") == "the answer is not JSON; is this a server's control socket?")
+        #expect(show("") == "the answer is not JSON; is this a server's control socket?")
     }
 }
