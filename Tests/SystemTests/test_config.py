@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 from peer.http1 import request
 from programs import BIN, ENVIRONMENT, SLOW
@@ -151,3 +152,26 @@ def test_exec_in_place(new_node):
     node = new_node()
     assert "piko-supervisor" in command_of(node.pid)
     assert all("piko-worker" in command_of(pid) for pid in node.children())
+
+
+# ---- Commands that ask a server on this machine ----
+
+def test_server_info_and_workers(new_node):
+    """Over the control socket, printed as YAML."""
+    node = new_node()
+    found = run("server", "info", "--server.control-socket", node.control_socket)
+    assert found.returncode == 0 and not found.stderr, found
+    info = yaml.safe_load(found.stdout)
+    assert info["pid"] == node.pid and info["ready"] is True and len(info["workers"]) == 2
+    assert f"{node.proxy[0]}:{node.proxy[1]}" in [listener["address"] for listener in info["listeners"]]
+    found = run("server", "workers", "--server.control-socket", node.control_socket)
+    assert found.returncode == 0 and {worker["pid"] for worker in yaml.safe_load(found.stdout)["workers"]} == set(node.workers())
+
+
+def test_server_info_without_a_server(tmp_path):
+    found = run("server", "info", "--server.control-socket", tmp_path / "none.sock")
+    assert found.returncode == 1 and not found.stdout
+    assert "none.sock: connect: No such file or directory" in found.stderr
+    (tmp_path / "file.yaml").write_text(f"server:\n  control_socket: {tmp_path}/other.sock\n")
+    found = run("server", "workers", "--config.path", tmp_path / "file.yaml")
+    assert found.returncode == 1 and "other.sock" in found.stderr, "the file says where the socket is"
