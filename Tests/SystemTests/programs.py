@@ -175,7 +175,7 @@ class Program:
 
     def tail(self, count=60):
         with self.condition:
-            texts = [text for _, text in self.lines[-count:]]
+            texts = [text if len(text) < 300 else text[:300] + " …" for _, text in self.lines[-count:]]
         return "\n".join([f"--- {self.name} (pid {self.pid}): {' '.join(self.arguments)}", *texts, self.output[-3000:]])
 
     # ---- The process ----
