@@ -91,7 +91,7 @@ let package = Package(
         tests("TransportTests", ["Transport", "Reactor", "Wire", "TestKit", "Memory", "Base"]),
         tests("SupervisorTests", ["Supervisor", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
         tests("WorkerTests", ["Worker", "Transport", "Reactor", "Wire", "Control", "TestKit", "Memory", "Base"]),
-        tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "TestKit", "Memory", "Base"]),
+        tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
         tests("DemoServiceTests", ["DemoService", "Reactor", "Memory", "Base"]),
         tests("TidyTests", []),
     ],

@@ -48,7 +48,7 @@ struct BoundSockets {
                 if !Self.meansAbsent(error) { break }
             }
         }
-        throw ProgramError("listen on :\(port): \(failure?.description ?? "no address")")
+        throw ProgramError(failure?.description ?? "listen on :\(port): no address")
     }
 
     /// The addresses of a name. One that this machine does not have (IPv6 loopback where IPv6 is off) is passed over when
@@ -67,10 +67,10 @@ struct BoundSockets {
                 opened += 1
             } catch {
                 failure = error
-                if !Self.meansAbsent(error) { throw ProgramError("listen on \(address): \(error)") }
+                if !Self.meansAbsent(error) { throw ProgramError("\(error)") }
             }
         }
-        if opened == 0 { throw ProgramError("listen on \(bind.settingText): \(failure?.description ?? "no address")") }
+        if opened == 0 { throw ProgramError(failure?.description ?? "listen on \(bind.settingText): no address") }
     }
 
     /// Whether the machine does not have the address, or the whole family.
