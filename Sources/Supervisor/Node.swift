@@ -163,7 +163,9 @@ final class Node {
         region.fold(process.place + 1, into: 0, isGauge: Counters.isGauge)
         // This ends what every other worker knows of its routes; single endpoints need not be named.
         let lost = routes.remove(worker: worker)
-        for other in processes.workers { other.link.send(.siblingGone(worker: worker)) }
+        if process.hasServed {
+            for other in processes.workers where other.hasServed { other.link.send(.siblingGone(worker: worker)) }
+        }
         publishRoutes()
         log.log(wasServing ? .warn : .info, .server, "worker ended") {
             $0.field("ended_worker", UInt64(worker))
@@ -194,6 +196,7 @@ final class Node {
         guard machine.isStarting(process.worker) else { return }
         for other in processes.workers where other.isServing { connect(process, other) }
         process.isServing = true
+        process.hasServed = true
         process.link.send(.ready(isReady))
         log.debug(.server, "worker ready") {
             $0.field("ready_worker", UInt64(process.worker))

@@ -20,6 +20,8 @@ final class WorkerProcess {
     var passed: UInt64 = 0
     /// Whether it takes connections: from READY until it is told to end.
     var isServing = false
+    /// Whether it was ever READY, and so has siblings.
+    var hasServed = false
     /// Connections of this turn, by port.
     var batches = [ConnectionBatch](repeating: ConnectionBatch(), count: ListenerKind.allCases.count)
 
