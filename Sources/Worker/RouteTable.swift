@@ -19,15 +19,17 @@ final class Endpoint {
     fileprivate var waiting: [ProxyConnection] = []
     fileprivate var nextTunnel = 0
     fileprivate var isAsked = false
+    /// Whether the table has it; one that was forgotten is of no use to whoever still holds it.
+    fileprivate var isKnown = true
 
     fileprivate init(_ name: String) {
         self.name = name
         bytes = Array(name.utf8)
     }
 
-    /// Whether the name is these bytes.
+    /// Whether it is the table's endpoint for the name of these bytes.
     func isNamed(_ name: Span<UInt8>) -> Bool {
-        guard name.count == bytes.count else { return false }
+        guard isKnown, name.count == bytes.count else { return false }
         for index in name.indices where name[index] != bytes[index] { return false }
         return true
     }
@@ -81,12 +83,18 @@ final class RouteTable {
     }
 
     private func forgetUnused() {
-        endpoints = endpoints.filter { !$0.value.tunnels.isEmpty || !$0.value.waiting.isEmpty }
+        for endpoint in endpoints.values where endpoint.tunnels.isEmpty && endpoint.waiting.isEmpty { forget(endpoint) }
+    }
+
+    private func forget(_ endpoint: Endpoint) {
+        endpoint.isKnown = false
+        endpoints[endpoint.name] = nil
     }
 
     func add(_ tunnel: Tunnel) {
+        // It may have been forgotten while the tunnel waited for its registration.
+        if !tunnel.endpoint.isKnown { tunnel.endpoint = endpoint(named: tunnel.endpoint.name) }
         tunnel.endpoint.tunnels.append(tunnel)
-        endpoints[tunnel.endpoint.name] = tunnel.endpoint
     }
 
     /// Takes the tunnel out of routing; false when it was out already.
@@ -152,7 +160,9 @@ final class RouteTable {
 
     /// Notes that `connection` waits for the supervisor's answer. nil: the rate of questions is used up. True: the
     /// question must be sent; false: it is on its way already.
-    func ask(_ endpoint: Endpoint, for connection: ProxyConnection?, now: Instant) -> Bool? {
+    func ask(_ asked: Endpoint, for connection: ProxyConnection?, now: Instant) -> Bool? {
+        // The answer goes to the table's endpoint of that name.
+        let endpoint = asked.isKnown ? asked : endpoint(named: asked.name)
         if !endpoint.isAsked {
             let second = now.nanoseconds / 1_000_000_000
             if second != self.second {
@@ -180,7 +190,7 @@ final class RouteTable {
     /// Ends the time in which an answer counts that named nobody.
     func forgetIfEmpty(_ endpoint: Endpoint) {
         if endpoint.route?.isEmpty == true { endpoint.route = nil }
-        if endpoint.tunnels.isEmpty, endpoint.waiting.isEmpty, endpoint.route == nil { endpoints[endpoint.name] = nil }
+        if endpoint.tunnels.isEmpty, endpoint.waiting.isEmpty, endpoint.route == nil { forget(endpoint) }
     }
 
     /// The supervisor says that what is cached is out of date.

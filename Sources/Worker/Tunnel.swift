@@ -9,7 +9,7 @@ import Wire
 final class Tunnel: MuxSessionDelegate {
     /// Unique in this worker.
     let id: UInt64
-    let endpoint: Endpoint
+    var endpoint: Endpoint
     /// Idle HTTP connections over streams of the session.
     let pool: UpstreamPool
     private let worker: Worker
