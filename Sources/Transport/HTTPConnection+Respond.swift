@@ -23,6 +23,8 @@ extension HTTPConnection {
         discardUpstream()
         if head.expectContinue && !requestBody.isDone { keepsAlive = false }
         if inputEnded { keepsAlive = false }
+        // More of the body is to come than is worth dropping: the client is told, and the connection closes.
+        if case .length(let left) = requestBody, left > UInt64(context.settings.drainBytesMax) { keepsAlive = false }
         hasResponded = true
         responseState = .complete
         summary.status = status

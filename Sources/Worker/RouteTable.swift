@@ -105,11 +105,11 @@ final class RouteTable {
     }
 
     /// Where a request for the endpoint goes. `mayMove`: the connection is new and its client was not promised to this
-    /// worker yet, so that it can even out the tunnels.
-    func choice(_ endpoint: Endpoint, mayMove: Bool) -> RouteChoice {
+    /// worker yet, so that it can even out the tunnels. `avoidsOwn`: the worker's own tunnels broke under this request.
+    func choice(_ endpoint: Endpoint, mayMove: Bool, avoidsOwn: Bool = false) -> RouteChoice {
         let own = endpoint.tunnels.count
-        guard let route = endpoint.route else { return own > 0 ? .own : .unknown }
-        if own > 0 {
+        guard let route = endpoint.route else { return own > 0 && !avoidsOwn ? .own : .unknown }
+        if own > 0 && !avoidsOwn {
             guard mayMove, let sibling = Self.surplus(own: own, route: route, self: worker, workers: workerCount, using: &random)
             else { return .own }
             return .sibling(sibling)

@@ -6,6 +6,7 @@ the service, where a recording agent looks. The marker is a second request pipel
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_row_03_harmless_or_rejected(node, recorder, host, value):
 
 @pytest.mark.parametrize("body", [
     b"0x5\r\nhello\r\n0\r\n\r\n", b"0_5\r\nhello\r\n0\r\n\r\n", b"+5\r\nhello\r\n0\r\n\r\n", b"-1\r\nhello\r\n0\r\n\r\n", b"\r\nhello\r\n0\r\n\r\n",
-    b"00000000000000005\r\nhello\r\n0\r\n\r\n", b"10000000000000005\r\nhello\r\n0\r\n\r\n", b"ffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    b"00000000000000005\r\nhello\r\n0\r\n\r\n", b"10000000000000005\r\nhello\r\n0\r\n\r\n",
     b"5\nhello\r\n0\r\n\r\n", b"5\rhello\r\n0\r\n\r\n", b"5\r\nhello\n0\r\n\r\n", b"5\r\nhello0\r\n\r\n", b"5\r\nhelloX\r\n0\r\n\r\n",
     b"5;a\x01=b\r\nhello\r\n0\r\n\r\n", b"5;\r\nhello\r\n0\r\n\r\n", b"5;a=b\nc\r\nhello\r\n0\r\n\r\n", b"5 \r\nhello\r\n0\r\n\r\n",
     b" 5\r\nhello\r\n0\r\n\r\n", b"5;a=\"unclosed\r\nhello\r\n0\r\n\r\n", b"5g\r\nhello\r\n0\r\n\r\n",
@@ -168,16 +169,18 @@ def test_row_07_unread_body_is_never_a_request(node, tunnel, host, case):
 
 
 def test_row_07_large_unread_body(node, host):
-    """A body that is too long to be drained ends the connection."""
+    """A body that is too long to be drained: an answer, and soon the end of the connection, however fast the client sends."""
     with http1.Connection(node.proxy) as client:
         client.send("POST / HTTP/1.1\r\nHost: nobody.example.com\r\nContent-Length: 1000000000000\r\n\r\n")
-        assert client.read_response("POST").status == 502
+        answer = client.read_response("POST")
+        assert answer.status == 502 and "close" in answer.options()
+        deadline = time.monotonic() + 15 * SLOW
         try:
-            for _ in range(2000):
+            while time.monotonic() < deadline:
                 client.send(b"x" * 65536)
         except (ConnectionError, TimeoutError):
             return
-        raise AssertionError("128 MiB of an unwanted body were read")
+        raise AssertionError("an unwanted body is read for ever")
 
 
 def test_row_08_unknown_expectation(node, recorder, host):
@@ -233,18 +236,34 @@ def test_row_10_names(node, recorder, host, field):
     assert_rejected(node, recorder, host, f"POST / HTTP/1.1\r\n{field}\r\nHost: {host}\r\n\r\nhello" + SMUGGLED.format(host=host))
 
 
-def test_row_10_underscore_is_another_name(node, recorder, host):
-    assert request(node.proxy, host=host, headers=[("Content_Length", "5"), ("Transfer_Encoding", "chunked")]).status == 200
-    assert recorder.requests[0].body == b""
+@pytest.mark.parametrize("field", ["Content_Length: 5", "Transfer_Encoding: chunked", "X_Piko_Endpoint: other", "x_piko_authorization: x"])
+def test_row_10_underscores(node, recorder, host, field):
+    """Services read `_` as `-` (CGI): a framing or internal name written so is refused, or has no effect and does not pass."""
+    with http1.Connection(node.proxy) as client:
+        client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n{field}\r\n\r\n")
+        if client.read_response().status == 200:
+            assert not recorder.requests[0].has(field.split(":")[0])
+        else:
+            assert recorder.requests == []
 
 
 @pytest.mark.parametrize("fields", [
     "Host: {host}\r\nHost: {host}", "Host: {host}\r\nHost: other.example.com", "Host: {host}@evil", "Host: user@{host}", "Host: {host}:port", "Host: {host}:80:80", "Host: {host}/x",
-    "Host: {host}, {host}", "X: no host", "Host: {host}\r\nx-piko-endpoint: a\r\nx-piko-endpoint: b", "Host: {host}\r\nx-piko-endpoint: a, b", "Host: {host} x", "Host: [::1",
+    "Host: {host}, {host}", "X: no host", "Host: {host} x", "Host: [::1",
     "Host: {host}:99999",
 ])
 def test_row_11_host_confusion_is_refused(node, recorder, host, fields):
     assert_rejected(node, recorder, host, "GET / HTTP/1.1\r\n" + fields.format(host=host) + "\r\n\r\n" + SMUGGLED.format(host=host))
+
+
+@pytest.mark.parametrize("fields", ["x-piko-endpoint: {name}\r\nx-piko-endpoint: b", "x-piko-endpoint: {name}\r\nx-piko-endpoint: {name}", "x-piko-endpoint: {name}, b",
+                                    "x-piko-endpoint: b, {name}"])
+def test_row_11_two_endpoints_are_refused(node, recorder, host, endpoint, fields):
+    """400; the framing is in no doubt, so the connection may go on."""
+    with http1.Connection(node.proxy) as client:
+        client.send(f"GET /two HTTP/1.1\r\nHost: {host}\r\n{fields.format(name=endpoint)}\r\n\r\n")
+        assert client.read_response().status == 400
+    assert recorder.requests == []
 
 
 def test_row_11_absolute_target_has_one_winner(node, recorder, host, endpoint):

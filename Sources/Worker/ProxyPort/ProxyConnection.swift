@@ -93,7 +93,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             if endpoint.tunnels.isEmpty { noUpstream() } else { serveHere(endpoint) }
             return
         }
-        switch worker.routes.choice(endpoint, mayMove: !hasServed && moves == 0) {
+        // A request whose tunnel broke tries each tunnel of this worker once, and then those of the others.
+        let avoidsOwn = summary.attempts > 0 && summary.attempts >= endpoint.tunnels.count
+        switch worker.routes.choice(endpoint, mayMove: !hasServed && moves == 0, avoidsOwn: avoidsOwn) {
         case .own:
             if !hasServed && moves == 0 && endpoint.route == nil { worker.ask(endpoint, for: nil) }
             serveHere(endpoint)
@@ -102,7 +104,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         case .unknown where !wasAnswered:
             if !worker.ask(endpoint, for: self) { noUpstream() }
         case .unknown, .none:
-            noUpstream()
+            if endpoint.tunnels.isEmpty { noUpstream() } else { serveHere(endpoint) }
         }
     }
 
