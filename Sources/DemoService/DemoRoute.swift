@@ -23,7 +23,11 @@ enum DemoRoute: Equatable {
         var isQuery = false
         for index in 0..<target.count {
             let scalar = Unicode.Scalar(target[index])
-            if scalar == "?" && !isQuery { isQuery = true } else if isQuery { query.unicodeScalars.append(scalar) } else {
+            if scalar == "?" && !isQuery {
+                isQuery = true
+            } else if isQuery {
+                query.unicodeScalars.append(scalar)
+            } else {
                 path.unicodeScalars.append(scalar)
             }
         }

@@ -1,3 +1,4 @@
+// The waits between attempts: their bounds, their jitter, and that the seed decides it.
 import Testing
 
 @testable import Agent

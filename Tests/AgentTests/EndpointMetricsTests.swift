@@ -1,3 +1,4 @@
+// What the agent counts, and its text.
 import Memory
 import Testing
 import Wire

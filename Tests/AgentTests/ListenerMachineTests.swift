@@ -1,3 +1,4 @@
+// The decisions of a listener, row by row, and under random events.
 import Base
 import Testing
 
@@ -36,99 +37,123 @@ private let exactLimits: ListenerMachine.Limits = {
     }
 
     static let rows: [Row] = [
-        Row(name: "connects, is lost and comes back", steps: [
-            Step(0, .start, .connect),
-            Step(5, .opened, .none),
-            Step(20_000, .lost, .wait(.milliseconds(100))),
-            Step(20_100, .timerFired, .connect),
-            Step(20_101, .opened, .none),
-        ]),
-        Row(name: "waits double while connections fail", steps: [
-            Step(0, .start, .connect),
-            Step(1, .failed(.unreachable), .wait(.milliseconds(100))),
-            Step(101, .timerFired, .connect),
-            Step(102, .failed(.refused(status: 503)), .wait(.milliseconds(200))),
-            Step(302, .timerFired, .connect),
-            Step(303, .failed(.refused(status: 429)), .wait(.milliseconds(400))),
-        ]),
-        Row(name: "a refusal that looks final is tried again with the longest wait", steps: [
-            Step(0, .start, .connect),
-            Step(1, .failed(.refused(status: 401)), .wait(.seconds(15))),
-            Step(15_001, .timerFired, .connect),
-            Step(15_002, .failed(.unreachable), .wait(.seconds(15))),
-        ]),
-        Row(name: "a token that expired does not end the listener", steps: [
-            Step(0, .start, .connect),
-            Step(1, .opened, .none),
-            Step(60_000, .lost, .wait(.milliseconds(100))),
-            Step(60_100, .timerFired, .connect),
-            Step(60_101, .failed(.refused(status: 401)), .wait(.seconds(15))),
-            Step(75_101, .timerFired, .connect),
-            Step(75_102, .opened, .none),
-            Step(85_102, .lost, .wait(.milliseconds(100))),
-        ]),
-        Row(name: "a session that dies young does not start the waits over", steps: [
-            Step(0, .start, .connect),
-            Step(1, .opened, .none),
-            Step(2, .lost, .wait(.milliseconds(100))),
-            Step(102, .timerFired, .connect),
-            Step(103, .opened, .none),
-            Step(10_102, .lost, .wait(.milliseconds(200))),
-            Step(10_302, .timerFired, .connect),
-            Step(10_303, .opened, .none),
-            Step(20_303, .lost, .wait(.milliseconds(100))),
-        ]),
-        Row(name: "go-away: the new session before the old one ends", steps: [
-            Step(0, .start, .connect),
-            Step(1, .opened, .none),
-            Step(30_000, .peerWentAway, .retire(closingOldest: false, next: .connect)),
-            Step(30_001, .opened, .none),
-            Step(31_000, .retiredEnded, .none),
-        ]),
-        Row(name: "a server that sends every session away is not hammered", steps: [
-            Step(0, .start, .connect),
-            Step(1, .opened, .none),
-            Step(2, .peerWentAway, .retire(closingOldest: false, next: .wait(.milliseconds(100)))),
-            Step(102, .timerFired, .connect),
-            Step(103, .opened, .none),
-            Step(104, .peerWentAway, .retire(closingOldest: false, next: .wait(.milliseconds(200)))),
-            Step(304, .timerFired, .connect),
-            Step(305, .opened, .none),
-            Step(306, .peerWentAway, .retire(closingOldest: true, next: .wait(.milliseconds(400)))),
-            Step(307, .retiredEnded, .none),
-        ], retired: 2),
-        Row(name: "stop while connected finishes the streams", steps: [
-            Step(0, .start, .connect),
-            Step(1, .opened, .none),
-            Step(2, .stop, .retire(closingOldest: false, next: .nothing)),
-            Step(3, .timerFired, .none),
-            Step(4, .retiredEnded, .none),
-        ], finished: true),
-        Row(name: "stop while connecting", steps: [
-            Step(0, .start, .connect),
-            Step(1, .stop, .cancelConnect),
-            Step(2, .opened, .none),
-        ], finished: true),
-        Row(name: "stop while waiting", steps: [
-            Step(0, .start, .connect),
-            Step(1, .failed(.unreachable), .wait(.milliseconds(100))),
-            Step(2, .stop, .cancelWait),
-            Step(3, .timerFired, .none),
-        ], finished: true),
+        Row(
+            name: "connects, is lost and comes back",
+            steps: [
+                Step(0, .start, .connect),
+                Step(5, .opened, .none),
+                Step(20_000, .lost, .wait(.milliseconds(100))),
+                Step(20_100, .timerFired, .connect),
+                Step(20_101, .opened, .none),
+            ]),
+        Row(
+            name: "waits double while connections fail",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .failed(.unreachable), .wait(.milliseconds(100))),
+                Step(101, .timerFired, .connect),
+                Step(102, .failed(.refused(status: 503)), .wait(.milliseconds(200))),
+                Step(302, .timerFired, .connect),
+                Step(303, .failed(.refused(status: 429)), .wait(.milliseconds(400))),
+            ]),
+        Row(
+            name: "a refusal that looks final is tried again with the longest wait",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .failed(.refused(status: 401)), .wait(.seconds(15))),
+                Step(15_001, .timerFired, .connect),
+                Step(15_002, .failed(.unreachable), .wait(.seconds(15))),
+            ]),
+        Row(
+            name: "a token that expired does not end the listener",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(60_000, .lost, .wait(.milliseconds(100))),
+                Step(60_100, .timerFired, .connect),
+                Step(60_101, .failed(.refused(status: 401)), .wait(.seconds(15))),
+                Step(75_101, .timerFired, .connect),
+                Step(75_102, .opened, .none),
+                Step(85_102, .lost, .wait(.milliseconds(100))),
+            ]),
+        Row(
+            name: "a session that dies young does not start the waits over",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(2, .lost, .wait(.milliseconds(100))),
+                Step(102, .timerFired, .connect),
+                Step(103, .opened, .none),
+                Step(10_102, .lost, .wait(.milliseconds(200))),
+                Step(10_302, .timerFired, .connect),
+                Step(10_303, .opened, .none),
+                Step(20_303, .lost, .wait(.milliseconds(100))),
+            ]),
+        Row(
+            name: "go-away: the new session before the old one ends",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(30_000, .peerWentAway, .retire(closingOldest: false, next: .connect)),
+                Step(30_001, .opened, .none),
+                Step(31_000, .retiredEnded, .none),
+            ]),
+        Row(
+            name: "a server that sends every session away is not hammered",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(2, .peerWentAway, .retire(closingOldest: false, next: .wait(.milliseconds(100)))),
+                Step(102, .timerFired, .connect),
+                Step(103, .opened, .none),
+                Step(104, .peerWentAway, .retire(closingOldest: false, next: .wait(.milliseconds(200)))),
+                Step(304, .timerFired, .connect),
+                Step(305, .opened, .none),
+                Step(306, .peerWentAway, .retire(closingOldest: true, next: .wait(.milliseconds(400)))),
+                Step(307, .retiredEnded, .none),
+            ], retired: 2),
+        Row(
+            name: "stop while connected finishes the streams",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(2, .stop, .retire(closingOldest: false, next: .nothing)),
+                Step(3, .timerFired, .none),
+                Step(4, .retiredEnded, .none),
+            ], finished: true),
+        Row(
+            name: "stop while connecting",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .stop, .cancelConnect),
+                Step(2, .opened, .none),
+            ], finished: true),
+        Row(
+            name: "stop while waiting",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .failed(.unreachable), .wait(.milliseconds(100))),
+                Step(2, .stop, .cancelWait),
+                Step(3, .timerFired, .none),
+            ], finished: true),
         Row(name: "stop before the start", steps: [Step(0, .stop, .none), Step(1, .start, .none)], finished: true),
-        Row(name: "stop waits for sessions that were retired before", steps: [
-            Step(0, .start, .connect),
-            Step(1, .opened, .none),
-            Step(20_000, .peerWentAway, .retire(closingOldest: false, next: .connect)),
-            Step(20_001, .stop, .cancelConnect),
-        ], retired: 1),
-        Row(name: "abandon ends at once", steps: [
-            Step(0, .start, .connect),
-            Step(1, .opened, .none),
-            Step(2, .stop, .retire(closingOldest: false, next: .nothing)),
-            Step(3, .abandon, .closeAll),
-            Step(4, .retiredEnded, .none),
-        ], finished: true),
+        Row(
+            name: "stop waits for sessions that were retired before",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(20_000, .peerWentAway, .retire(closingOldest: false, next: .connect)),
+                Step(20_001, .stop, .cancelConnect),
+            ], retired: 1),
+        Row(
+            name: "abandon ends at once",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(2, .stop, .retire(closingOldest: false, next: .nothing)),
+                Step(3, .abandon, .closeAll),
+                Step(4, .retiredEnded, .none),
+            ], finished: true),
     ]
 
     @Test(arguments: rows)

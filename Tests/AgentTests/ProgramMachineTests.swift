@@ -1,3 +1,4 @@
+// The decisions of the process at signals and at its end, row by row.
 import Testing
 
 @testable import Agent

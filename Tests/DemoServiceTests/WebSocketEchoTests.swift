@@ -1,3 +1,4 @@
+// Frames that the echoing WebSocket takes and refuses, each row whole and in pieces of several sizes.
 import Memory
 import Testing
 
@@ -149,10 +150,11 @@ private func echo(_ bytes: [UInt8], size: Int) -> (received: [Received], isOpen:
         #expect(accepted && check.isComplete)
     }
 
-    @Test(arguments: [
-        [0x80], [0xC1, 0x80], [0xE0, 0x9F, 0x80], [0xED, 0xA0, 0x80], [0xF0, 0x8F, 0x80, 0x80], [0xF4, 0x90, 0x80, 0x80], [0xF5],
-        [0xC2, 0x41],
-    ] as [[UInt8]])
+    @Test(
+        arguments: [
+            [0x80], [0xC1, 0x80], [0xE0, 0x9F, 0x80], [0xED, 0xA0, 0x80], [0xF0, 0x8F, 0x80, 0x80], [0xF4, 0x90, 0x80, 0x80], [0xF5],
+            [0xC2, 0x41],
+        ] as [[UInt8]])
     func badText(bytes: [UInt8]) {
         var check = UTF8Check()
         let accepted = check.accept(bytes.span, 0..<bytes.count)

@@ -67,14 +67,15 @@ final class HTTPService: TunnelService {
     /// A new connection to the service.
     fileprivate func dial(completion: @escaping (Result<HTTPUpstream, DialError>) -> Void) -> Dial {
         dialer.dial(timeout: settings.timeout) { [self] result in
-            completion(result.map { stream in
-                stream.setNoDelay()
-                if settings.keepAliveInterval > .zero {
-                    stream.setKeepAlive(
-                        idle: settings.keepAliveInterval, interval: settings.keepAliveInterval, count: 3, userTimeout: .zero)
-                }
-                return HTTPUpstream(stream, pool: pool)
-            })
+            completion(
+                result.map { stream in
+                    stream.setNoDelay()
+                    if settings.keepAliveInterval > .zero {
+                        stream.setKeepAlive(
+                            idle: settings.keepAliveInterval, interval: settings.keepAliveInterval, count: 3, userTimeout: .zero)
+                    }
+                    return HTTPUpstream(stream, pool: pool)
+                })
         }
     }
 }

@@ -43,7 +43,8 @@ struct Backoff {
     }
 
     private mutating func withJitter(_ duration: Duration) -> Duration {
-        let nanoseconds = duration.components.seconds * 1_000_000_000
+        let nanoseconds =
+            duration.components.seconds * 1_000_000_000
             + duration.components.attoseconds / 1_000_000_000
         let jitterMax = UInt64(max(nanoseconds, 0)) / 100 * limits.jitterPercentMax
         return duration + .nanoseconds(Int64(nextRandom() % (jitterMax + 1)))
