@@ -9,7 +9,7 @@ import yaml
 from peer.http1 import request
 from programs import BIN, ENVIRONMENT, SLOW
 
-EXECUTABLES = ["piko", "piko-supervisor", "piko-worker", "piko-agent"]
+EXECUTABLES = ["piko", "piko-supervisor", "piko-agent"]
 
 
 def run(*arguments, timeout=20, environment=None):
@@ -45,7 +45,7 @@ def test_the_file_wins_over_defaults(new_node, tunnel, host):
 
 
 def test_expand_env(tmp_path):
-    text = "proxy:\n  bind_addr: ${ADDR}\n  timeout: ${T:45s}\n"
+    text = "proxy:\n  bind_addr: ${ADDR}\n  timeout: ${PIKO_TEST_TIMEOUT:45s}\n"
     good = check(tmp_path, text, "--config.expand-env", environment={"ADDR": "127.0.0.1:4711"})
     assert good.returncode == 0 and "127.0.0.1:4711" in good.stdout and "45s" in good.stdout
     assert check(tmp_path, text, environment={"ADDR": "127.0.0.1:4711"}).returncode != 0, "not expanded unless asked for"

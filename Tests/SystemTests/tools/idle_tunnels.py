@@ -27,6 +27,7 @@ class Tunnel:
         self.name, self.upgraded, self.buffer, self.frames, self.requests = name, False, b"", bytearray(), {}
         self.decoder = websocket.FrameDecoder(expects_masked=False)
         self.socket = socket.create_connection(address, timeout=60)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(f"GET /piko/v1/upstream/{name} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
         self.socket.setblocking(False)
