@@ -29,9 +29,12 @@ final class ListenerTable {
     private var isPaused = false
 
     /// How long an address that is in use is tried again: the process that had it may just be ending.
-    static let inUseRetry = Duration.seconds(2)
+    private let inUseRetry: Duration
 
-    init(_ loop: Loop) { self.loop = loop }
+    init(_ loop: Loop, inUseRetry: Duration = .seconds(2)) {
+        self.loop = loop
+        self.inUseRetry = inUseRetry
+    }
 
     /// Makes the sockets of a port. Waits for the name to be resolved, and for an address that is in use.
     func bind(_ kind: ListenerKind, key: String, address: BindAddress) throws(BindError) {
@@ -45,7 +48,7 @@ final class ListenerTable {
             }
         case let known: plan = known
         }
-        let deadline = loop.now + Self.inUseRetry
+        let deadline = loop.now + inUseRetry
         while true {
             do throws(SystemError) {
                 sockets += try Self.open(plan, kind)

@@ -21,7 +21,7 @@ enum SupervisorMain {
             }
         } catch {
             say("\(error)\n", on: 2)
-            exit(1)
+            exit(error is CommandLineError ? 2 : 1)
         }
     }
 
