@@ -1,8 +1,8 @@
 // From accepted connections to workers: each connection gets its worker at once, and all of a turn go to it in one message
 // for each port (64 a message at most), at the end of the turn.
 //
-// While no worker serves, accepted connections wait here, a bounded number; the ports are paused meanwhile, so that all
-// others wait in the kernel's queue.
+// While no worker serves, or all are full, accepted connections wait here, a bounded number; the ports are paused meanwhile,
+// so that all others wait in the kernel's queue.
 //
 // Invariant: every descriptor is in exactly one batch, or in `waiting`, or sent, or closed.
 
@@ -21,16 +21,27 @@ final class ConnectionDispatcher: AfterTurn {
     private let loop: Loop
     private let processes: ProcessTable
     private let counters: Counters
+    private let room: WorkerRoom
+    private var retry: CallbackTimer?
+    /// No worker has room for clients and agents.
+    private(set) var isFull = false
+    /// Called when `isFull` changed.
+    var fullChanged: () -> Void = {}
     private var choice = WorkerChoice()
     private var waiting: [Waiting] = []
 
     /// Connections that wait for a worker.
     static let waitingMax = 1_024
+    /// How often it is looked whether full workers have room again.
+    private static let retryEvery = Duration.milliseconds(50)
 
-    init(_ loop: Loop, processes: ProcessTable, counters: Counters) {
+    init(_ loop: Loop, processes: ProcessTable, counters: Counters, room: WorkerRoom) {
         self.loop = loop
         self.processes = processes
         self.counters = counters
+        self.room = room
+        super.init()
+        retry = CallbackTimer(loop) { [unowned self] in lookForRoom() }
     }
 
     /// Takes a new connection.
@@ -42,9 +53,14 @@ final class ConnectionDispatcher: AfterTurn {
 
     private func put(_ connection: Waiting) {
         let workers = processes.workers
-        let chosen = choice.next(count: workers.count) { workers[$0].isServing ? workers[$0].load.connections : nil }
+        let chosen = choice.next(count: workers.count) { index in
+            guard workers[index].isServing else { return nil }
+            let connections = workers[index].load.connections
+            return room.hasRoom(connections, for: connection.listener) ? connections : nil
+        }
         guard let chosen else {
             hold(connection)
+            if connection.listener != .admin, workers.contains(where: { $0.isServing }) { becameFull() }
             return
         }
         let worker = workers[chosen]
@@ -65,7 +81,27 @@ final class ConnectionDispatcher: AfterTurn {
         }
     }
 
-    /// A worker begins to serve: those that waited go to it.
+    private func becameFull() {
+        if !isFull {
+            isFull = true
+            counters.add(.acceptPauses)
+            fullChanged()
+        }
+        retry?.schedule(after: Self.retryEvery)
+    }
+
+    private func lookForRoom() {
+        let hasRoom = processes.workers.contains { $0.isServing && room.hasRoom($0.load.connections, for: .proxy) }
+        if hasRoom {
+            isFull = false
+            fullChanged()
+            workerServes()
+        } else {
+            retry?.schedule(after: Self.retryEvery)
+        }
+    }
+
+    /// A worker begins to serve, or has room: those that waited go to it.
     func workerServes() {
         let held = waiting
         waiting = []

@@ -26,7 +26,8 @@ final class ListenerTable {
     private let loop: Loop
     private var sockets: [ListeningSocket] = []
     private var listeners: [(kind: ListenerKind, listener: Listener, port: AcceptingPort)] = []
-    private var isPaused = false
+    private var acceptsTraffic = true
+    private var acceptsAdmin = true
 
     /// How long an address that is in use is tried again: the process that had it may just be ending.
     private let inUseRetry: Duration
@@ -109,18 +110,21 @@ final class ListenerTable {
             let listener = try Listener(loop, adopting: descriptor, delegate: port)
             listeners.append((socket.kind, listener, port))
         }
-        if isPaused { pauseOrResume() }
+        pauseOrResume()
     }
 
-    /// Lets connections wait in the kernel's queue, or takes them again.
-    func setAccepting(_ accepting: Bool) {
-        guard isPaused == accepting else { return }
-        isPaused = !accepting
+    /// Lets connections wait in the kernel's queue, or takes them again: those of clients and agents, and those to the
+    /// admin port.
+    func setAccepting(traffic: Bool, admin: Bool) {
+        acceptsTraffic = traffic
+        acceptsAdmin = admin
         pauseOrResume()
     }
 
     private func pauseOrResume() {
-        for (_, listener, port) in listeners {
+        for (kind, listener, port) in listeners {
+            let isPaused = kind == .admin ? !acceptsAdmin : !acceptsTraffic
+            if port.isPaused == isPaused { continue }
             port.isPaused = isPaused
             if isPaused { listener.pause() } else { listener.resume() }
         }

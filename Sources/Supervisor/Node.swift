@@ -28,6 +28,7 @@ final class Node {
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
     private var controlServer: ControlServer?
+    private var lastFullWarning: Instant?
     /// The node's readiness, as all workers were told.
     private(set) var isReady = false
     /// What the process ends with.
@@ -37,7 +38,9 @@ final class Node {
     private static let publishEvery = Duration.seconds(5)
 
     /// Makes the counters' memory; nothing is started yet.
-    init(_ loop: Loop, config: ServerConfig, log: Logger, ports: ListenerTable, workerPath: String) throws(SystemError) {
+    init(_ loop: Loop, config: ServerConfig, log: Logger, ports: ListenerTable, workerPath: String, room: WorkerRoom)
+        throws(SystemError)
+    {
         self.loop = loop
         self.config = config
         self.log = log
@@ -53,7 +56,8 @@ final class Node {
         settings = config.flattened.map { Control.Setting(key: $0.0, value: $0.1) }
         machine = SupervisorMachine(workers: workers, gracePeriod: config.gracePeriod)
         processes = ProcessTable(loop, path: workerPath, backend: config.server.ioBackend.rawValue)
-        dispatcher = ConnectionDispatcher(loop, processes: processes, counters: counters)
+        dispatcher = ConnectionDispatcher(loop, processes: processes, counters: counters, room: room)
+        dispatcher.fullChanged = { [unowned self] in fullChanged() }
     }
 
     /// How many workers the node is to have.
@@ -189,7 +193,20 @@ final class Node {
     private func workersChanged() {
         let serving = processes.workers.count { $0.isServing }
         counters.set(.workersReady, UInt64(serving))
-        ports.setAccepting(serving > 0)
+        pauseOrResume()
+    }
+
+    private func pauseOrResume() {
+        let serves = processes.workers.contains { $0.isServing }
+        ports.setAccepting(traffic: serves && !dispatcher.isFull, admin: serves)
+    }
+
+    private func fullChanged() {
+        pauseOrResume()
+        if dispatcher.isFull, lastFullWarning.map({ loop.now - $0 >= .seconds(1) }) ?? true {
+            lastFullWarning = loop.now
+            log.warn(.server, "all workers are full; new connections wait")
+        }
     }
 
     private func becameReady(_ process: WorkerProcess) {

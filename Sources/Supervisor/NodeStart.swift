@@ -18,7 +18,7 @@ struct StartError: Error, CustomStringConvertible {
 enum NodeStart {
     /// Runs until the node ends; the exit status.
     static func run(_ config: ServerConfig, log: Logger) throws(StartError) -> Int32 {
-        System.raiseDescriptorLimit()
+        let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         SignalSource.ignorePipeSignal()
         let loop = try makeLoop(config)
         log.info(.server, "starting server") {
@@ -38,7 +38,7 @@ enum NodeStart {
         }
         let ports = try bind(loop, config)
         let made = try orFail("counters") { () throws(SystemError) in
-            try Node(loop, config: config, log: log, ports: ports, workerPath: workerPath)
+            try Node(loop, config: config, log: log, ports: ports, workerPath: workerPath, room: room)
         }
         let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0) }
         node = made

@@ -4,6 +4,8 @@
 // shared memory, which a worker that went wild could fill with anything: then it gets more or fewer connections than the
 // others, and nothing worse.
 
+import Control
+
 /// The connections of a worker, as far as the choice needs them.
 struct WorkerLoad: Equatable {
     /// Connections handed to it by the supervisor in its life.
@@ -18,6 +20,28 @@ struct WorkerLoad: Equatable {
         let waiting = passed >= received ? passed - received : 0
         let open = min(open, UInt64(UInt32.max))
         return open + min(waiting, UInt64(UInt32.max))
+    }
+}
+
+/// How many connections a worker is given. One that ran out of descriptors could not even take the next message, so it is not
+/// given more than it has room for, and what it opens by itself has its share. The admin port has a share of its own: a
+/// full node still says how it is.
+struct WorkerRoom: Equatable {
+    /// Connections of clients and agents.
+    let connectionsMax: UInt64
+    /// The same with those to the admin port.
+    let connectionsMaxWithAdmin: UInt64
+
+    /// For processes that may have so many descriptors.
+    init(descriptors: Int) {
+        let limit = UInt64(max(8, min(descriptors, 65_536)))
+        let reserve = min(limit / 4, max(64, limit / 16))
+        connectionsMax = limit - reserve
+        connectionsMaxWithAdmin = limit - reserve / 2
+    }
+
+    func hasRoom(_ connections: UInt64, for listener: ListenerKind) -> Bool {
+        connections < (listener == .admin ? connectionsMaxWithAdmin : connectionsMax)
     }
 }
 

@@ -89,6 +89,19 @@ import Testing
     }
 }
 
+@Suite struct WorkerRoomTests {
+    @Test func keepsDescriptorsBack() {
+        let room = WorkerRoom(descriptors: 20_000)
+        #expect(room.connectionsMax == 18_750 && room.connectionsMaxWithAdmin == 19_375)
+        #expect(room.hasRoom(18_749, for: .proxy) && !room.hasRoom(18_750, for: .upstream))
+        #expect(room.hasRoom(18_750, for: .admin) && !room.hasRoom(19_375, for: .admin))
+        #expect(WorkerRoom(descriptors: 1_024).connectionsMax == 960)
+        #expect(WorkerRoom(descriptors: 40).connectionsMax == 30)
+        #expect(WorkerRoom(descriptors: .max).connectionsMax == 61_440)
+        #expect(WorkerRoom(descriptors: -1).connectionsMax == 6)
+    }
+}
+
 @Suite struct BindPlanTests {
     @Test func allAddressesAreOneSocketForBoth() {
         let plan = BindPlan(BindAddress(host: "", port: 8000))
