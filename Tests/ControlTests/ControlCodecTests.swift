@@ -1,3 +1,6 @@
+// The control codec: every message forth and back, against its recorded bytes, cut at every place, lengthened, and with every
+// byte changed.
+
 import Base
 import Control
 import Foundation

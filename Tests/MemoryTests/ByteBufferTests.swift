@@ -1,3 +1,5 @@
+// The byte queue and the mask: order through growth and consumption, numbers as text, pieces as the whole.
+
 import Memory
 import Testing
 

@@ -1,3 +1,5 @@
+// Counter slabs: sums, full tables, folding an ended slab, memory that is no counters, readers beside a fold.
+
 import Memory
 import Testing
 

@@ -1,3 +1,5 @@
+// The parts around the supervisor's decisions, on a real loop: worker links, listening sockets, the control socket.
+
 import Base
 import Config
 import Control

@@ -1,3 +1,5 @@
+// The life of a node as rows of events and actions, and its invariants under events in any order.
+
 import Base
 import Testing
 

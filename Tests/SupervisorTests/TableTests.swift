@@ -1,3 +1,5 @@
+// The routing table, the choice among workers, and what an address to listen on means.
+
 import Config
 import Control
 import Reactor

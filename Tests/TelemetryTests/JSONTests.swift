@@ -1,3 +1,5 @@
+// JSON: what is read, what is refused, and that what is written reads back.
+
 import Memory
 import Telemetry
 import Testing

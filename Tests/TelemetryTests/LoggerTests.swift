@@ -1,3 +1,5 @@
+// Log lines read back by an independent reader of JSON, whatever bytes they carry; the access log; lines that are too long.
+
 import Base
 import Foundation
 import Memory

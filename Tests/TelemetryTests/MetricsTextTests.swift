@@ -1,3 +1,5 @@
+// The metrics text: sums over processes, buckets, bounded labels, and what the format allows.
+
 import Memory
 import Telemetry
 import Testing
