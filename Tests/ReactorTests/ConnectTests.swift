@@ -193,7 +193,7 @@ extension ReactorTests {
                     stream.resumeReading()
                 }
             }
-            #expect(recorder.bytes == sent, "seed \(seed)")
+            expectSame(recorder.bytes, sent, "seed \(seed)")
             // What was written just before each move came out in order.
             var back = [UInt8](repeating: 0, count: moves + 1)
             pump(loops[0], for: .milliseconds(5))

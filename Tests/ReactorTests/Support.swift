@@ -124,14 +124,14 @@ func connectedPair(_ loop: Loop, _ transport: Transport, _ left: ChannelDelegate
 }
 
 /// A TCP connection: one end in the loop, the other a plain blocking descriptor.
-func connectedToPlain(_ loop: Loop, _ delegate: ChannelDelegate) throws -> (Stream, Int32) {
+func connectedToPlain(_ loop: Loop, _ delegate: Recorder) throws -> (Stream, Int32) {
     let bound = try Listener.bind(SocketAddress(address: "127.0.0.1", port: 0)!)
     let stream = try Stream(loop, connectTo: SocketAddress.name(of: bound.raw)!)
     stream.delegate = delegate
     var descriptor: Int32 = -1
     pump(loop, "plain accept") {
-        descriptor = accept(bound.raw, nil, nil)
-        return descriptor >= 0
+        if descriptor < 0 { descriptor = accept(bound.raw, nil, nil) }
+        return descriptor >= 0 && delegate.has("connected")
     }
     return (stream, descriptor)
 }
@@ -160,4 +160,11 @@ func openDescriptors() -> Int {
     var count = 0
     while readdir(directory) != nil { count += 1 }
     return count
+}
+
+/// Compares long byte strings; a failure tells where they part instead of printing them.
+func expectSame(_ got: [UInt8], _ wanted: [UInt8], _ note: Comment = "", sourceLocation: SourceLocation = #_sourceLocation) {
+    if got == wanted { return }
+    let place = zip(got, wanted).enumerated().first { $0.element.0 != $0.element.1 }?.offset ?? min(got.count, wanted.count)
+    Issue.record("\(got.count) bytes instead of \(wanted.count), different from \(place) on. \(note)", sourceLocation: sourceLocation)
 }
