@@ -125,6 +125,8 @@ static void stream_transmit(cio_loop *loop, struct slot *slot) {
     loop->counters.system_calls++;
     if (sent < 0 && errno != EAGAIN) {
         stream_send_failed(loop, slot, -errno);
+        /* What can still be received is looked at now, whatever the last edge said. */
+        if (slot->flags & SLOT_WRITE_BROKEN) slot->flags |= SLOT_READABLE;
         return;
     }
     if (sent > 0) stream_sent(loop, slot, (size_t)sent);
@@ -183,8 +185,6 @@ static void stream_receive(cio_loop *loop, struct slot *slot) {
 static void stream_service(cio_loop *loop, struct slot *slot) {
     if (!stream_service_connect(loop, slot)) return;
     stream_transmit(loop, slot);
-    /* A failed send leaves input to be looked at, whatever the last edge said. */
-    if (slot->flags & SLOT_WRITE_BROKEN) slot->flags |= SLOT_READABLE;
     stream_settle(loop, slot);
 }
 

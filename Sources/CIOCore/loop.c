@@ -38,7 +38,7 @@ static int loop_allocate(cio_loop *loop, const struct cio_loop_options *options)
     if (slots == MAP_FAILED) return -errno;
     loop->slots = slots;
     size_t buffers = options->receive_buffers == 0 ? 128 : options->receive_buffers;
-    size_t buffer_bytes = options->receive_buffer_bytes == 0 ? 16384 : options->receive_buffer_bytes;
+    size_t buffer_bytes = options->receive_buffer_bytes == 0 ? 8192 : options->receive_buffer_bytes;
     size_t area = buffers * buffer_bytes;
     int result = receive_area_create(&loop->area, area < AREA_BYTES_MIN ? AREA_BYTES_MIN : area);
     if (result < 0) return result;

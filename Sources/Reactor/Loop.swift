@@ -24,9 +24,9 @@ public struct LoopLimits: Sendable {
     public var handlesMax = 65_536
     /// Submission entries of the ring, a power of two.
     public var ringEntries = 1_024
-    /// Receive buffers, a power of two, and the bytes of each.
+    /// Receive buffers, a power of two, and the bytes of each. More than the processor's cache holds is slower.
     public var receiveBuffers = 128
-    public var receiveBufferBytes = 16_384
+    public var receiveBufferBytes = 8_192
     /// Most bytes that wait for sending over all streams; 0: no limit. A write beyond it fails its stream.
     public var outputBytesMax = 0
 
@@ -77,6 +77,7 @@ public final class Loop {
     let timers = TimerHeap()
     private let events: UnsafeMutablePointer<cio_event>
     private var isStopping = false
+    private var isInTurn = false
     private var tasks: [AfterTurn] = []
     private var tasksRunning: [AfterTurn] = []
 
@@ -101,7 +102,11 @@ public final class Loop {
             let result = unsafe cio_loop_create(&made, &options, text.baseAddress!, text.count)
             return unsafe (result, String(cString: text.baseAddress!))
         }
-        guard result == 0, let made = unsafe made else { throw SystemError(code: -result, call: reason) }
+        guard result == 0, let made = unsafe made else {
+            // The reason ends with the errno's text, which the error adds by itself.
+            let text = ": " + SystemError.text(of: -result)
+            throw SystemError(code: -result, call: reason.hasSuffix(text) ? String(reason.dropLast(text.count)) : reason)
+        }
         unsafe core = made
         self.backend = unsafe cio_loop_backend(made) == CIO_BACKEND_IO_URING.rawValue ? .ioUring : .epoll
         backendDescription = reason
@@ -125,6 +130,9 @@ public final class Loop {
 
     /// One turn: waits until something happens, a timer is due or `limit` is reached, and handles it.
     public func runTurn(until limit: Instant) {
+        precondition(!isInTurn, "a turn within a turn")
+        isInTurn = true
+        defer { isInTurn = false }
         let deadline = tasks.isEmpty ? min(limit, timers.nextDeadline) : Instant(nanoseconds: 0)
         let count = unsafe cio_loop_turn(core, deadline.nanoseconds, events, UInt32(Loop.eventsMax))
         precondition(count >= 0, "cio_loop_turn failed")

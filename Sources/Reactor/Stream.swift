@@ -164,6 +164,7 @@ public final class Stream: Channel {
         unsafe cio_stream_close(loop.core, handle, mode)
         handle = 0
         delegate = nil
+        failure = nil
         releaseHandler(self)
     }
 

@@ -41,7 +41,7 @@ struct cio_loop_options {
     uint32_t handles_max;          /* most handles alive at once; more: -ENFILE from the open functions */
     uint32_t ring_entries;         /* io_uring submission entries, power of two (0: 1024) */
     uint32_t receive_buffers;      /* provided buffers, power of two (0: 128) */
-    uint32_t receive_buffer_bytes; /* bytes of each (0: 16384) */
+    uint32_t receive_buffer_bytes; /* bytes of each (0: 8192) */
     uint32_t reserved;
     uint64_t output_bytes_max;     /* most bytes queued for sending over all handles (0: no limit); more: -ENOBUFS */
 };
