@@ -8,6 +8,7 @@
 // moment does not take a service with it. The address that answered last is tried first.
 
 internal import Base
+internal import Glibc
 internal import Reactor
 
 /// Why no connection could be made.
@@ -207,7 +208,11 @@ final class Dial {
 
     fileprivate func attemptFailed(_ attempt: DialAttempt, error: ChannelError) {
         attempts.removeAll { $0 === attempt }
-        if case .system(let code) = error { lastError = SystemError(code: code, call: "connect") }
+        if case .system(let code) = error {
+            lastError = SystemError(code: code, call: "connect")
+        } else {
+            lastError = SystemError(code: ECONNRESET, call: "connect")
+        }
         perform(machine.handle(.attemptFailed))
     }
 

@@ -97,7 +97,7 @@ final class AgentProgram {
             }
             metricsServer?.close()
             context.logger.info(.main, "stopped")
-            context.end(code)
+            context.end(code, lingerMax: cutting ? .milliseconds(100) : .seconds(2))
         }
     }
 }

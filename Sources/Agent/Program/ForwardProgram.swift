@@ -42,6 +42,6 @@ final class ForwardProgram {
     private func stop() {
         for forwarder in forwarders { forwarder.close() }
         context.logger.info(.main, "stopped")
-        context.end(0)
+        context.end(0, lingerMax: .seconds(2))
     }
 }

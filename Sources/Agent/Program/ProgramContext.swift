@@ -22,6 +22,7 @@ final class ProgramContext {
     let resolver: Resolver
     /// The exit status once the loop has stopped.
     private var status: Int32 = 0
+    private var lingerMax = Duration.zero
     private var signals: SignalSource?
 
     init(backend: IOBackend, log: LogConfig, sink: LogSink = StandardErrorSink()) throws(ProgramError) {
@@ -55,19 +56,29 @@ final class ProgramContext {
         }
     }
 
-    /// Runs until `end`; the exit status.
+    /// Runs until `end`, and sends what is queued then; the exit status.
     func run() -> Int32 {
         logger.info(.main, "started") {
             $0.field("version", BuildInfo.version)
             $0.field("io_backend", loop.backendDescription)
         }
         loop.run()
+        sendRest()
         return status
     }
 
-    /// Lets `run` return with this status.
-    func end(_ status: Int32) {
+    /// Lets `run` return with this status, once the connections that were closed in good order have sent what was queued
+    /// and seen their peers' end, but after `lingerMax` at the latest.
+    func end(_ status: Int32, lingerMax: Duration) {
         self.status = status
+        self.lingerMax = lingerMax
         loop.stop()
+    }
+
+    private func sendRest() {
+        let deadline = SystemClock.now + lingerMax
+        while loop.counters.handlesLingering > 0, SystemClock.now < deadline {
+            loop.runTurn(until: min(deadline, SystemClock.now + .milliseconds(10)))
+        }
     }
 }
