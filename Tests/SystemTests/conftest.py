@@ -178,7 +178,7 @@ class Service:
         self.open.add(writer)
         try:
             await self.handler(TcpStream(reader, writer))
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):      # ENOTCONN too: FIN on a connection that was reset
             pass
         except Exception as error:
             self.failures.append(error)
