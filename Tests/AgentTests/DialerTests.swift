@@ -17,21 +17,36 @@ import Testing
         return result
     }
 
-    @Test(arguments: [BackendChoice.epoll, .auto]) func localhostFallsBackToTheOtherFamily(_ backend: BackendChoice) throws {
+    /// Addresses that no other test uses, so that nobody listens there by chance.
+    @Test(arguments: [BackendChoice.epoll, .auto]) func fallsBackToTheNextAddress(_ backend: BackendChoice) throws {
         let harness = try Harness(backend)
-        for host in ["127.0.0.1", "::1"] {
-            let descriptor = try Listener.bind(SocketAddress(address: host, port: 0)!)
-            let address = SocketAddress.name(of: descriptor.raw)!
-            let dialer = harness.dialer(address.port, host: "localhost")
-            for _ in 0..<2 {
-                guard case .success(let stream) = dial(harness, dialer) else {
-                    Issue.record("no connection to \(address)")
-                    return
-                }
-                #expect(stream.peer == address)
-                stream.closeNow()
+        let last = backend == .epoll ? 21 : 22
+        let listening = try Listener.bind(SocketAddress(address: "127.9.8.\(last)", port: 0)!)
+        let address = SocketAddress.name(of: listening.raw)!
+        let refusing = [
+            SocketAddress(address: "127.9.8.31", port: address.port)!, SocketAddress(address: "127.9.8.32", port: address.port)!,
+        ]
+        let dialer = Dialer(
+            loop: harness.loop, resolver: harness.resolver, host: "several.test", port: address.port, addresses: refusing + [address])
+        for _ in 0..<2 {
+            guard case .success(let stream) = dial(harness, dialer) else {
+                Issue.record("no connection to \(address)")
+                return
             }
+            #expect(stream.peer == address)
+            stream.closeNow()
         }
+    }
+
+    @Test func localhostNeedsNoLookUp() throws {
+        let harness = try Harness()
+        let service = try TestService(harness.loop)
+        guard case .success(let stream) = dial(harness, harness.dialer(service.port, host: "localhost")) else {
+            Issue.record("no connection to localhost")
+            return
+        }
+        #expect(stream.peer?.port == service.port)
+        stream.closeNow()
     }
 
     @Test func refusalIsToldOnce() throws {

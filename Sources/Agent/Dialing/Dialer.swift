@@ -51,15 +51,22 @@ final class Dialer {
     /// Dials that wait for the look-up in progress.
     private var waiting: [Dial] = []
 
-    init(loop: Loop, resolver: Resolver, host: String, port: UInt16) {
+    /// Connections to `host`, a name or an address, and `port`.
+    convenience init(loop: Loop, resolver: Resolver, host: String, port: UInt16) {
+        // RFC 6761 section 6.3: "localhost" is this machine, whatever a name server says.
+        let literals = host == "localhost" ? ["127.0.0.1", "::1"] : [host]
+        let addresses = literals.compactMap { SocketAddress(address: $0, port: port) }
+        self.init(loop: loop, resolver: resolver, host: host, port: port, addresses: addresses)
+    }
+
+    /// The same, with the addresses of the host; none: they are looked up.
+    init(loop: Loop, resolver: Resolver, host: String, port: UInt16, addresses: [SocketAddress]) {
         self.loop = loop
         self.resolver = resolver
         self.host = host
         self.port = port
         target = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
-        // RFC 6761 section 6.3: "localhost" is this machine, whatever a name server says.
-        let literals = host == "localhost" ? ["127.0.0.1", "::1"] : [host]
-        addresses = literals.compactMap { SocketAddress(address: $0, port: port) }
+        self.addresses = addresses
         isLiteral = !addresses.isEmpty
     }
 
