@@ -29,9 +29,6 @@ struct ProgramMachine {
 
     private var state = State.running
 
-    /// Whether the first signal came.
-    var isDraining: Bool { state == .draining }
-
     mutating func handle(_ event: Event) -> Action {
         switch (state, event) {
         case (.running, .signal):

@@ -32,9 +32,6 @@ final class TunnelSession: MuxSessionDelegate {
         mux = MuxSession(loop, carrier: connection.channel, role: .client, delegate: self)
     }
 
-    /// Streams that are open.
-    var streamCount: Int { mux?.streamCount ?? 0 }
-
     /// Takes no new streams and ends with the last one.
     func retire() {
         guard !isRetired, let mux else { return }
