@@ -1,4 +1,5 @@
-"""Compares Autobahn's results of two agents, "direct" and "tunnel": no case of the tunnel may be worse. Prints a summary."""
+"""Compares Autobahn's results of two agents, "direct" and "tunnel": no case of the tunnel may be worse. Prints a summary, and
+writes the names of the worse cases, one a line, to the file that the second argument names."""
 
 import json
 import sys
@@ -24,6 +25,8 @@ def main():
         print(f"Autobahn: {case}: direct {theirs['behavior']}/{theirs['behaviorClose']}, tunnel {mine['behavior']}/{mine['behaviorClose']} (close code {mine['remoteCloseCode']})")
     passed = sum(result["behavior"] in ORDER[:2] for result in tunnel.values())
     print(f"Autobahn: {len(tunnel)} cases, {passed} OK through the tunnel, {len(worse)} worse than direct, {len(missing)} missing")
+    with open(sys.argv[2], "w") as file:
+        file.writelines(f"{case}\n" for case in missing + [case for case, _, _ in worse])
     sys.exit(1 if worse or missing or not tunnel else 0)
 
 
