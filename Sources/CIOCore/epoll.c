@@ -331,7 +331,10 @@ static void ready_process(cio_loop *loop) {
 static int epoll_wait_until(cio_loop *loop, uint64_t deadline_ns) {
     struct epoll_state *state = loop->epoll;
     uint64_t left = deadline_ns;
-    if (deadline_ns != 0 && deadline_ns != UINT64_MAX) left = deadline_ns > loop->now ? deadline_ns - loop->now : 0;
+    if (deadline_ns != 0 && deadline_ns != UINT64_MAX) {
+        uint64_t now = cio_clock_monotonic();
+        left = deadline_ns > now ? deadline_ns - now : 0;
+    }
     loop->counters.system_calls++;
     if (!state->no_pwait2 && left != 0) {
         struct timespec time = {.tv_sec = (time_t)(left / 1000000000ull), .tv_nsec = (long)(left % 1000000000ull)};
@@ -351,8 +354,8 @@ static int epoll_wait_until(cio_loop *loop, uint64_t deadline_ns) {
 static int epoll_turn(cio_loop *loop, uint64_t deadline_ns) {
     if (loop->lists[LIST_READY].first != NONE) deadline_ns = 0;
     int count = epoll_wait_until(loop, deadline_ns);
-    if (count < 0) return count == -EINTR ? 0 : count;
     loop->now = cio_clock_monotonic();
+    if (count < 0) return count == -EINTR ? 0 : count;
     for (int index = 0; index < count; index++) {
         if (loop->epoll->ready[index].data.u64 == WAKE_KEY) {
             uint64_t value;

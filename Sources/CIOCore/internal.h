@@ -36,6 +36,7 @@
 #define IOVECS_PER_SEND 64
 #define MARK_HIGH_DEFAULT 262144u
 #define MARK_LOW_DEFAULT 65536u
+#define LINGERING_SHARE 4u /* of the handles may linger: one in so many */
 #define LINGER_FIN_NS (5ull * 1000000000ull)
 #define RETRY_NS (5ull * 1000000ull)
 #define LINGER_SEND_NS (CIO_LINGER_MS * 1000000ull)

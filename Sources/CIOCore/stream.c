@@ -144,7 +144,17 @@ void slot_close(cio_loop *loop, struct slot *slot) {
     if (loop->backend->quiesce(loop, slot)) slot_destroy(loop, slot);
 }
 
+/* Keeps those that linger from taking all handles: the one that has lingered longest goes. */
+static void linger_make_room(cio_loop *loop) {
+    uint64_t most = loop->slots_max / LINGERING_SHARE;
+    if (loop->counters.handles_lingering < (most > 0 ? most : 1)) return;
+    uint32_t oldest = loop->lists[LIST_LINGER_FIN].first;
+    if (oldest == NONE) oldest = loop->lists[LIST_LINGER_SEND].first;
+    if (oldest != NONE) slot_close(loop, &loop->slots[oldest]);
+}
+
 static void stream_linger(cio_loop *loop, struct slot *slot) {
+    linger_make_room(loop);
     slot->flags &= ~(uint32_t)SLOT_DETACHING;
     slot->flags |= SLOT_CLOSED | SLOT_LINGERING | SLOT_FINISHING | SLOT_READING;
     loop->counters.handles_lingering++;

@@ -71,7 +71,7 @@ public final class Stream: Channel {
 
     // MARK: - Channel
 
-    override public var isWritable: Bool { pendingBytes <= highMark }
+    override public var isWritable: Bool { handle != 0 && pendingBytes <= highMark }
 
     override public func write(_ bytes: Span<UInt8>) {
         assert(!isFinished, "write after finish")

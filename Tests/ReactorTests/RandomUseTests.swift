@@ -78,7 +78,7 @@ extension ReactorTests {
             limits.ringEntries = 8
             let loop = try Loop(backend: backend, limits: limits)
             let before = openDescriptors()
-            for round in 0..<6 {
+            for round in 0..<3 {
                 let pairs = try (0..<12).map { _ in
                     let ends = (End(loop), End(loop))
                     let (left, right) = try connectedPair(loop, transport, ends.0, ends.1)

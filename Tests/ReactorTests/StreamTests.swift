@@ -193,6 +193,23 @@ extension ReactorTests {
         }
 
         @Test(arguments: backends)
+        func fewLingerAtOnce(_ backend: BackendChoice) throws {
+            var limits = LoopLimits()
+            limits.handlesMax = 16
+            let loop = try Loop(backend: backend, limits: limits)
+            var plains: [Int32] = []
+            for round in 1...10 {
+                let (stream, plain) = try connectedToPlain(loop, Recorder())
+                plains.append(plain)
+                stream.close()
+                pump(loop, for: .milliseconds(2))
+                #expect(loop.counters.handlesLingering == min(round, 4))
+            }
+            for plain in plains { close(plain) }
+            pump(loop, "closed") { loop.openHandles == 0 }
+        }
+
+        @Test(arguments: backends)
         func abortResetsThePeer(_ backend: BackendChoice) throws {
             let loop = try Loop(backend: backend)
             let (client, server) = (Recorder(), Recorder())
