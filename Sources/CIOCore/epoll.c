@@ -139,7 +139,11 @@ static void stream_discard(cio_loop *loop, struct slot *slot) {
     do length = recv(slot->descriptor, loop->discard, DISCARD_BYTES, MSG_DONTWAIT);
     while (length < 0 && errno == EINTR);
     loop->counters.system_calls++;
-    if (length > 0) return;
+    if (length > 0) {
+        slot->output.discarded += (size_t)length;
+        if (slot->output.discarded > LINGER_BYTES_MAX) slot_close(loop, slot);
+        return;
+    }
     slot->flags &= ~(uint32_t)SLOT_READABLE;
     if (length == 0) stream_ended(loop, slot);
     else if (errno != EAGAIN) stream_failed(loop, slot, -errno);

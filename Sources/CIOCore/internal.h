@@ -38,6 +38,10 @@
 #define MARK_LOW_DEFAULT 65536u
 #define LINGERING_SHARE 4u /* of the handles may linger: one in so many */
 #define LINGER_FIN_NS (5ull * 1000000000ull)
+/* How often a stream that is not read is looked at for a reset. */
+#define PAUSED_NS (2ull * 1000000000ull)
+/* The most that a lingering stream receives and drops: a peer that just goes on sending is cut off. */
+#define LINGER_BYTES_MAX (16ull * 1048576ull)
 #define RETRY_NS (5ull * 1000000ull)
 #define LINGER_SEND_NS (CIO_LINGER_MS * 1000000ull)
 
@@ -127,6 +131,7 @@ enum slot_flags {
     SLOT_SEND_STOPPED = 1 << 27,   /* and its cancellation was asked for */
     SLOT_POLL_STALE = 1 << 28,     /* the armed poll has another mask than is wanted now */
     SLOT_RETRY = 1 << 29,          /* on the list of message sockets that try again in a moment */
+    SLOT_PAUSED = 1 << 30,         /* on the list of streams that are not read and so don't notice a reset */
 };
 
 struct link {
@@ -148,13 +153,14 @@ struct slot {
     uint32_t edges;    /* epoll: what was announced and not yet looked at */
     struct link work;  /* dirty list; free list (next) */
     struct link ready; /* ready list */
-    struct link timed; /* one of the linger lists, or the retry list */
+    struct link timed; /* one of the linger lists, the list of the paused, or the retry list */
     uint64_t timed_since;
     union {
         struct { /* SLOT_STREAM */
             struct chunk *first, *last;
             size_t pending;
             uint32_t mark_high, mark_low;
+            uint64_t discarded; /* bytes received while it lingered */
         } output;
         struct { /* SLOT_MESSAGE */
             struct message *first, *last;
@@ -167,7 +173,7 @@ struct list {
     uint32_t first, last;
 };
 
-enum list_kind { LIST_DIRTY, LIST_READY, LIST_LINGER_SEND, LIST_LINGER_FIN, LIST_RETRY, LIST_COUNT };
+enum list_kind { LIST_DIRTY, LIST_READY, LIST_LINGER_SEND, LIST_LINGER_FIN, LIST_PAUSED, LIST_RETRY, LIST_COUNT };
 
 /* Adds at the end, unless it is there already; removes, if it is there. */
 void list_add(cio_loop *loop, enum list_kind list, struct slot *slot);

@@ -13,6 +13,7 @@ static const uint32_t list_flags[LIST_COUNT] = {
     [LIST_READY] = SLOT_READY,
     [LIST_LINGER_SEND] = SLOT_LINGER_SEND,
     [LIST_LINGER_FIN] = SLOT_LINGER_FIN,
+    [LIST_PAUSED] = SLOT_PAUSED,
     [LIST_RETRY] = SLOT_RETRY,
 };
 

@@ -12,6 +12,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -80,6 +81,12 @@ void cio_stream_read(cio_loop *loop, cio_handle handle, bool on) {
     struct slot *slot = slot_find(loop, handle, SLOT_STREAM);
     if (slot == NULL || on == ((slot->flags & SLOT_READING) != 0) || (slot->flags & SLOT_DETACHING) != 0) return;
     slot->flags ^= SLOT_READING;
+    if (on) {
+        list_remove(loop, LIST_PAUSED, slot);
+    } else if ((slot->flags & (SLOT_CONNECTING | SLOT_FAILED)) == 0) {
+        slot->timed_since = loop->now;
+        list_add(loop, LIST_PAUSED, slot);
+    }
     slot_touch(loop, slot);
 }
 
@@ -113,6 +120,7 @@ void cio_stream_finish(cio_loop *loop, cio_handle handle) {
 int cio_stream_detach(cio_loop *loop, cio_handle handle) {
     struct slot *slot = slot_find(loop, handle, SLOT_STREAM);
     if (slot == NULL || (slot->flags & SLOT_FAILED) != 0) return -EBADF;
+    list_remove(loop, LIST_PAUSED, slot);
     slot->flags = (slot->flags & ~(uint32_t)SLOT_READING) | SLOT_DETACHING;
     slot_touch(loop, slot);
     return 0;
@@ -140,6 +148,7 @@ void slot_close(cio_loop *loop, struct slot *slot) {
     list_remove(loop, LIST_READY, slot);
     list_remove(loop, LIST_LINGER_SEND, slot);
     list_remove(loop, LIST_LINGER_FIN, slot);
+    list_remove(loop, LIST_PAUSED, slot);
     list_remove(loop, LIST_RETRY, slot);
     if (loop->backend->quiesce(loop, slot)) slot_destroy(loop, slot);
 }
@@ -155,6 +164,7 @@ static void linger_make_room(cio_loop *loop) {
 
 static void stream_linger(cio_loop *loop, struct slot *slot) {
     linger_make_room(loop);
+    list_remove(loop, LIST_PAUSED, slot);
     slot->flags &= ~(uint32_t)SLOT_DETACHING;
     slot->flags |= SLOT_CLOSED | SLOT_LINGERING | SLOT_FINISHING | SLOT_READING;
     loop->counters.handles_lingering++;
@@ -184,20 +194,43 @@ static void linger_progress(cio_loop *loop, struct slot *slot) {
     list_add(loop, LIST_LINGER_SEND, slot);
 }
 
+/* A reset that came while nobody read: without a look at it, a connection that back-pressure holds would outlive its peer. */
+static void paused_check(cio_loop *loop, struct slot *slot) {
+    struct pollfd look = {.fd = slot->descriptor};
+    list_remove(loop, LIST_PAUSED, slot);
+    loop->counters.system_calls++;
+    if (poll(&look, 1, 0) > 0 && (look.revents & POLLERR) != 0) {
+        int error = 0;
+        socklen_t length = sizeof error;
+        if (getsockopt(slot->descriptor, SOL_SOCKET, SO_ERROR, &error, &length) != 0 || error == 0) error = ECONNRESET;
+        stream_failed(loop, slot, -error);
+        return;
+    }
+    slot->timed_since = loop->now;
+    list_add(loop, LIST_PAUSED, slot);
+}
+
 uint64_t timed_expire(cio_loop *loop) {
     static const struct {
         enum list_kind list;
         uint64_t time;
-    } rows[] = {{LIST_LINGER_SEND, LINGER_SEND_NS}, {LIST_LINGER_FIN, LINGER_FIN_NS}, {LIST_RETRY, RETRY_NS}};
+    } rows[] = {{LIST_LINGER_SEND, LINGER_SEND_NS},
+                {LIST_LINGER_FIN, LINGER_FIN_NS},
+                {LIST_PAUSED, PAUSED_NS},
+                {LIST_RETRY, RETRY_NS}};
     uint64_t next = UINT64_MAX;
     for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
         uint32_t index;
         while ((index = loop->lists[rows[row].list].first) != NONE) {
             struct slot *slot = &loop->slots[index];
             uint64_t end = slot->timed_since + rows[row].time;
-            if (end > loop->now) {
+            if (end > loop->now || (rows[row].list == LIST_PAUSED && !loop_has_room(loop))) {
                 if (end < next) next = end;
                 break;
+            }
+            if (rows[row].list == LIST_PAUSED) {
+                paused_check(loop, slot);
+                continue;
             }
             if (rows[row].list == LIST_RETRY) {
                 list_remove(loop, LIST_RETRY, slot);
@@ -274,7 +307,11 @@ void stream_send_failed(cio_loop *loop, struct slot *slot, int error) {
 }
 
 bool stream_received(cio_loop *loop, struct slot *slot, uint8_t *data, size_t length) {
-    if (stream_is_over(slot) || (slot->flags & SLOT_CLOSED) != 0) return false;
+    if (stream_is_over(slot)) return false;
+    if (slot->flags & SLOT_CLOSED) {
+        slot->output.discarded += length;
+        return false;
+    }
     struct cio_event *event = event_add(loop, slot, CIO_EVENT_DATA, 0);
     event->data = data;
     event->length = (uint32_t)length;
@@ -299,6 +336,7 @@ void stream_failed(cio_loop *loop, struct slot *slot, int error) {
         return;
     }
     if (slot->flags & SLOT_WRITE_BROKEN) error = slot->error;
+    list_remove(loop, LIST_PAUSED, slot);
     slot->flags |= SLOT_FAILED;
     event_add(loop, slot, CIO_EVENT_FAILED, error);
     if (loop->backend->quiesce(loop, slot)) output_drop(loop, slot);

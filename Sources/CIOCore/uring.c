@@ -263,7 +263,11 @@ static void receive_deliver(cio_loop *loop, struct slot *slot, const struct io_u
 static void receive_completed(cio_loop *loop, struct slot *slot, const struct io_uring_cqe *completion) {
     int result = completion->res;
     receive_deliver(loop, slot, completion);
-    if (result > 0) return;
+    if (result > 0) {
+        bool lingers = slot != NULL && (slot->flags & SLOT_CLOSED) != 0 && (slot->flags & SLOT_ZOMBIE) == 0;
+        if (lingers && slot->output.discarded > LINGER_BYTES_MAX) slot_close(loop, slot);
+        return;
+    }
     switch (result) {
     case 0: stream_ended(loop, slot); break;
     case -ENOBUFS: loop->counters.receive_buffer_shortages++; break;

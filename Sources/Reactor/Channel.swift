@@ -13,11 +13,11 @@
 public enum ChannelError: Error, Equatable {
     /// The kernel said so: errno.
     case system(Int32)
-    /// The peer reset this channel alone (yamux RST, TCP RST).
+    /// The channel was cut: the peer reset it (yamux RST, TCP RST), or the session that carried it ended.
     case reset
     /// The peer broke the protocol that carries the channel.
     case protocolViolation
-    /// What carries the channel went away (a session that ended), or ended without a proper close.
+    /// What carries the channel ended without a proper close.
     case carrierLost
 }
 

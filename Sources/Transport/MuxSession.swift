@@ -238,7 +238,8 @@ public final class MuxSession: ChannelDelegate {
         closeCarrier()
         let lost = channels
         channels = []
-        for channel in lost { channel?.fail(.carrierLost) }
+        // A cut, not an end: nobody may take what came for the whole.
+        for channel in lost { channel?.fail(.reset) }
         let user = delegate
         delegate = nil
         user?.sessionEnded(self, error: error)

@@ -24,6 +24,7 @@ public final class YamuxChannel: Channel {
     private var hasStarted = false
     private var isBlocked = false
     private var peerHasEnded = false
+    private var discarded = 0
 
     /// What we still do for the stream.
     ///
@@ -46,6 +47,8 @@ public final class YamuxChannel: Channel {
         super.init()
     }
 
+    /// The most that is received and dropped after `close`.
+    private static let discardBytesMax = 4_194_304
     /// The largest payload of one data frame that we send.
     private static let frameBytesMax = 65_535 - 64
 
@@ -156,7 +159,7 @@ public final class YamuxChannel: Channel {
     func receive(_ bytes: inout MutableSpan<UInt8>) {
         let count = bytes.count
         if state == .closing || state == .dead {
-            session.yamux.consumed(id, count)
+            discard(count)
             return
         }
         guard hasStarted, early.isEmpty else {
@@ -167,6 +170,16 @@ public final class YamuxChannel: Channel {
         delegate?.channel(self, received: &bytes)
         if state == .dead { return }
         if isPaused { unreturned += count } else { session.yamux.consumed(id, count) }
+    }
+
+    /// What comes after the user let go is dropped, within a bound: a peer that just goes on is reset.
+    private func discard(_ count: Int) {
+        session.yamux.consumed(id, count)
+        discarded += count
+        guard state == .closing, discarded > Self.discardBytesMax else { return }
+        state = .dead
+        session.yamux.reset(id)
+        session.remove(self)
     }
 
     /// Delivers what came before the user started to read.

@@ -210,6 +210,39 @@ extension ReactorTests {
         }
 
         @Test(arguments: backends)
+        func lingeringEndsForAPeerThatGoesOnSending(_ backend: BackendChoice) throws {
+            let loop = try Loop(backend: backend)
+            let (stream, plain) = try connectedToPlain(loop, Recorder())
+            stream.close()
+            _ = fcntl(plain, F_SETFL, O_NONBLOCK)
+            let piece = randomBytes(65_536, seed: 5)
+            var sent = 0
+            while loop.openHandles > 0 && sent < 64 << 20 {
+                let count = piece.withUnsafeBytes { send(plain, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+                if count > 0 { sent += count }
+                loop.runTurn(until: SystemClock.now + .milliseconds(1))
+            }
+            #expect(loop.openHandles == 0, "cut off after \(sent) bytes")
+            close(plain)
+        }
+
+        @Test(arguments: backends)
+        func aResetIsNoticedWhileNobodyReads(_ backend: BackendChoice) throws {
+            let loop = try Loop(backend: backend)
+            let recorder = Recorder()
+            let (stream, plain) = try connectedToPlain(loop, recorder)
+            stream.resumeReading()
+            pump(loop, for: .milliseconds(5))
+            stream.pauseReading()
+            pump(loop, for: .milliseconds(5))
+            var option = linger(l_onoff: 1, l_linger: 0)
+            _ = setsockopt(plain, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
+            close(plain)
+            pump(loop, "the reset") { recorder.has("failed") }
+            #expect(recorder.log.last == "failed reset")
+        }
+
+        @Test(arguments: backends)
         func abortResetsThePeer(_ backend: BackendChoice) throws {
             let loop = try Loop(backend: backend)
             let (client, server) = (Recorder(), Recorder())

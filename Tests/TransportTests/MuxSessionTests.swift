@@ -161,7 +161,7 @@ private struct SessionPair {
         #expect(pair.loop.turn { recorders.allSatisfy { $0.text == "x" } })
         pair.agent.close()
         #expect(pair.loop.turn { pair.serverUser.ended })
-        #expect(recorders.allSatisfy { $0.failure == .carrierLost })
+        #expect(recorders.allSatisfy { $0.failure == .reset })
         #expect(pair.loop.turn { pair.loop.openHandles == 0 })
     }
 }

@@ -149,7 +149,7 @@ void cio_stream_finish(cio_loop *loop, cio_handle handle);
 
 enum cio_close_mode {
     CIO_CLOSE_LINGER = 0, /* send what is queued, FIN, discard what still comes until the peer's FIN, at most
-                             `linger_ms` in all without progress and 5 s after the FIN; then close. Keeps an answer
+                             `linger_ms` in all without progress, 5 s after the FIN and 16 MiB; then close. Keeps an answer
                              from being destroyed by a reset while the peer still sends. A stream that is not yet
                              connected is closed at once. At most a quarter of handles_max lingers: then the one that
                              has lingered longest is closed */
