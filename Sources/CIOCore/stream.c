@@ -173,6 +173,19 @@ static void stream_linger(cio_loop *loop, struct slot *slot) {
     slot_touch(loop, slot);
 }
 
+/* What was written in the turn of a reset goes out before it, as far as the socket takes it at once: a relay passes on the
+ * data that came together with the reset. */
+static void send_last_words(cio_loop *loop, struct slot *slot) {
+    const uint32_t can_not = SLOT_SENDING | SLOT_BLOCKED | SLOT_WRITE_BROKEN | SLOT_FAILED | SLOT_CONNECTING;
+    if (slot->output.pending == 0 || (slot->flags & can_not) != 0) return;
+    struct iovec vectors[IOVECS_PER_SEND];
+    size_t total;
+    struct msghdr header = {.msg_iov = vectors};
+    header.msg_iovlen = (size_t)output_gather(slot, vectors, IOVECS_PER_SEND, &total);
+    (void)sendmsg(slot->descriptor, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+    loop->counters.system_calls++;
+}
+
 void cio_stream_close(cio_loop *loop, cio_handle handle, enum cio_close_mode mode) {
     struct slot *slot = slot_of_generation(loop, (uint32_t)handle, (uint32_t)(handle >> 32));
     if (slot == NULL || slot->kind != SLOT_STREAM || (slot->flags & SLOT_CLOSED) != 0) return;
@@ -180,7 +193,10 @@ void cio_stream_close(cio_loop *loop, cio_handle handle, enum cio_close_mode mod
         slot->flags |= SLOT_CLOSED;
         return;
     }
-    if (mode == CIO_CLOSE_RESET) slot->flags |= SLOT_RESET;
+    if (mode == CIO_CLOSE_RESET) {
+        send_last_words(loop, slot);
+        slot->flags |= SLOT_RESET;
+    }
     bool pointless = (slot->flags & (SLOT_FAILED | SLOT_WRITE_BROKEN | SLOT_CONNECTING)) != 0 ||
                      ((slot->flags & SLOT_ENDED) != 0 && slot->output.pending == 0);
     if (mode == CIO_CLOSE_LINGER && !pointless) stream_linger(loop, slot);

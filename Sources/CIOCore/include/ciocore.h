@@ -154,7 +154,7 @@ enum cio_close_mode {
                              connected is closed at once. At most a quarter of handles_max lingers: then the one that
                              has lingered longest is closed */
     CIO_CLOSE_NOW = 1,    /* drop what is queued and close */
-    CIO_CLOSE_RESET = 2,  /* drop what is queued and reset (SO_LINGER 0) */
+    CIO_CLOSE_RESET = 2,  /* send what is queued as far as that does not block, drop the rest, reset (SO_LINGER 0) */
 };
 #define CIO_LINGER_MS 30000
 
