@@ -123,6 +123,10 @@ static void exchange_next(struct connection *connection) {
 }
 
 static void exchange_end(struct connection *connection) {
+    if (!connection->is_ready) {
+        connection->is_ready = true;
+        totals.connected += 1;
+    }
     if (measuring) {
         histogram_add(now_nanoseconds() - connection->begun);
         totals.exchanges += 1;
@@ -145,7 +149,7 @@ static void take_response(struct connection *connection, const uint8_t *bytes, s
         }
         size_t used = (size_t)(end + 4 - connection->head) - connection->head_count;
         end[2] = 0;
-        if (strncmp(connection->head, "HTTP/1.1 200 ", 13) != 0) fail("an answer that is no 200: %.60s", connection->head);
+        if (strncmp(connection->head, "HTTP/1.1 200 ", 13) != 0) fail("an answer that is no 200: %s%s", connection->head, end + 4);
         char *length = strcasestr(connection->head, "\r\ncontent-length:");
         if (length == NULL) fail("a response without Content-Length");
         connection->body_expected = strtoull(length + 17, NULL, 10);
@@ -236,8 +240,8 @@ static void upgrade_read(struct connection *connection) {
     if (connection->head_count >= HEAD_BYTES_MAX - 1) fail("the answer to the upgrade is too long");
     if (connection->head_count < 4 || memcmp(connection->head + connection->head_count - 4, "\r\n\r\n", 4) != 0) return;
     if (strncmp(connection->head, "HTTP/1.1 101 ", 13) != 0) fail("the upgrade was refused: %.60s", connection->head);
+    if (settings.mode == MODE_ECHO) return exchange_begin(connection, now_nanoseconds());
     totals.connected += 1;
-    if (settings.mode == MODE_ECHO) return exchange_next(connection);
     connection->state = STATE_BULK;
     watch(connection, settings.mode == MODE_UP ? EPOLLOUT : EPOLLIN);
 }
@@ -251,10 +255,7 @@ static void connection_made(struct connection *connection) {
         connection->state = STATE_EXCHANGE;
         return send_bytes(connection);
     }
-    if (settings.mode == MODE_HTTP) {
-        totals.connected += 1;
-        return exchange_next(connection);
-    }
+    if (settings.mode == MODE_HTTP) return exchange_begin(connection, now_nanoseconds());
     if (send(connection->descriptor, request, request_count, MSG_NOSIGNAL) != (ssize_t)request_count) fail("send: %s", strerror(errno));
     connection->head_count = 0;
     connection->state = STATE_UPGRADE;
@@ -273,8 +274,8 @@ static void connection_event(struct connection *connection, uint32_t events) {
     }
 }
 
-// Runs events until `until`, or until every connection is made when `until_connected`.
-static void run(uint64_t until, bool until_connected) {
+// Runs events until `until`, or until so many connections are ready, if that is above 0.
+static void run(uint64_t until, uint32_t until_connected) {
     struct epoll_event events[EVENTS_MAX];
     for (;;) {
         uint64_t now = now_nanoseconds();
@@ -289,7 +290,7 @@ static void run(uint64_t until, bool until_connected) {
         struct timespec limit = {.tv_sec = (time_t)(wait / NANOSECONDS), .tv_nsec = (long)(wait % NANOSECONDS)};
         int count = epoll_pwait2(poll_descriptor, events, EVENTS_MAX, &limit, NULL);
         for (int index = 0; index < count; index += 1) connection_event(&connections[events[index].data.u32], events[index].events);
-        if (until_connected && totals.connected == settings.connections) return;
+        if (until_connected > 0 && totals.connected >= until_connected) return;
     }
 }
 
@@ -310,20 +311,20 @@ int main(int argument_count, char **arguments) {
     if (settings.mode == MODE_CLOSE) {
         for (uint32_t index = 0; index < settings.connections; index += 1) exchange_next(&connections[index]);
     } else {
+        uint64_t limit = now_nanoseconds() + 30 * (uint64_t)NANOSECONDS;
         for (uint32_t index = 0; index < settings.connections; index += 1) {
             connection_start(&connections[index]);
-            // A few at a time, for systems whose backlog is short.
-            if (index % 64 == 63) run(now_nanoseconds() + 20 * 1000000, false);
+            // A few at a time, each ready before the next ones: how a system takes a burst is another question.
+            if (index % CONNECTED_TOGETHER == CONNECTED_TOGETHER - 1 || index == settings.connections - 1) run(limit, index + 1);
         }
-        run(now_nanoseconds() + 30 * (uint64_t)NANOSECONDS, true);
         if (totals.connected < settings.connections) fail("%u of %u connections were made in 30 s", totals.connected, settings.connections);
     }
     schedule_begin = now_nanoseconds();
-    run(schedule_begin + (uint64_t)(settings.warmup * NANOSECONDS), false);
+    run(schedule_begin + (uint64_t)(settings.warmup * NANOSECONDS), 0);
     say("begin");
     uint64_t begun = now_nanoseconds();
     measuring = true;
-    run(begun + (uint64_t)(settings.seconds * NANOSECONDS), false);
+    run(begun + (uint64_t)(settings.seconds * NANOSECONDS), 0);
     measuring = false;
     uint64_t ended = now_nanoseconds();
     say("end");

@@ -24,6 +24,7 @@ enum {
     SEND_BYTES = 256 << 10,
     EVENTS_MAX = 256,
     SOURCE_ADDRESSES = 64,
+    CONNECTED_TOGETHER = 64,
     CONNECTIONS_MAX = 16384,
 };
 
@@ -47,6 +48,7 @@ struct settings {
 struct connection {
     int descriptor;
     enum state state;
+    bool is_ready;        // it has had an exchange
     uint32_t watched;     // what epoll watches; 0 before it does
     uint64_t begun;       // of the exchange: when it was due
     uint64_t offset;      // echo and bulk: place in the pattern
@@ -58,7 +60,7 @@ struct connection {
 
 struct totals {
     uint64_t exchanges, bytes;
-    uint32_t connected;
+    uint32_t connected;   // connections that are ready
 };
 
 extern struct settings settings;

@@ -18,11 +18,15 @@ class Footprint:
 
     def run(self, bench, rounds, report):
         for variant, measures in self.variants.items():
-            values = {system: [] for system in measures}
+            values, failures = {system: [] for system in measures}, {}
             for _ in range(rounds):
-                for system, measure in measures.items():
-                    values[system].append(measure(bench))
-            report.add(self, variant, values)
+                for system in list(values):
+                    try:
+                        values[system].append(measures[system](bench))
+                    except Failure as failure:
+                        failures[system] = str(failure)
+                        del values[system]
+            report.add(self, variant, values, failures)
 
 
 def kernel_memory():

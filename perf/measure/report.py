@@ -29,8 +29,8 @@ class Report:
     def __init__(self, machine, command, say):
         self.machine, self.command, self.say, self.results = machine, command, say, []
 
-    def add(self, scenario, variant, values):
-        """`values`: system -> the figures of each round."""
+    def add(self, scenario, variant, values, failures):
+        """`values`: system -> the figures of each round. `failures`: system -> why there are none."""
         systems = {}
         for system, rounds in values.items():
             names = [name for name in rounds[0] if all(name in figures for figures in rounds)]
@@ -45,7 +45,7 @@ class Report:
         with open("/proc/loadavg") as file:
             load = file.read().split()[0]
         self.results.append({"scenario": scenario.name, "variant": variant, "at": time.strftime("%H:%M:%S"), "load_average": float(load),
-                             "systems": systems, "ratios": ratios})
+                             "systems": systems, "ratios": ratios, "failures": failures})
         self.say(self.table(scenario, self.results[-1]))
 
     def table(self, scenario, result):
@@ -54,6 +54,7 @@ class Report:
         for system, figures in result["systems"].items():
             rows.append([system, *(f"{figures[name]['median']:,.{HEADINGS[name][1]}f}" if name in figures else "" for name in columns)])
         lines = [f"{scenario.name}: {result['variant']}  ({scenario.title}; load average {result['load_average']})", *aligned(rows)]
+        lines += [f"FAILED: {failure}" for failure in result["failures"].values()]
         if result["ratios"]:
             peers = list(dict.fromkeys(ratio["against"] for ratio in result["ratios"]))
             rows = [["ratio, its range", *peers]]
@@ -65,6 +66,10 @@ class Report:
                             f"{found[peer]['median']:.2f} ({found[peer]['min']:.2f}-{found[peer]['max']:.2f})" if peer in found else "" for peer in peers)])
             lines += aligned(rows)
         return "\n".join(lines) + "\n"
+
+    @property
+    def has_failures(self):
+        return any(result["failures"] for result in self.results)
 
     def as_json(self):
         return {"command": self.command, "machine": self.machine, "results": self.results}

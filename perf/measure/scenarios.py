@@ -1,10 +1,12 @@
 """What is measured. A scenario is a list of variants; a variant names its systems and measures one of them once.
 
 The systems of a scenario are started together and stay up; rounds go over them in turn (A B C A B C), so that what changes on the
-machine in the meantime meets all of them, and a ratio is made of two figures of the same round.
+machine in the meantime meets all of them, and a ratio is made of two figures of the same round. A system that fails in a variant is
+reported as failed there; the others go on.
 """
 
 from . import footprint, loads
+from .processes import Failure
 
 TCP_PEERS = ["haproxy-tcp", "nginx-stream"]
 HTTP_PEERS = ["haproxy-http", "haproxy-tcp", "nginx-http", "nginx-stream"]
@@ -28,13 +30,20 @@ class Scenario:
         systems = [bench.system(name) for name in self.systems]
         try:
             for variant in self.variants:
-                for system in systems if variant.check else []:
-                    variant.check(bench, system)
-                values = {system.name: [] for system in systems}
-                for _ in range(rounds):
+                values, failures = {system.name: [] for system in systems}, {}
+                for round in range(rounds + 1):
                     for system in systems:
-                        values[system.name].append(variant.measure(bench, system))
-                report.add(self, variant.name, values)
+                        if system.name in failures:
+                            continue
+                        try:
+                            if round > 0:
+                                values[system.name].append(variant.measure(bench, system))
+                            elif variant.check:
+                                variant.check(bench, system)
+                        except Failure as failure:
+                            failures[system.name] = str(failure)
+                            del values[system.name]
+                report.add(self, variant.name, values, failures)
         finally:
             for system in reversed(systems):
                 system.end()
@@ -75,8 +84,12 @@ def http_small(options):
     def variant(connections):
         def measure(bench, system):
             return loads.figures(*loads.wrk(bench, system, "/small", connections, options.seconds, loads.SMALL_BYTES))
-        return Variant(f"{connections} connection{'s' * (connections > 1)}", measure,
-                       check=lambda bench, system: loads.check_bodies(bench, system, "/small"))
+
+        def check(bench, system):
+            loads.check_bodies(bench, system, "/small")
+            # wrk opens all its connections at once; this opens them a few at a time, and leaves every system warm.
+            loads.load(bench, system, "http", 0.5, connections=connections, bytes=loads.SMALL_BYTES, path="/small")
+        return Variant(f"{connections} connection{'s' * (connections > 1)}", measure, check)
     return Scenario("http-small", "responses of 13 bytes, connections kept", http_systems(options),
                     [variant(connections) for connections in (1, 64, 512)], HTTP_COLUMNS, ["cpu_us", "rate", "p99"])
 
