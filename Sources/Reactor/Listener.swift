@@ -57,11 +57,16 @@ public final class Listener {
     public var address: SocketAddress? { SocketAddress.name(of: descriptor) }
 
     /// A listening TCP socket. `v6Only` keeps an IPv6 socket from taking IPv4 as well.
+    ///
+    /// Its connections have TCP keep-alive on, which an accepted socket takes over from the listening one: a peer that vanished
+    /// without a word is noticed within two minutes even when nothing is sent to it, and holds nothing for ever.
     public static func bind(_ address: SocketAddress, v6Only: Bool = false) throws(SystemError) -> OwnedDescriptor {
         let result = unsafe address.withKernelAddress { pointer, length in
             unsafe cio_socket_listen(pointer, length, v6Only)
         }
-        return OwnedDescriptor(try result.orThrow("listen on \(address)"))
+        let descriptor = OwnedDescriptor(try result.orThrow("listen on \(address)"))
+        _ = cio_socket_keepalive(descriptor.raw, 60, 15, 4, 0)
+        return descriptor
     }
 
     /// A listening Unix socket with the given permissions; takes the place of a stale one.
