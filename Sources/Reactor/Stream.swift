@@ -15,6 +15,7 @@ public final class Stream: Channel {
     private var handle: cio_handle = 0
     private var highMark = 262_144
     private var isFinished = false
+    private var writtenBytes: UInt64 = 0
     private var failure: DelayedFailure?
 
     /// Takes over a connected socket. It delivers nothing until the first `resumeReading`.
@@ -78,7 +79,7 @@ public final class Stream: Channel {
         let result = unsafe bytes.withUnsafeBufferPointer { buffer in
             unsafe cio_stream_write(loop.core, handle, buffer.baseAddress, buffer.count)
         }
-        if result < 0 { writeFailed(result) }
+        if result < 0 { writeFailed(result) } else { writtenBytes &+= UInt64(bytes.count) }
     }
 
     /// Queues up to `capacity` bytes that `body` produces in place. `body` gets room for at least one byte and at most
@@ -97,7 +98,7 @@ public final class Stream: Channel {
             body(&output)
             let count = unsafe output.finalize(for: buffer)
             let result = unsafe cio_stream_commit(loop.core, handle, count)
-            if result < 0 { writeFailed(result) }
+            if result < 0 { writeFailed(result) } else { writtenBytes &+= UInt64(count) }
             if result < 0 || count < room { return }
             left -= count
         }
@@ -128,6 +129,9 @@ public final class Stream: Channel {
 
     /// Bytes that were written and that the kernel has not taken yet.
     public var pendingBytes: Int { unsafe cio_stream_pending(loop.core, handle) }
+
+    /// Bytes that were written and that the kernel has taken.
+    public var takenBytes: UInt64 { writtenBytes &- UInt64(pendingBytes) }
 
     /// Above `high` waiting bytes `isWritable` is false; once they fell to `low`, `channelDrained` is called.
     public func setMarks(high: Int, low: Int) {

@@ -164,7 +164,7 @@ extension HTTPConnection {
             connectionClosed()
             return
         }
-        if !keepsAlive || responseState == .complete { return }
+        if !keepsAlive || responseState == .complete || hasMoreInput { return }
         keepsAlive = false
     }
 
@@ -225,9 +225,9 @@ extension HTTPConnection {
     private func forwardInterim(_ bytes: Span<UInt8>, _ upstream: HTTPUpstream) {
         lastProgress = context.loop.now
         guard head.minorVersion >= 1 else { return }
-        hasResponded = true
         HeadWriter.writeResponse(upstream.head, bytes, rewrite: ResponseRewrite(), into: &context.scratch)
         context.flush(to: channel)
+        if !channel.isWritable { upstream.channel.pauseReading() }
     }
 
     private func beginResponse(_ bytes: Span<UInt8>, _ upstream: HTTPUpstream) throws(HTTPError) {
@@ -254,7 +254,7 @@ extension HTTPConnection {
         // A client that waits for 100 (Continue) and gets a final status may or may not send its body: with neither a
         // promise kept, the next bytes could be body or request (RFC 9110 section 10.1.1).
         if head.expectContinue && !requestBody.isDone { keepsAlive = false }
-        if inputEnded { keepsAlive = false }
+        if inputEnded && !hasMoreInput { keepsAlive = false }
         hasResponded = true
         summary.status = upstream.head.status
         willRespond(status: upstream.head.status, head: upstream.head, bytes: bytes)
@@ -426,7 +426,7 @@ extension HTTPConnection {
     /// Watches that the bodies move, from the response's head on.
     private func scheduleProgress() {
         lastProgress = context.loop.now
-        pendingAtProgress = .max
+        takenThen = nil
         let step = progressStep
         setTimer(after: step)
     }
@@ -459,14 +459,7 @@ extension HTTPConnection {
             if hasResponded { cut() } else { respondError(status: 504, "upstream timeout") }
             return
         }
-        let pending = (channel as? Stream)?.pendingBytes ?? 0
-        if pending == 0 || pending < pendingAtProgress {
-            pendingAtProgress = pending == 0 ? .max : pending
-            if !stalled {
-                setTimer(after: progressStep)
-                return
-            }
-        } else if settings.writeTimeout == .zero {
+        if clientTakes(), !stalled {
             setTimer(after: progressStep)
             return
         }

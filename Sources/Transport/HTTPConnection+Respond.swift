@@ -22,7 +22,7 @@ extension HTTPConnection {
         guard state == .routing || state == .exchanging else { return }
         discardUpstream()
         if head.expectContinue && !requestBody.isDone { keepsAlive = false }
-        if inputEnded { keepsAlive = false }
+        if inputEnded && !hasMoreInput { keepsAlive = false }
         // More of the body is to come than is worth dropping: the client is told, and the connection closes.
         if case .length(let left) = requestBody, left > UInt64(context.settings.drainBytesMax) { keepsAlive = false }
         hasResponded = true

@@ -83,7 +83,7 @@ open class HTTPConnection: ChannelDelegate {
     /// Whether the response ends with the upstream's connection.
     final var isFramedByClose = false
     final var wantsUpgrade = false
-    /// Whether any byte of a response was sent.
+    /// Whether any byte of a final response was sent.
     final var hasResponded = false
     final var inputEnded = false
     /// Whether any of the request's body went to an upstream: it can't be sent again then.
@@ -91,7 +91,11 @@ open class HTTPConnection: ChannelDelegate {
     final var isReadPaused = false
     final var drained = 0
     final var lastProgress = Instant(nanoseconds: 0)
-    final var pendingAtProgress = 0
+    /// When the client was last seen to take what waits for it, and how much it had taken in all; nil: nothing waited.
+    final var lastTaken = Instant(nanoseconds: 0)
+    final var takenThen: UInt64?
+    /// Whether a request waits until the client has taken the answers to those before it.
+    private final var isBlocked = false
     /// Whether an idle connection still has the buffers of its last request.
     private final var holdsMemory = false
     private final var isAdvancing = false
@@ -146,11 +150,21 @@ open class HTTPConnection: ChannelDelegate {
     /// `moveAway` is done: the socket and every byte read from it that was not yet served.
     open func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {}
 
+    /// The decision about the routed request takes a while: when it takes longer than the response's head may, the request is
+    /// answered with 504.
+    public final func limitRouting() {
+        guard state == .routing, context.settings.responseTimeout != .zero else { return }
+        setTimer(at: lastProgress + context.settings.responseTimeout)
+    }
+
     /// Whether a request waits for the subclass's decision.
     public final var isRouting: Bool { state == .routing }
 
     /// Whether the connection serves nothing at the moment and could be closed without loss.
     public final var isIdle: Bool { state == .readingHead && input.isEmpty }
+
+    /// Whether anything came behind the request that is served.
+    final var hasMoreInput: Bool { requestBody.isDone && inputOffset < input.count }
 
     /// Whether the connection is over.
     public final var isDead: Bool { state == .dead }
@@ -251,6 +265,8 @@ open class HTTPConnection: ChannelDelegate {
     public override final func channelEnded(_ channel: Channel) {
         inputEnded = true
         switch state {
+        case .readingHead where isBlocked:
+            break
         case .readingHead, .draining:
             close()
         case .routing:
@@ -265,6 +281,11 @@ open class HTTPConnection: ChannelDelegate {
     public override final func channelDrained(_ channel: Channel) {
         lastProgress = context.loop.now
         upstream?.channel.resumeReading()
+        guard isBlocked else { return }
+        isBlocked = false
+        setTimer(after: context.settings.headTimeout)
+        resumeClient()
+        advance()
     }
 
     public override final func channelFailed(_ channel: Channel, error: ChannelError) {
@@ -296,6 +317,11 @@ open class HTTPConnection: ChannelDelegate {
         isAdvancing = true
         defer { isAdvancing = false }
         while state == .readingHead {
+            // Answers that the client does not take are not added to.
+            guard input.isEmpty || channel.isWritable else {
+                block()
+                return
+            }
             do {
                 guard try parser.parse(input.span, into: &head) == .complete else {
                     if inputEnded { close() }
@@ -308,6 +334,17 @@ open class HTTPConnection: ChannelDelegate {
             inputOffset = head.length
             beginRequest()
         }
+    }
+
+    private func block() {
+        isBlocked = true
+        if !isReadPaused {
+            isReadPaused = true
+            channel.pauseReading()
+        }
+        takenThen = nil
+        _ = clientTakes()
+        setTimer(after: context.settings.writeTimeout)
     }
 
     private func beginRequest() {
@@ -374,10 +411,23 @@ open class HTTPConnection: ChannelDelegate {
         timer?.schedule(at: instant)
     }
 
+    /// Whether the client took, within the time for it, some of what waits for it.
+    final func clientTakes() -> Bool {
+        guard let stream = channel as? Stream else { return true }
+        let now = context.loop.now
+        let taken = stream.pendingBytes == 0 ? nil : stream.takenBytes
+        if taken == nil || taken != takenThen { lastTaken = now }
+        takenThen = taken
+        let time = context.settings.writeTimeout
+        return time == .zero || now - lastTaken < time
+    }
+
     private func timerFired() {
         switch state {
         case .readingHead:
-            if !input.isEmpty {
+            if isBlocked {
+                if clientTakes() { setTimer(after: context.settings.writeTimeout) } else { drop() }
+            } else if !input.isEmpty {
                 refuse(HTTPError(status: 408, reason: "request head took too long"))
             } else if holdsMemory {
                 becomeIdle()
@@ -388,7 +438,9 @@ open class HTTPConnection: ChannelDelegate {
             close()
         case .exchanging:
             exchangeTimer()
-        case .routing, .detaching, .dead:
+        case .routing:
+            respondError(status: 504, "upstream timeout")
+        case .detaching, .dead:
             break
         }
     }

@@ -20,6 +20,9 @@ open class MuxSessionDelegate {
     /// The peer takes no new streams; those that run go on.
     open func sessionWentAway(_ session: MuxSession) {}
 
+    /// The session was full and no longer is: a stream may be opened again, or never any more.
+    open func sessionMayOpen(_ session: MuxSession) {}
+
     /// The last stream ended (told only after a go-away of either side).
     open func sessionIdle(_ session: MuxSession) {}
 
@@ -41,6 +44,8 @@ public final class MuxSession: ChannelDelegate {
     private var earlyTask: EarlyTask?
     private var timer: CallbackTimer?
     private var isReceiving = false
+    /// Whether the session became full and the delegate was not told yet that it no longer is.
+    private var wasFull = false
     private var timerDeadline = Instant.never
     /// Whether we said or were told go-away.
     public private(set) var isGoingAway = false
@@ -70,9 +75,13 @@ public final class MuxSession: ChannelDelegate {
     /// Streams that are open.
     public var streamCount: Int { yamux.streamCount }
 
-    /// Opens a stream to the peer; nil when the session goes away or is at a limit.
+    /// Whether no stream can be opened now because as many are open, or wait to be accepted, as the peer bears.
+    public var isFull: Bool { !isOver && !yamux.isGoingAway && !yamux.mayOpen }
+
+    /// Opens a stream to the peer; nil when the session goes away or is full. `sessionMayOpen` follows in the latter case.
     public func open() -> YamuxChannel? {
         guard !isOver, let id = yamux.open(now: loop.now) else { return nil }
+        if isFull { wasFull = true }
         let channel = YamuxChannel(self, id: id)
         install(channel)
         schedule()
@@ -111,6 +120,10 @@ public final class MuxSession: ChannelDelegate {
             while !isOver {
                 switch try yamux.receive(bytes.span, at: &offset, now: loop.now) {
                 case .needMore:
+                    if wasFull, !isFull {
+                        wasFull = false
+                        delegate?.sessionMayOpen(self)
+                    }
                     flush()
                     schedule()
                     return

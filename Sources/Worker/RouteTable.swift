@@ -17,6 +17,9 @@ final class Endpoint {
     /// The supervisor's answer: all workers that hold tunnels. nil: not asked, or out of date.
     fileprivate(set) var route: [RouteEntry]?
     fileprivate var waiting: [ProxyConnection] = []
+    /// Whose requests wait until a tunnel takes another stream, in the order in which they came.
+    private var waitingForStream: [ProxyConnection] = []
+    private var isServingWaiting = false
     fileprivate var nextTunnel = 0
     fileprivate var isAsked = false
     /// Whether the table has it; one that was forgotten is of no use to whoever still holds it.
@@ -32,6 +35,25 @@ final class Endpoint {
         guard isKnown, name.count == bytes.count else { return false }
         for index in name.indices where name[index] != bytes[index] { return false }
         return true
+    }
+
+    /// Notes that the request of `connection` waits for room in one of the tunnels; its `streamMayOpen` follows.
+    func waitForStream(_ connection: ProxyConnection) { waitingForStream.append(connection) }
+
+    /// Some tunnel has room again, or is no longer there: those that waited longest go first. Who finds no room waits again.
+    func serveWaiting() {
+        // The last of them may end a drain, which closes the tunnels.
+        guard !isServingWaiting else { return }
+        isServingWaiting = true
+        defer { isServingWaiting = false }
+        let count = waitingForStream.count
+        var served = 0
+        while served < count, tunnels.isEmpty || !tunnels.allSatisfy(\.isFull) {
+            let connection = waitingForStream[served]
+            served += 1
+            connection.streamMayOpen()
+        }
+        waitingForStream.removeFirst(served)
     }
 
     /// The own tunnels in turn, beginning behind the one that began the last time.

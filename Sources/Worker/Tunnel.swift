@@ -32,6 +32,9 @@ final class Tunnel: MuxSessionDelegate {
         session = MuxSession(worker.loop, carrier: carrier, role: .server, limits: worker.yamuxLimits, delegate: self)
     }
 
+    /// Whether the agent takes no stream at the moment, but will.
+    var isFull: Bool { session?.isFull ?? false }
+
     /// A new stream to the agent; nil when it takes none.
     func open() -> YamuxChannel? {
         session?.open()
@@ -47,6 +50,10 @@ final class Tunnel: MuxSessionDelegate {
     override func sessionWentAway(_ session: MuxSession) {
         worker.tunnelLeft(self)
         pool.close()
+    }
+
+    override func sessionMayOpen(_ session: MuxSession) {
+        endpoint.serveWaiting()
     }
 
     override func sessionIdle(_ session: MuxSession) {

@@ -189,6 +189,7 @@ final class Worker {
     func tunnelOpened(_ tunnel: Tunnel) {
         tunnels[tunnel.id] = tunnel
         routes.add(tunnel)
+        tunnel.endpoint.serveWaiting()
         telemetry.log.debug(.upstream, "upstream connected") {
             $0.field("endpoint-id", tunnel.endpoint.name)
         }
@@ -198,6 +199,7 @@ final class Worker {
     func tunnelLeft(_ tunnel: Tunnel) {
         guard routes.remove(tunnel) else { return }
         control.send(.unregister(tunnel: tunnel.id, endpoint: tunnel.endpoint.name))
+        tunnel.endpoint.serveWaiting()
     }
 
     /// The tunnel is gone.

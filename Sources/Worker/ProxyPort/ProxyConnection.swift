@@ -24,6 +24,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private var isTCP = false
     private var hasServed = false
     private var wasAnswered = false
+    private var waitsForStream = false
     private var destination: UInt32 = 0
     private var relays: [UInt32: HTTPUpstream] = [:]
     let listener = ListenerKind.proxy
@@ -50,6 +51,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     override func requestArrived() {
         worker.telemetry.requestStarted()
         wasAnswered = false
+        waitsForStream = false
         do throws(HTTPError) {
             guard head.method != .connect else { throw HTTPError(status: 501, reason: "CONNECT is not supported") }
             endpoint = try findEndpoint()
@@ -134,7 +136,25 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
                 return
             }
         }
-        noUpstream()
+        noStream(endpoint)
+    }
+
+    /// No tunnel opened a stream. An agent that has not yet accepted as many as may wait for that will: so does the request.
+    private func noStream(_ endpoint: Endpoint) {
+        guard endpoint.tunnels.contains(where: \.isFull) else {
+            noUpstream()
+            return
+        }
+        waitsForStream = true
+        endpoint.waitForStream(self)
+        limitRouting()
+    }
+
+    /// A tunnel takes streams again, or left.
+    func streamMayOpen() {
+        guard waitsForStream, isRouting else { return }
+        waitsForStream = false
+        route()
     }
 
     private func serveTCP(_ endpoint: Endpoint) {
@@ -162,7 +182,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             relay.start()
             return
         }
-        noUpstream()
+        noStream(endpoint)
     }
 
     override func upstreamBroke(repeatable: Bool) -> Bool {
@@ -194,6 +214,13 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
         worker.untrack(self)
+        guard worker.siblings.isLinked(destination) else {
+            // It ended meanwhile: the client stays, and its request is routed anew.
+            var kept = ByteBuffer()
+            kept.append(input)
+            worker.adopt(descriptor, listener: .proxy, peer: peer, moves: moves + 1, input: kept)
+            return
+        }
         worker.siblings.move(
             descriptor, to: destination, listener: .proxy, client: peer, moves: moves + 1, input: input)
     }
