@@ -7,9 +7,6 @@ internal import Reactor
 
 @main
 enum AgentMain {
-    /// The most that a configuration file may hold.
-    private static let configBytesMax = 4 << 20
-
     static func main() {
         System.raiseDescriptorLimit()
         SignalSource.ignorePipeSignal()
@@ -46,16 +43,8 @@ enum AgentMain {
 
     /// The configuration of the invocation, with the file that it names.
     private static func load<Value: Configuration>(_ type: Value.Type, _ invocation: Invocation) throws(ProgramError) -> Value {
-        var file: ConfigFile?
-        if let path = invocation.configPath {
-            do {
-                file = ConfigFile(name: path, bytes: try FileContents.read(path, bytesMax: configBytesMax))
-            } catch {
-                throw ProgramError("config: \(error)")
-            }
-        }
         do {
-            return try Value(invocation, file: file, environment: ProgramEnvironment.variables)
+            return try Value(invocation, environment: ProgramEnvironment.variables, read: FileContents.read)
         } catch {
             throw ProgramError("\(error)")
         }

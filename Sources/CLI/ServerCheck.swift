@@ -22,22 +22,11 @@ enum ServerCheck {
 
 /// Reading the configuration file that an invocation names.
 enum ConfigurationFile {
-    /// A file longer than this is refused before it is read whole.
-    static let bytesMax = 4_194_304
-
     static func load<Value: Configuration>(
         _ type: Value.Type, _ invocation: Invocation, environment: [String: String]
     ) throws(CommandFailure) -> Value {
-        var file: ConfigFile?
-        if let path = invocation.configPath {
-            do throws(SystemError) {
-                file = ConfigFile(name: path, bytes: try FileContents.read(path, bytesMax: bytesMax))
-            } catch {
-                throw CommandFailure("config: \(error)")
-            }
-        }
         do throws(ConfigError) {
-            return try Value(invocation, file: file, environment: environment)
+            return try Value(invocation, environment: environment, read: FileContents.read)
         } catch {
             throw CommandFailure(error.description)
         }

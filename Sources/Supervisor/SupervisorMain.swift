@@ -9,32 +9,18 @@ import Telemetry
 /// `piko-supervisor`.
 @main
 enum SupervisorMain {
-    /// Most bytes of a configuration file.
-    static let configBytesMax = 4_194_304
-
     static func main() {
         do {
             let parser = CommandLineParser(Commands.supervisor, parents: Commands.parents)
             switch try parser.parse(Array(CommandLine.arguments.dropFirst())) {
             case .show(let text): say(text, on: 1)
-            case .run(let invocation): exit(run(try configuration(invocation)))
+            case .run(let invocation):
+                exit(run(try ServerConfig(invocation, environment: ProgramEnvironment.variables, read: FileContents.read)))
             }
         } catch {
             say("\(error)\n", on: 2)
             exit(error is CommandLineError ? 2 : 1)
         }
-    }
-
-    private static func configuration(_ invocation: Invocation) throws -> ServerConfig {
-        var file: ConfigFile?
-        if let path = invocation.configPath {
-            do throws(SystemError) {
-                file = ConfigFile(name: path, bytes: try FileContents.read(path, bytesMax: configBytesMax))
-            } catch {
-                throw ConfigError("cannot read \(path): \(SystemError.text(of: error.code))")
-            }
-        }
-        return try ServerConfig(invocation, file: file, environment: ProgramEnvironment.variables)
     }
 
     private static func run(_ config: ServerConfig) -> Int32 {

@@ -1,6 +1,24 @@
-// From an invocation, and the file that it names, to the configuration. The program reads the file; its bytes come in.
+// From an invocation, and the file that it names, to the configuration. The program says how a file is read; only its bytes
+// come in.
 
 extension Configuration {
+    /// The configuration that the invocation asks for, with the file that it names, if it names one, read by `read` (path,
+    /// most bytes). One place for all programs, so that each says the same about a file that can't be read.
+    public init<Failure: Error>(
+        _ invocation: Invocation, environment: [String: String],
+        read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
+    ) throws(ConfigError) {
+        var file: ConfigFile?
+        if let path = invocation.configPath {
+            do throws(Failure) {
+                file = ConfigFile(name: path, bytes: try read(path, ConfigFile.bytesMax))
+            } catch {
+                throw ConfigError("--config.path: \(error)")
+            }
+        }
+        try self.init(invocation, file: file, environment: environment)
+    }
+
     /// The configuration that the invocation asks for: defaults, then the file, then flags, then the command's arguments.
     /// `file` is the one that `invocation.configPath` names, if it names one.
     public init(

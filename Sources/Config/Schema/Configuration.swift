@@ -30,6 +30,9 @@ extension Configuration {
 
 /// A configuration file's name, for messages, and what it holds.
 public struct ConfigFile: Equatable, Sendable {
+    /// A file longer than this is not read whole. What the YAML reader takes is less; it says where it stops.
+    public static let bytesMax = 4_194_304
+
     public var name: String
     public var bytes: [UInt8]
 
