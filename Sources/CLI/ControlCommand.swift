@@ -29,7 +29,11 @@ enum ControlCommand {
                 throw CommandFailure("piko: \(path): \(error.message)")
             }
         }
-        throw CommandFailure("piko: no answer from a server on this machine: \(failures.joined(separator: "; "))")
+        throw CommandFailure(
+            """
+            piko: no answer from a server on this machine: \(failures.joined(separator: "; "))
+            Start one with "piko server", or name its socket with --server.control-socket.
+            """)
     }
 
     private static func ask(_ command: String, at path: String) throws(CommandFailure) -> [UInt8] {

@@ -55,7 +55,7 @@ struct Questioner {
                     failure = error
                 }
             }
-            throw CommandFailure("\(failure)")
+            throw CommandFailure("\(failure); does a server listen there?")
         }
     }
 

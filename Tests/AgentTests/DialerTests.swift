@@ -81,7 +81,7 @@ import Testing
 
     @Test func boundSockets() throws {
         let harness = try Harness()
-        let sockets = BoundSockets(loop: harness.loop, resolver: harness.resolver)
+        let sockets = BoundSockets(loop: harness.loop, resolver: harness.resolver, owner: "config: server.bind_addr")
         var hosts: [String] = []
         var port: UInt16 = 0
         try sockets.open(BindAddress(host: "localhost", port: 0)) { (descriptor, address) throws(SystemError) in
@@ -92,7 +92,7 @@ import Testing
         #expect(port > 0)
         let taken = try Listener.bind(SocketAddress(address: "127.0.0.1", port: 0)!)
         let takenPort = SocketAddress.name(of: taken.raw)!.port
-        #expect(throws: ProgramError("listen on 127.0.0.1:\(takenPort): Address already in use")) {
+        #expect(throws: ProgramError("config: server.bind_addr: cannot listen on 127.0.0.1:\(takenPort): Address already in use")) {
             try sockets.open(BindAddress(host: "127.0.0.1", port: takenPort)) { _, _ throws(SystemError) in }
         }
     }

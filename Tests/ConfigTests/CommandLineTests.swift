@@ -47,6 +47,7 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
         ("agent http a b c", "unexpected argument \"c\"; piko agent http takes ENDPOINT ADDR\nRun \"piko agent http --help\" for usage."),
         ("agent start x", "unexpected argument \"x\"; piko agent start takes no arguments\nRun \"piko agent start --help\" for usage."),
         ("forward", "ADDR is missing; piko forward takes ADDR ENDPOINT\nRun \"piko forward --help\" for usage."),
+        ("forward 3000", "ENDPOINT is missing; piko forward takes ADDR ENDPOINT\nRun \"piko forward --help\" for usage."),
         ("forward strat", "unknown command \"strat\"; did you mean \"start\"?\nRun \"piko forward --help\" for usage."),
         ("forward tpc 3000 e", "unknown command \"tpc\"; did you mean \"tcp\"?\nRun \"piko forward --help\" for usage."),
         ("forward 1 2 3", "unexpected argument \"3\"; piko forward takes ADDR ENDPOINT\nRun \"piko forward --help\" for usage."),

@@ -82,8 +82,11 @@ def test_wrong_files_are_refused(tmp_path, text, words):
 
 
 def test_missing_file():
-    found = run("server", "check", "--config.path", "/does/not/exist.yaml")
-    assert found.returncode == 1 and "/does/not/exist.yaml" in found.stderr + found.stdout
+    """Every program says the same, and exits with 1."""
+    for words in (["server", "check"], ["server"], ["agent", "start"], ["forward", "start"]):
+        found = run(*words, "--config.path", "/does/not/exist.yaml")
+        assert found.returncode == 1
+        assert found.stderr == "config: --config.path: open /does/not/exist.yaml: No such file or directory\n", words
 
 
 def test_check_says_what_would_run(tmp_path):
@@ -144,6 +147,12 @@ def test_port_in_use(new_node):
                 "--server.control-socket", node.control_socket.with_name("other.sock"), timeout=30)
     assert found.returncode == 1
     assert "ddress already in use" in found.stderr and str(node.proxy[1]) in found.stderr
+    place = f"127.0.0.1:{node.proxy[1]}"
+    found = run("forward", place, "e")
+    assert (found.returncode, found.stderr) == (1, f"piko forward: cannot listen on {place}: Address already in use\n")
+    found = run("agent", "http", "e", "1", "--server.enabled", "--server.bind-addr", place)
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == f"config: server.bind_addr: cannot listen on {place}: Address already in use"
 
 
 def test_exec_in_place(new_node):
@@ -171,7 +180,7 @@ def test_server_info_and_workers(new_node):
 def test_server_info_without_a_server(tmp_path):
     found = run("server", "info", "--server.control-socket", tmp_path / "none.sock")
     assert found.returncode == 1 and not found.stdout
-    assert "none.sock: connect: No such file or directory" in found.stderr
+    assert "none.sock: connect: No such file or directory" in found.stderr and "--server.control-socket" in found.stderr
     (tmp_path / "file.yaml").write_text(f"server:\n  control_socket: {tmp_path}/other.sock\n")
     found = run("server", "workers", "--config.path", tmp_path / "file.yaml")
     assert found.returncode == 1 and "other.sock" in found.stderr, "the file says where the socket is"

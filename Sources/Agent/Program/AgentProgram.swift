@@ -68,7 +68,7 @@ final class AgentProgram {
     private func startMetrics(_ metrics: [EndpointMetrics]) throws(ProgramError) {
         let server = MetricsServer(loop: context.loop, metrics: metrics)
         let logger = context.logger
-        let sockets = BoundSockets(loop: context.loop, resolver: context.resolver)
+        let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "config: server.bind_addr")
         try sockets.open(config.metrics.bindAddress) { (descriptor, address) throws(SystemError) in
             let name = SocketAddress.name(of: descriptor.raw) ?? address
             try server.add(descriptor)

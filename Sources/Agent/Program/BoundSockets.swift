@@ -10,6 +10,9 @@ struct BoundSockets {
     let loop: Loop
     let resolver: Resolver
 
+    /// What asks for the sockets, as failures begin: the program, or the key of the configuration.
+    let owner: String
+
     /// Binds what `bind` names and gives each socket to `use`. A name is looked up first; nothing else runs meanwhile.
     func open(
         _ bind: BindAddress, use: (consuming OwnedDescriptor, SocketAddress) throws(SystemError) -> Void
@@ -28,7 +31,7 @@ struct BoundSockets {
             switch answer {
             case nil: loop.runTurn(until: .never)
             case .success(let found): return found
-            case .failure(let error): throw ProgramError("listen on \(bind.settingText): \(error)")
+            case .failure(let error): throw cannot("listen on \(bind.settingText): \(error)")
             }
         }
     }
@@ -48,7 +51,7 @@ struct BoundSockets {
                 if !Self.meansAbsent(error) { break }
             }
         }
-        throw ProgramError(failure?.description ?? "listen on :\(port): no address")
+        throw cannot(failure?.description ?? "listen on :\(port): no address")
     }
 
     /// The addresses of a name. One that this machine does not have (IPv6 loopback where IPv6 is off) is passed over when
@@ -67,11 +70,13 @@ struct BoundSockets {
                 opened += 1
             } catch {
                 failure = error
-                if !Self.meansAbsent(error) { throw ProgramError("\(error)") }
+                if !Self.meansAbsent(error) { throw cannot("\(error)") }
             }
         }
-        if opened == 0 { throw ProgramError(failure?.description ?? "listen on \(bind.settingText): no address") }
+        if opened == 0 { throw cannot(failure?.description ?? "listen on \(bind.settingText): no address") }
     }
+
+    private func cannot(_ what: String) -> ProgramError { ProgramError("\(owner): cannot \(what)") }
 
     /// Whether the machine does not have the address, or the whole family.
     private static func meansAbsent(_ error: SystemError) -> Bool {

@@ -15,7 +15,7 @@ final class ForwardProgram {
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
         let connector = ServerConnector(
             loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout)
-        let sockets = BoundSockets(loop: context.loop, resolver: context.resolver)
+        let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "piko forward")
         for port in config.ports {
             let context = context
             var opened: [Forwarder] = []

@@ -184,12 +184,11 @@ private struct Words {
             throw failure("\(path.joined(separator: " ")) needs a command: \(names.joined(separator: ", "))")
         }
         if arguments.count < command.arguments.count {
-            if arguments.isEmpty || command.subcommands.isEmpty {
-                let missing = command.arguments[arguments.count].name
-                throw failure("\(missing) is missing; \(expectation)")
+            if let first = arguments.first, let near = NearestName.find(first, among: command.subcommands.map(\.name)) {
+                throw failure("unknown command \"\(first)\"; did you mean \"\(near)\"?")
             }
-            let hint = NearestName.hint(for: arguments[0], among: command.subcommands.map(\.name))
-            throw failure("unknown command \"\(arguments[0])\"\(hint)")
+            let missing = command.arguments[arguments.count].name
+            throw failure("\(missing) is missing; \(expectation)")
         }
         for flag in flags where !command.flags.contains(where: { $0.name == flag.name }) {
             throw failure("\(path.joined(separator: " ")) has no flag \"--\(flag.name)\"")
