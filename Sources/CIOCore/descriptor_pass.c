@@ -29,24 +29,12 @@ union control {
 };
 
 int cio_message_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *handle) {
-    struct slot *slot;
     int result = descriptor_nonblocking(descriptor);
+    if (result == -EBADF) return result;
     if (result == 0 && cio_descriptor_kind(descriptor) != 2) result = -EPROTOTYPE;
-    if (result == 0) result = slot_take(loop, SLOT_MESSAGE, descriptor, tag, &slot);
-    if (result < 0) {
-        if (result != -EBADF) close(descriptor);
-        return result;
-    }
-    slot->flags |= SLOT_READING | SLOT_UNIX;
-    result = loop->backend->attach(loop, slot);
-    if (result < 0) {
-        slot_free(loop, slot);
-        close(descriptor);
-        return result;
-    }
-    slot_touch(loop, slot);
-    *handle = slot_handle(loop, slot);
-    return 0;
+    if (result == 0) result = slot_open(loop, SLOT_MESSAGE, descriptor, SLOT_UNIX, 0, tag, handle);
+    if (result < 0) close(descriptor);
+    return result;
 }
 
 static void descriptors_close(const int32_t *descriptors, uint32_t count) {

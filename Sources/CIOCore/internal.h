@@ -183,6 +183,10 @@ struct slot *list_pop(cio_loop *loop, enum list_kind list);
 
 /* A fresh slot, -ENFILE at handles_max. */
 int slot_take(cio_loop *loop, enum slot_kind kind, int descriptor, uint64_t tag, struct slot **slot);
+/* A fresh slot that reads from its start on, attached to the backend: 0 and its handle, or -errno. The descriptor stays the
+ * caller's when it fails. */
+int slot_open(cio_loop *loop, enum slot_kind kind, int descriptor, uint32_t flags, uint32_t mask, uint64_t tag,
+              cio_handle *handle);
 /* Takes it off every list and ends its generation. The descriptor, chunks and completions are dealt with before. */
 void slot_free(cio_loop *loop, struct slot *slot);
 cio_handle slot_handle(const cio_loop *loop, const struct slot *slot);

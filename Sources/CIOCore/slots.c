@@ -76,6 +76,23 @@ int slot_take(cio_loop *loop, enum slot_kind kind, int descriptor, uint64_t tag,
     return 0;
 }
 
+int slot_open(cio_loop *loop, enum slot_kind kind, int descriptor, uint32_t flags, uint32_t mask, uint64_t tag,
+              cio_handle *handle) {
+    struct slot *slot;
+    int result = slot_take(loop, kind, descriptor, tag, &slot);
+    if (result < 0) return result;
+    slot->flags |= SLOT_READING | flags;
+    slot->mask = mask;
+    result = loop->backend->attach(loop, slot);
+    if (result < 0) {
+        slot_free(loop, slot);
+        return result;
+    }
+    slot_touch(loop, slot);
+    *handle = slot_handle(loop, slot);
+    return 0;
+}
+
 void slot_free(cio_loop *loop, struct slot *slot) {
     for (int list = 0; list < LIST_COUNT; list++) list_remove(loop, (enum list_kind)list, slot);
     slot->generation++;

@@ -9,23 +9,11 @@
 #include <unistd.h>
 
 int cio_listener_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *handle) {
-    struct slot *slot;
     int result = descriptor_nonblocking(descriptor);
-    if (result == 0) result = slot_take(loop, SLOT_LISTENER, descriptor, tag, &slot);
-    if (result < 0) {
-        if (result != -EBADF) close(descriptor);
-        return result;
-    }
-    slot->flags |= SLOT_READING;
-    result = loop->backend->attach(loop, slot);
-    if (result < 0) {
-        slot_free(loop, slot);
-        close(descriptor);
-        return result;
-    }
-    slot_touch(loop, slot);
-    *handle = slot_handle(loop, slot);
-    return 0;
+    if (result == -EBADF) return result;
+    if (result == 0) result = slot_open(loop, SLOT_LISTENER, descriptor, 0, 0, tag, handle);
+    if (result < 0) close(descriptor);
+    return result;
 }
 
 void cio_listener_accept(cio_loop *loop, cio_handle handle, bool on) {
@@ -70,19 +58,7 @@ bool listener_accepted(cio_loop *loop, struct slot *slot, int result) {
 }
 
 int cio_poll_open(cio_loop *loop, int descriptor, uint32_t mask, uint64_t tag, cio_handle *handle) {
-    struct slot *slot;
-    int result = slot_take(loop, SLOT_POLL, descriptor, tag, &slot);
-    if (result < 0) return result;
-    slot->flags |= SLOT_READING;
-    slot->mask = mask;
-    result = loop->backend->attach(loop, slot);
-    if (result < 0) {
-        slot_free(loop, slot);
-        return result;
-    }
-    slot_touch(loop, slot);
-    *handle = slot_handle(loop, slot);
-    return 0;
+    return slot_open(loop, SLOT_POLL, descriptor, 0, mask, tag, handle);
 }
 
 void cio_poll_arm(cio_loop *loop, cio_handle handle, uint32_t mask) {
