@@ -48,7 +48,7 @@ enum Tree {
         "Memory": ["Base"],
         "Wire": ["Base", "Memory"],
         "Control": ["Base", "Memory"],
-        "Config": ["Base", "Memory"],
+        "Config": ["Base"],
         "Telemetry": ["Base", "Memory"],
         "Reactor": ["CIOCore", "Base", "Memory"],
         "Transport": ["Reactor", "Wire", "Telemetry", "Base", "Memory"],
