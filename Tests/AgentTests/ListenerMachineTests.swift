@@ -1,5 +1,6 @@
 // The decisions of a listener, row by row, and under random events.
 import Base
+import TestKit
 import Testing
 
 @testable import Agent
@@ -179,7 +180,7 @@ private let exactLimits: ListenerMachine.Limits = {
 
     /// Any order of events keeps the counts sane, and `abandon` always ends.
     @Test func randomEventsNeverWedge() {
-        var generator = SplitMix(state: 42)
+        var generator = SeededGenerator(seed: 42)
         for _ in 0..<2_000 {
             var machine = ListenerMachine(limits: exactLimits, seed: 1)
             var now: UInt64 = 0
@@ -197,17 +198,5 @@ private let exactLimits: ListenerMachine.Limits = {
             _ = machine.handle(.abandon, now: Instant(nanoseconds: now))
             #expect(machine.isFinished)
         }
-    }
-}
-
-/// A seeded generator for tests.
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
     }
 }

@@ -3,6 +3,7 @@ import Base
 import Glibc
 import Memory
 import Reactor
+import TestKit
 import Testing
 
 extension ReactorTests {
@@ -161,7 +162,7 @@ extension ReactorTests {
             let first = try Loop(backend: from)
             let second = try Loop(backend: to)
             let seed = Random.number()
-            var generator = SeededGenerator(state: seed)
+            var generator = SeededGenerator(seed: seed)
             let sent = randomBytes(2_000_000, seed: seed)
             let recorder = Recorder()
             let (opened, plain) = try connectedToPlain(first, recorder)

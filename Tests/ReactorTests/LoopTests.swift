@@ -3,6 +3,7 @@ import Base
 import Glibc
 import Memory
 import Reactor
+import TestKit
 import Testing
 
 private final class Task: AfterTurn {
@@ -32,7 +33,7 @@ extension ReactorTests {
         func timersFireInOrder(_ backend: BackendChoice) throws {
             let loop = try Loop(backend: backend)
             var fired: [Int] = []
-            var generator = SeededGenerator(state: 5)
+            var generator = SeededGenerator(seed: 5)
             let delays = (0..<200).map { _ in Int.random(in: 0...40, using: &generator) }
             let start = SystemClock.now
             var timers: [CallbackTimer] = []

@@ -3,6 +3,7 @@ import Base
 import Glibc
 import Memory
 import Reactor
+import TestKit
 import Testing
 
 /// The byte at a position of every test stream.
@@ -70,7 +71,7 @@ extension ReactorTests {
         @Test(arguments: backends, Transport.allCases)
         func keepsEveryByte(_ backend: BackendChoice, _ transport: Transport) throws {
             let seed = Random.number()
-            var generator = SeededGenerator(state: seed)
+            var generator = SeededGenerator(seed: seed)
             var limits = LoopLimits()
             // Few and small, so that buffers run short.
             limits.receiveBuffers = 4

@@ -3,6 +3,7 @@ import Base
 import Glibc
 import Memory
 import Reactor
+import TestKit
 import Testing
 
 extension ReactorTests {
@@ -11,7 +12,7 @@ extension ReactorTests {
         func echoesRandomBytesInRandomPieces(_ backend: BackendChoice, _ transport: Transport) throws {
             let loop = try Loop(backend: backend)
             let seed = Random.number()
-            var generator = SeededGenerator(state: seed)
+            var generator = SeededGenerator(seed: seed)
             let sent = randomBytes(1_500_000, seed: seed)
             let recorder = Recorder()
             let echo = Echo()

@@ -3,6 +3,7 @@ import Base
 import Glibc
 import Memory
 import Reactor
+import TestKit
 import Testing
 
 /// Every test of the reactor is inside this suite: some lower limits of the whole process, so they run one at a time.
@@ -136,20 +137,8 @@ func connectedToPlain(_ loop: Loop, _ delegate: Recorder) throws -> (Stream, Int
     return (stream, descriptor)
 }
 
-/// Repeatable random numbers; a failure names the seed.
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
-    }
-}
-
 func randomBytes(_ count: Int, seed: UInt64) -> [UInt8] {
-    var generator = SeededGenerator(state: seed)
+    var generator = SeededGenerator(seed: seed)
     return (0..<count).map { _ in UInt8.random(in: 0...255, using: &generator) }
 }
 

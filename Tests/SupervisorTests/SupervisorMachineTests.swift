@@ -1,6 +1,7 @@
 // The life of a node as rows of events and actions, and its invariants under events in any order.
 
 import Base
+import TestKit
 import Testing
 
 @testable import Supervisor
@@ -185,7 +186,7 @@ private struct Driver {
     /// Whatever comes in whatever order: no trap, one worker a place, numbers never used again, nothing after the exit.
     @Test func keepsItsInvariants() {
         for seed in UInt64(1)...300 {
-            var random = SplitMix(state: seed)
+            var random = SeededGenerator(seed: seed)
             var driver = Driver(workers: 3, grace: .seconds(5))
             var living: [Int: UInt32] = [:]
             var seen: Set<UInt32> = []
@@ -216,18 +217,5 @@ private struct Driver {
                 }
             }
         }
-    }
-}
-
-/// A generator whose sequence a seed decides.
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

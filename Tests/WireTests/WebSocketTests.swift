@@ -2,6 +2,7 @@
 // every offset; every violation; both ends against each other with random frames and splits.
 
 import Memory
+import TestKit
 import Testing
 
 @testable import Wire

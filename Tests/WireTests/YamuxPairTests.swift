@@ -3,6 +3,7 @@
 
 import Base
 import Memory
+import TestKit
 import Testing
 
 @testable import Wire

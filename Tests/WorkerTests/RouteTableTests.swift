@@ -6,23 +6,11 @@ import Testing
 
 @testable import Worker
 
-/// A generator that repeats from its seed.
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
-    }
-}
-
 @Suite struct RouteTableTests {
     /// Tunnels of each worker; clients come to all workers alike. Every tunnel must get its share.
     @Test(arguments: [[1, 1], [2, 1], [3, 0], [1, 5], [4, 1, 1], [1, 0, 0, 7], [2, 2, 2, 2]])
     func everyTunnelGetsItsShare(_ tunnels: [Int]) {
-        var random = SeededGenerator(state: 42)
+        var random = SeededGenerator(seed: 42)
         let route = tunnels.enumerated().filter { $0.element > 0 }
             .map { RouteEntry(worker: UInt32($0.offset), tunnels: UInt32($0.element)) }
         var served = [Int](repeating: 0, count: tunnels.count)
