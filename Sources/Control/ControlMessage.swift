@@ -5,7 +5,7 @@
 // not one a connection: `accepted` carries up to 64 connections.
 //
 // Invariants: a decoded message was whole, of a known type that its sender may send, within every limit of
-// `ControlLimits`, and had no byte after it. Descriptors are checked by the shell against `descriptorKinds`.
+// `ControlLimits`, and had no byte after it. The shell checks what kind of thing a descriptor is.
 
 public import Base
 
@@ -174,16 +174,6 @@ public enum ControlParty: Sendable {
     case sibling
 }
 
-/// What a descriptor beside a message must be. The shell compares it with what the kernel says.
-public enum ControlDescriptorKind: Sendable {
-    /// A connected stream socket.
-    case stream
-    /// A connected SOCK_SEQPACKET socket.
-    case messages
-    /// A memfd.
-    case memory
-}
-
 extension ControlMessage {
     /// How many descriptors must come beside this message; any other count is a broken peer.
     public var descriptorCount: Int {
@@ -195,16 +185,6 @@ extension ControlMessage {
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
             .workerReady, .register, .unregister, .lookup, .statusRequest, .drained:
             0
-        }
-    }
-
-    /// What the descriptor at `index` must be.
-    public func descriptorKind(at index: Int) -> ControlDescriptorKind {
-        switch self {
-        case .configure: .memory
-        case .sibling: .messages
-        case .move: index == 0 ? .stream : .memory
-        default: .stream
         }
     }
 }

@@ -174,7 +174,7 @@ final class DemoConnection: ChannelDelegate {
         case .none, .length, .untilClose, .tunnel: body = .none
         }
         if head.expectContinue && head.minorVersion == 1 {
-            output.append("HTTP/1.1 100 Continue\r\n\r\n")
+            HeadWriter.writeContinue(into: &output)
             flush()
         }
         if route == .echo { beginEcho() }

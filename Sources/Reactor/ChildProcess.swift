@@ -48,8 +48,6 @@ public struct ProcessDescription: Sendable {
 public final class ChildProcess {
     /// Its process number.
     public let pid: Int32
-    /// The process handle, for handing it over to a successor of this process.
-    public var processDescriptor: Int32 { descriptor.raw }
     private let descriptor: OwnedDescriptor
     private var source: ReadinessSource?
 

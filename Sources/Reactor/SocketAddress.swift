@@ -22,9 +22,6 @@ public struct SocketAddress: Equatable, Hashable, Sendable, CustomStringConverti
     /// Whether it is an address of this machine alone (127.0.0.0/8 or ::1).
     public var isLoopback: Bool { isIPv4 ? (low >> 24) & 0xff == 127 : high == 0 && low == 1 }
 
-    /// Whether it stands for every address (0.0.0.0 or ::).
-    public var isUnspecified: Bool { isIPv4 ? low & 0xffff_ffff == 0 : high == 0 && low == 0 }
-
     /// From a literal such as `127.0.0.1` or `::1` (without brackets); nil when it is not one.
     public init?(address: String, port: UInt16) {
         var four = in_addr()

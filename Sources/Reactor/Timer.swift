@@ -7,7 +7,7 @@
 // heap does not own timers: a timer that goes away takes its entry with it.
 public import Base
 
-/// Something that happens at a point in time. Subclass it, or use `CallbackTimer` or `OwnedTimer`.
+/// Something that happens at a point in time. Subclass it, or use `CallbackTimer`.
 open class Timer {
     /// The loop that runs it.
     public final let loop: Loop
@@ -36,9 +36,6 @@ open class Timer {
 
     /// Whether it is going to fire.
     public final var isScheduled: Bool { position >= 0 }
-
-    /// When it is going to fire, `never` when it is not scheduled.
-    public final var scheduledDeadline: Instant { position >= 0 ? deadline : .never }
 }
 
 /// A timer that calls a closure.
@@ -51,20 +48,6 @@ public final class CallbackTimer: Timer {
     }
 
     override public func fired() { callback() }
-}
-
-/// A timer that calls a function with its owner, to which it holds no reference: the owner holds the timer.
-public final class OwnedTimer<Owner: AnyObject>: Timer {
-    private unowned let owner: Owner
-    private let callback: (Owner) -> Void
-
-    public init(_ loop: Loop, _ owner: Owner, _ callback: @escaping (Owner) -> Void) {
-        self.owner = owner
-        self.callback = callback
-        super.init(loop)
-    }
-
-    override public func fired() { callback(owner) }
 }
 
 /// The timers of one loop, the earliest at the top.

@@ -277,7 +277,6 @@ private func response(_ status: Int, _ lines: String) -> HeadRow { HeadRow(statu
             #expect(parseHead("\(method.name) / HTTP/1.1\r\nHost:\r\n\r\n").head?.method == method)
             #expect(parseHead("\(method.name)X / HTTP/1.1\r\nHost:\r\n\r\n").head?.method == .other)
         }
-        #expect(Method.allCases.filter { $0.isSafe && !$0.isIdempotent } == [])
     }
 
     /// A head that comes byte by byte costs no more than a small multiple of one that comes whole.

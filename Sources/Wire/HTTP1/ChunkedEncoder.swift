@@ -5,9 +5,6 @@ public import Memory
 
 /// Writes what stands around the data of chunks.
 public enum ChunkedEncoder {
-    /// The most bytes that a chunk takes beside its data.
-    public static let overheadMax = 16 + 2 + 2
-
     /// What stands before `size` bytes of data. `size` is not zero: an empty chunk would end the body.
     public static func writeHeader(size: Int, into output: inout ByteBuffer) {
         precondition(size > 0, "a chunk of no bytes ends the body")

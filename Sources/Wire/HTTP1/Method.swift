@@ -24,14 +24,6 @@ public enum Method: UInt8, Sendable, CaseIterable {
         }
     }
 
-    /// Whether the request asks for no change (RFC 9110 section 9.2.1).
-    public var isSafe: Bool {
-        switch self {
-        case .get, .head, .options, .trace: true
-        case .post, .put, .delete, .connect, .patch, .other: false
-        }
-    }
-
     /// Whether sending the request twice means the same as sending it once (RFC 9110 section 9.2.2).
     public var isIdempotent: Bool {
         switch self {
