@@ -136,7 +136,7 @@ def test_metrics_count(new_node, tunnel, peers, endpoint, host):
 
 
 def test_row_41_labels_are_bounded(new_node, tunnel, host):
-    """parity.md defect 25: a client can't make series without end."""
+    """A client can't make series without end."""
     node = new_node()
     tunnel(node)
     with http1.Connection(node.proxy) as client:

@@ -389,7 +389,7 @@ def test_agent_survives_a_broken_server(python_server, peers, real_agent, servic
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 429, 500, 502, 503, 504, 200, 301, None])
 def test_refusals_never_end_the_agent(python_server, peers, real_agent, service, endpoint, status):
-    """parity.md defect 1: whatever the answer, the agent tries again. Those that a retry may cure come back soon."""
+    """Whatever the answer, the agent tries again. Those that a retry may cure come back soon."""
     server = python_server()
     transient = status in (408, 429, 500, 502, 503, 504, None)
     server.refusals = [(status, "No", b'{"error":"not now \xe2\x9c\x93"}')] * (2 if transient else 1)

@@ -26,7 +26,7 @@ def check(tmp_path, text, *arguments, environment=None):
 # ---- Precedence ----
 
 def test_flags_win_over_the_file(new_node, tunnel, host):
-    """parity.md defect 12: the original lets the file override an explicit flag."""
+    """The original lets the file override an explicit flag."""
     node = new_node(config="proxy:\n  bind_addr: 127.0.0.1:1\n  timeout: 5s\nadmin:\n  bind_addr: \"127.0.0.1:2\"\nlog:\n  level: error\n", arguments=["--log.level", "info"])
     assert node.proxy[1] > 1024
     tunnel(node)

@@ -64,7 +64,7 @@ def test_level_and_subsystems(new_node, tunnel, host):
 
 
 def test_no_secret_at_debug(node, tunnel, host, endpoint):
-    """security.md row 39: planted secrets are in no log line at any level, nor in a command line."""
+    """Planted secrets are in no log line at any level, nor in a command line."""
     tunnel(node, headers=[("Authorization", "Bearer planted-token-1"), ("x-piko-authorization", "Bearer planted-token-2")])
     request(node.proxy, host=host, headers=[("x-piko-authorization", "Bearer planted-token-3"), ("Authorization", "Bearer planted-token-4")])
     wait_until(lambda: access_lines(node, host=host), what="the line")

@@ -272,7 +272,7 @@ def test_expect_continue(node, tunnel, host):
 
 
 def test_early_final_answer_to_expect(node, tunnel, host):
-    """security.md row 8: a final status without reading the body leaves nothing that could be taken for a request."""
+    """A final status without reading the body leaves nothing that could be taken for a request."""
     recorder = []
 
     async def handler(stream):
@@ -392,7 +392,7 @@ def test_hop_by_hop_fields_are_dropped(node, tunnel, host):
 
 
 def test_own_headers_do_not_leak(node, tunnel, endpoint, host):
-    """security.md rows 14 and 16; parity.md defect 8. `x-piko-forward: true` is the server's own word to services."""
+    """`x-piko-forward: true` is the server's own word to services."""
     recorder = agents.Recorder()
     tunnel(node, recorder)
     request(node.proxy, host=host, headers=[("x-piko-authorization", "Bearer secret"), ("X-Piko-Endpoint", endpoint),
@@ -424,7 +424,7 @@ def test_multiple_field_lines_keep_order_and_bytes(node, tunnel, host):
 
 
 def test_nothing_is_added_or_inflated(node, tunnel, host):
-    """security.md row 36: no Accept-Encoding of our own, a body that claims gzip passes as it is."""
+    """No Accept-Encoding of our own, a body that claims gzip passes as it is."""
     recorder = agents.Recorder(lambda seen: response(headers=[("Content-Encoding", "gzip")], body=b"not gzip at all"))
     tunnel(node, recorder)
     answer = request(node.proxy, host=host)
@@ -456,7 +456,7 @@ def test_retry_on_another_tunnel(node, tunnel, host):
 
 
 def test_go_away_loses_no_request(node, tunnel, peers, host):
-    """parity.md defects 2 and 3: after a go-away new requests take the other tunnel, the running one is finished, and the
+    """After a go-away new requests take the other tunnel, the running one is finished, and the
     endpoint stays registered."""
     release = []
 
@@ -491,7 +491,7 @@ def test_large_heads(node, tunnel, host):
 
 
 def test_oversize_head_is_refused(node, host):
-    """security.md row 41: a bounded head, answered with 431 (or 400/414) and a close."""
+    """A bounded head, answered with 431 (or 400/414) and a close."""
     with http1.Connection(node.proxy, timeout=30 * SLOW) as client:
         client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n")
         try:

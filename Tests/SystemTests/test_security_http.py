@@ -366,7 +366,7 @@ def test_row_46_log_injection(node, tunnel, host, endpoint):
 
 
 def test_slow_head_is_cut(new_node, tunnel, host):
-    """security.md row 28 in small: a head that never ends is cut at the read-header timeout, others are served meanwhile."""
+    """In small: a head that never ends is cut at the read-header timeout, others are served meanwhile."""
     node = new_node(arguments=["--proxy.http.read-header-timeout", "1s"])
     tunnel(node)
     with http1.Connection(node.proxy) as client:

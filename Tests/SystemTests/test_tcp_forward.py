@@ -166,7 +166,7 @@ def test_forward_echo(node, tunnel, real_forward, endpoint):
 
 
 def test_forward_half_close(node, tunnel, real_forward, real_agent, service, endpoint):
-    """parity.md defect 7: a client that shuts its half down gets the reply to all it sent, through forward, server and agent."""
+    """A client that shuts its half down gets the reply to all it sent, through forward, server and agent."""
     async def handler(stream):
         data = await stream.read_to_end()
         await stream.write(b"got %d" % len(data))

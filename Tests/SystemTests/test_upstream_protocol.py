@@ -76,7 +76,7 @@ def test_refused_handshakes(node, wire, status):
 
 @pytest.mark.parametrize("where", ["upstream", "tcp"])
 def test_row_17_cross_origin(node, tunnel, endpoint, where):
-    """security.md row 17: a browser's page from elsewhere is refused with 403; without Origin, or from the same, welcome."""
+    """A browser's page from elsewhere is refused with 403; without Origin, or from the same, welcome."""
     tunnel(node, agents.echo)
     path = f"/piko/v1/upstream/{endpoint}x" if where == "upstream" else f"/_piko/v1/tcp/{endpoint}"
     address = node.upstream if where == "upstream" else node.proxy
@@ -484,7 +484,7 @@ def test_agent_that_stops_reading(node, tunnel, peers, endpoint):
 
 @pytest.mark.soak
 def test_dead_agent_is_noticed(node, tunnel, peers, endpoint):
-    """security.md row 29: an agent that answers no ping is dropped after keep-alive 30 s + 10 s, and its endpoint withdrawn."""
+    """An agent that answers no ping is dropped after keep-alive 30 s + 10 s, and its endpoint withdrawn."""
     agent = tunnel(node, answers_pings=False)
     wait_until(lambda: endpoint not in endpoints(node), 60, "the endpoint is withdrawn")
     assert agent.session.pings_received

@@ -120,6 +120,17 @@ enum Tree {
         #expect(!file.path.hasSuffix("/Placeholder.swift"), "\(file.path) is left over")
     }
 
+    /// A document that a comment sends its reader to must be there.
+    @Test(arguments: Tree.all.filter { !$0.path.hasPrefix("Tests/TidyTests/") })
+    func namesDocumentsThatExist(_ file: SourceFile) {
+        for (index, line) in file.lines.enumerated() where line.contains(".md") {
+            for match in line.matches(of: /[A-Za-z0-9_\/-]+\.md\b/) {
+                let isThere = FileManager.default.fileExists(atPath: Tree.root.appendingPathComponent(String(match.output)).path)
+                #expect(isThere, "\(file.path):\(index + 1): there is no \(match.output)")
+            }
+        }
+    }
+
     @Test func treeWasFound() {
         #expect(Tree.swift.count > 50 && Tree.c.count > 5 && Tree.scripts.count > 10)
     }
