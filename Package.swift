@@ -1,7 +1,7 @@
 // swift-tools-version: 6.2
-// The package: one C core, small Swift libraries in layers, four programs. No dependencies beyond the toolchain and
-// OpenSSL (io_uring is used through the bare system calls). Which module may import which is written in ARCHITECTURE.md
-// and checked by Tests/TidyTests.
+// The package: one C core, small Swift libraries in layers, four programs and a demo service. No dependencies
+// beyond the toolchain (io_uring is used through the bare system calls). Which module may import which is written in
+// ARCHITECTURE.md and checked by Tests/TidyTests.
 import PackageDescription
 
 /// Flags for every Swift target: strict, and a warning is an error.
