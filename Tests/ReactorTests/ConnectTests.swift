@@ -130,8 +130,6 @@ extension ReactorTests {
             var before = rlimit()
             getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &before)
             // No descriptor is free below the new limit.
-            let highest = dup(0)
-            close(highest)
             var filler: [Int32] = []
             while true {
                 let next = dup(0)
