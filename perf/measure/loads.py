@@ -72,6 +72,7 @@ def finish(process, system):
         guard.cancel()
         process.stdout.close()
         process.stderr.close()
+    system.check_members()
     if status != 0:
         raise Failure(f"{system.name}: {errors.strip() or f'the load ended with status {status}'}")
     return json.loads(output.strip().splitlines()[-1])

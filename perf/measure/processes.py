@@ -119,6 +119,14 @@ class Program:
                     raise Failure(f"{self.name} does not listen on {port}:\n{self.tail()}") from None
                 time.sleep(0.01)
 
+    def wait_children(self, count, timeout=20):
+        """Until it has so many descendants."""
+        deadline = time.monotonic() + timeout
+        while len(family(self.pid)) - 1 != count:
+            if not self.is_running() or time.monotonic() > deadline:
+                raise Failure(f"{self.name} does not have {count} children:\n{self.tail()}")
+            time.sleep(0.01)
+
     def tail(self):
         text = self.log_path.read_text(errors="replace") + self.output_path.read_text(errors="replace")
         return f"{' '.join(self.command)}\n{text[-2000:]}"

@@ -7,7 +7,7 @@ is a third process that the load of raw TCP goes through where a user would run 
 
 from pathlib import Path
 
-from .processes import Failure, Program, free_port
+from .processes import Failure, Program, family, free_port
 
 PEERS = Path(__file__).resolve().parents[1] / "peers"
 
@@ -17,6 +17,12 @@ class System:
         self.name, self.port, self.roles = name, port, roles
         for program in roles.values():
             program.find_members()
+
+    def check_members(self):
+        """Whoever is not accounted for would make a figure too small."""
+        for role, program in self.roles.items():
+            if family(program.pid) != program.members:
+                raise Failure(f"{self.name}: the processes of its {role} changed while it was measured")
 
     def end(self):
         for program in reversed(list(self.roles.values())):
@@ -93,6 +99,8 @@ class Bench:
             hop = self.start(f"{name}-{role}", command)
             try:
                 hop.wait_port(port)
+                # nginx listens before its workers are there.
+                hop.wait_children(threads if program == "nginx" else 0)
                 return hop, port
             except Failure:
                 if attempt == 2 or hop.is_running():
