@@ -17,7 +17,7 @@ final class Tunnel: MuxSessionDelegate {
 
     /// The most idle streams kept, and for how long. The public agents serve each stream as an HTTP/1.1 connection of its
     /// own without a time limit.
-    private static let idleStreamsMax = 64
+    private static let idleStreamsMax = 1_024
     private static let idleStreamTime = Duration.seconds(30)
 
     init(_ worker: Worker, id: UInt64, endpoint: Endpoint) {
