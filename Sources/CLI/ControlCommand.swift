@@ -11,8 +11,7 @@ enum ControlCommand {
     static func run(_ command: String, _ invocation: Invocation) throws(CommandFailure) -> String {
         let environment = ProgramEnvironment.variables
         let config = try ConfigurationFile.load(ServerConfig.self, invocation, environment: environment)
-        let paths =
-            config.server.controlSocket.isEmpty
+        let paths = config.server.controlSocket.isEmpty
             ? ControlSocketPath.candidates(environment: environment, userID: ProgramEnvironment.userIdentifier)
             : [config.server.controlSocket]
         var failures: [String] = []

@@ -11,7 +11,7 @@ public enum ProcessReplacement {
         unsafe pointers.append(nil)
         _ = unsafe pointers.withUnsafeMutableBufferPointer { unsafe execv(path, $0.baseAddress!) }
         let code = errno
-        for unsafepointer in unsafe pointers { unsafe free(pointer) }
+        for unsafe pointer in unsafe pointers { unsafe free(pointer) }
         return SystemError(code: code, call: "run \(path)")
     }
 }

@@ -54,8 +54,7 @@ public final class Resolution {
         var opened: cio_handle = 0
         let tag = handlerTag(self, HandlerKind.resolution)
         /* A NUL inside a name would cut it short on its way through C. */
-        let result =
-            host.utf8.contains(0)
+        let result = host.utf8.contains(0)
             ? -EINVAL : unsafe cio_resolve(loop.core, host, String(port), tag, &opened)
         if result < 0 {
             completeLater(.failure(ResolveError(description: SystemError.text(of: -result))))

@@ -44,10 +44,8 @@ public struct SocketAddress: Equatable, Hashable, Sendable, CustomStringConverti
 
     private init(six: in6_addr, port: UInt16, scope: UInt32) {
         (high, low) = unsafe withUnsafeBytes(of: six) { bytes in
-            unsafe (
-                UInt64(bigEndian: bytes.loadUnaligned(as: UInt64.self)),
-                UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
-            )
+            unsafe (UInt64(bigEndian: bytes.loadUnaligned(as: UInt64.self)),
+                UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
         }
         self.port = port
         self.scope = scope
@@ -164,8 +162,7 @@ public struct SocketAddress: Equatable, Hashable, Sendable, CustomStringConverti
         unsafe withKernelAddress { address, _ in
             unsafe text.initialize(repeating: 0)
             let family = unsafe Int32(address.pointee.sa_family)
-            let offset =
-                family == AF_INET
+            let offset = family == AF_INET
                 ? MemoryLayout<sockaddr_in>.offset(of: \.sin_addr)! : MemoryLayout<sockaddr_in6>.offset(of: \.sin6_addr)!
             let source = unsafe UnsafeRawPointer(address) + offset
             return unsafe text.withMemoryRebound(to: CChar.self) { characters in

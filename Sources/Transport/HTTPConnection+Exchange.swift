@@ -333,8 +333,7 @@ extension HTTPConnection {
             cut()
             return
         }
-        let repeatable =
-            head.method.isIdempotent && !bodyWasSent
+        let repeatable = head.method.isIdempotent && !bodyWasSent
             && summary.attempts < context.settings.attemptsMax
         state = .routing
         setTimer(after: .zero)
@@ -442,8 +441,7 @@ extension HTTPConnection {
     final func exchangeTimer() {
         let now = context.loop.now
         let settings = context.settings
-        let stalled =
-            !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
+        let stalled = !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
             && now - lastProgress >= settings.readTimeout
         if responseState == .head {
             if stalled {

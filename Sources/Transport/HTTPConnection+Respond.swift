@@ -65,8 +65,7 @@ extension HTTPConnection {
         status: Int, contentType: StaticString, fields: StaticString, body: Span<UInt8>, omitsBody: Bool
     ) {
         let response = LocalResponse(
-            status: status, connection: connectionMode, unixSeconds: Int64(SystemClock.unixNanoseconds / 1_000_000_000),
-            omitsBody: omitsBody,
+            status: status, connection: connectionMode, unixSeconds: Int64(SystemClock.unixNanoseconds / 1_000_000_000), omitsBody: omitsBody,
             noSniff: status >= 500, contentType: contentType, fields: fields)
         HeadWriter.writeResponse(response, body: body, into: &context.scratch)
         context.flush(to: channel)

@@ -8,8 +8,7 @@ import Testing
 @Suite struct HTTPAnswerTests {
     /// A response, whether it is its end, and what comes out: status and body, "not whole", or the failure.
     static let rows: [(String, Bool, String)] = [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", false, "200 {}"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", false, "not whole"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", false, "200 {}"), ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", false, "not whole"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", true, "not whole"), ("HTTP/1.1 200 OK\r\n\r\n{}", false, "not whole"),
         ("HTTP/1.1 200 OK\r\n\r\n{}", true, "200 {}"), ("HTTP/1.1 200 OK\r\nContent-Len", true, "not whole"), ("", true, "not whole"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", false, "200 {}"),
@@ -24,10 +23,7 @@ import Testing
         #expect((answer.map { "\($0.status) \(String(decoding: $0.body, as: UTF8.self))" } ?? "not whole") == meaning)
     }
 
-    @Test(arguments: [
-        "SSH-2.0-x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-    ])
+    @Test(arguments: ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"])
     func refuses(text: String) {
         #expect(throws: CommandFailure.self) { try HTTPAnswer.decode(Array(text.utf8).span, hasEnded: true) }
     }

@@ -17,8 +17,7 @@ import Testing
     }
 
     @Test(arguments: [
-        "", ":", "8000", "localhost", "localhost:", ":65536", ":-1", ":+1", ":080", ":http", "::1:80", "[::1]", "[::1]80", "[]:80",
-        "[a]:80",
+        "", ":", "8000", "localhost", "localhost:", ":65536", ":-1", ":+1", ":080", ":http", "::1:80", "[::1]", "[::1]80", "[]:80", "[a]:80",
         "[::1:80", "::1]:80", "a b:80", "a:80 ", "a:8 0", "a/b:80", "http://a:80", "[::1%]:80", "[::g]:80", "é:80", ":100000",
     ])
     func refusesBindAddresses(text: String) {
@@ -57,8 +56,7 @@ import Testing
     }
 
     @Test(arguments: [
-        "", "0", "65536", ":3000", "a", "a:0", "a:", "http://", "http://:80", "http://a:0", "http://a:b", "http://a?b", "http://a/b?c",
-        "http://a/#b",
+        "", "0", "65536", ":3000", "a", "a:0", "a:", "http://", "http://:80", "http://a:0", "http://a:b", "http://a?b", "http://a/b?c", "http://a/#b",
         "http://u@a", "http://a/b c", "https://a", "ftp://a", "://a", "http:/a", "http//a:80", "http://a/\r\nb", "http://a:80:90",
     ])
     func refusesServiceAddresses(text: String) {

@@ -83,10 +83,7 @@ import Testing
         ),
         ("agent start", "connect: {token: a}\n", "file.yaml:1:11: unknown key \"token\" in connect"),
         ("agent start", "listeners:\n- {endpoint_id: a, addr: 1, tls: {}}\n", "file.yaml:2:29: unknown key \"tls\" in listeners.0"),
-        (
-            "agent http a 0", nil,
-            "ADDR: \"0\" is not a service's address (for example 3000, 10.0.0.7:3000 or http://10.0.0.7:3000; ports are 1 to 65535)"
-        ),
+        ("agent http a 0", nil, "ADDR: \"0\" is not a service's address (for example 3000, 10.0.0.7:3000 or http://10.0.0.7:3000; ports are 1 to 65535)"),
         ("agent http a 1 --timeout -1s", nil, "--timeout: \"-1s\" must not be negative"),
         (
             "agent http a 1 --access-log.request-headers.allow-list b --access-log.request-headers.block-list c", nil,
@@ -105,13 +102,11 @@ import Testing
     @Test func takesEveryKeyFromAFile() throws {
         let config = try load(
             ForwardConfig.self, "forward start --config.path f",
-            "ports:\n- {addr: 3000, endpoint_id: a}\n- {addr: ':1', endpoint_id: b}\nconnect: {url: http://c:2, timeout: 3s}\nio_backend: auto\n"
-        )
-        #expect(
-            config.ports == [
-                ForwardConfig.Port(address: LocalAddress(BindAddress(host: "localhost", port: 3000)), endpointID: "a"),
-                ForwardConfig.Port(address: LocalAddress(BindAddress(host: "", port: 1)), endpointID: "b"),
-            ])
+            "ports:\n- {addr: 3000, endpoint_id: a}\n- {addr: ':1', endpoint_id: b}\nconnect: {url: http://c:2, timeout: 3s}\nio_backend: auto\n")
+        #expect(config.ports == [
+            ForwardConfig.Port(address: LocalAddress(BindAddress(host: "localhost", port: 3000)), endpointID: "a"),
+            ForwardConfig.Port(address: LocalAddress(BindAddress(host: "", port: 1)), endpointID: "b"),
+        ])
         #expect(config.connect.url == ServerURL(host: "c", port: 2) && config.connect.timeout == .seconds(3))
         #expect(try ForwardConfig(flattened: config.flattened) == config)
     }
@@ -124,12 +119,9 @@ import Testing
     }
 
     @Test func refuses() {
-        #expect(
-            refusal(ForwardConfig.self, "forward start")
-                == "config: no ports configured; name a file with --config.path, or use forward tcp")
+        #expect(refusal(ForwardConfig.self, "forward start") == "config: no ports configured; name a file with --config.path, or use forward tcp")
         #expect(refusal(ForwardConfig.self, "forward x e").hasPrefix("config: ADDR: \"x\" is not an address"))
-        #expect(
-            refusal(ForwardConfig.self, "forward start", "ports: [{addr: 1}]\n") == "config: file.yaml:1:9: ports.0.endpoint_id is missing")
+        #expect(refusal(ForwardConfig.self, "forward start", "ports: [{addr: 1}]\n") == "config: file.yaml:1:9: ports.0.endpoint_id is missing")
     }
 }
 
@@ -158,8 +150,7 @@ import Testing
     @Test(arguments: [
         ("proxy: {timeout: ${A}}", "1s"), ("proxy: {timeout: $A}", "1s"), ("proxy: {timeout: ${A:2s}}", "1s"),
         ("proxy: {timeout: ${MISSING:2s}}", "2s"), ("proxy: {timeout: ${EMPTY:3s}}", "3s"), ("proxy:\n  timeout: ${MISSING}\n", "30s"),
-        ("proxy:\n  timeout: $MISSING\n", "30s"), ("# $$ $ $1 ${A}\nproxy: {timeout: 4${UNIT:s}}", "4s"),
-        ("proxy: {timeout: ${MISSING:1m}30s}", "1m30s"),
+        ("proxy:\n  timeout: $MISSING\n", "30s"), ("# $$ $ $1 ${A}\nproxy: {timeout: 4${UNIT:s}}", "4s"), ("proxy: {timeout: ${MISSING:1m}30s}", "1m30s"),
     ])
     func replaces(text: String, timeout: String) throws {
         let config = try load(ServerConfig.self, "server --config.path f --config.expand-env", text, environment: Self.environment)

@@ -64,10 +64,7 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
             "--proxy.access-log.disable: \"maybe\" is neither true nor false\nRun \"piko server --help\" for usage."
         ),
         ("server --server.url http://a", "piko server has no flag \"--server.url\"\nRun \"piko server --help\" for usage."),
-        (
-            "agent tcp e 1 --http-client.max-idle-conns 1",
-            "unknown flag \"--http-client.max-idle-conns\"\nRun \"piko agent tcp --help\" for usage."
-        ),
+        ("agent tcp e 1 --http-client.max-idle-conns 1", "unknown flag \"--http-client.max-idle-conns\"\nRun \"piko agent tcp --help\" for usage."),
     ]
 
     @Test(arguments: refusals.indices)
@@ -81,9 +78,7 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
 
     @Test func partsOfTheTreeSpeakTheSameWords() {
         #expect(outcome("--grace-period 1s", of: Commands.supervisor) == "serverRun grace-period=1s")
-        #expect(
-            outcome("x", of: Commands.supervisor)
-                == "unexpected argument \"x\"; piko server takes no arguments\nRun \"piko server --help\" for usage.")
+        #expect(outcome("x", of: Commands.supervisor) == "unexpected argument \"x\"; piko server takes no arguments\nRun \"piko server --help\" for usage.")
         #expect(outcome("agent http e 1", of: Commands.agentProgram) == "agentHTTP e 1")
         #expect(outcome("agent http --help", of: Commands.agentProgram) == outcome("agent http --help"))
         #expect(outcome("forward 1 e", of: Commands.agentProgram) == "forwardTCP 1 e")

@@ -12,8 +12,7 @@ import Testing
         var lines = ["| key | value | default | |", "|---|---|---|---|"]
         for list in lists { lines.append("| `\(list.path)` | list of maps | | \(cell(list.help)) |") }
         for key in keys {
-            let fallback =
-                key.isRequired ? "required" : key.defaultTexts.joined().isEmpty ? "" : "`\(key.defaultTexts.joined(separator: ", "))`"
+            let fallback = key.isRequired ? "required" : key.defaultTexts.joined().isEmpty ? "" : "`\(key.defaultTexts.joined(separator: ", "))`"
             let derived = key.path.replacingOccurrences(of: "_", with: "-")
             let flag = hasFlags && key.flag != derived ? " The flag is `--\(key.flag)`." : ""
             let value = key.isList ? "list of `\(key.placeholder)`" : "`\(cell(key.placeholder))`"

@@ -106,8 +106,7 @@ func refusal<Value: Configuration>(
         let defaults = Dictionary(grouping: ServerConfig().flattened, by: \.0).mapValues { $0.map(\.1) }
         for setting in ServerConfig.keys {
             let texts = config.flattened.filter { $0.0 == setting.path }.map(\.1)
-            let isFilter =
-                setting.path.hasSuffix("request_headers.block_list")
+            let isFilter = setting.path.hasSuffix("request_headers.block_list")
                 || setting.path.hasSuffix("response_headers.allow_list")
             #expect(isFilter || texts != defaults[setting.path, default: []], "\(setting.path)")
         }
@@ -185,8 +184,7 @@ func refusal<Value: Configuration>(
     }
 
     @Test func controlSocketFollowsTheEnvironment() {
-        #expect(
-            ControlSocketPath.candidates(environment: ["XDG_RUNTIME_DIR": "/run/user/7"], userID: 7) == ["/run/user/7/piko/server.sock"])
+        #expect(ControlSocketPath.candidates(environment: ["XDG_RUNTIME_DIR": "/run/user/7"], userID: 7) == ["/run/user/7/piko/server.sock"])
         #expect(ControlSocketPath.candidates(environment: [:], userID: 7) == ["/run/piko/server.sock", "/tmp/piko-7/server.sock"])
         #expect(ControlSocketPath.candidates(environment: ["XDG_RUNTIME_DIR": ""], userID: 7).count == 2)
     }

@@ -48,8 +48,7 @@ private func read(_ text: String, limits: YAMLLimits = YAMLLimits()) -> String {
         // Flow collections.
         ("a: []\nb: {}\n", "{a=[] b={}}"), ("a: [b, 'c', \"d\", [e], {f: g}]\n", "{a=['b' !'c' !'d' ['e'] {f='g'}]}"),
         ("a: [b, c,]\n", "{a=['b' 'c']}"), ("a: {b: c, d: [e], }\n", "{a={b='c' d=['e']}}"),
-        ("a: [\n  b, # c\n\n  d\n]\ne: f\n", "{a=['b' 'd'] e='f'}"),
-        ("{\"a\":\"b\",\"c\":[1,true,null],\"d\":{}}", "{a=!'b' c=['1' 'true' 'null'] d={}}"),
+        ("a: [\n  b, # c\n\n  d\n]\ne: f\n", "{a=['b' 'd'] e='f'}"), ("{\"a\":\"b\",\"c\":[1,true,null],\"d\":{}}", "{a=!'b' c=['1' 'true' 'null'] d={}}"),
         ("[http://a:80/b, c d]", "['http://a:80/b' 'c d']"), ("{a:\n b}", "{a='b'}"),
         // Block scalars.
         ("a: |\n  b\n   c\n\n  d\ne: f\n", "{a=!'b\n c\n\nd\n' e='f'}"), ("a: |-\n  b\n\nc: d\n", "{a=!'b' c='d'}"),
@@ -80,37 +79,28 @@ private func read(_ text: String, limits: YAMLLimits = YAMLLimits()) -> String {
         ("a: 'b'\t# c\n", "1:7: a tab"), ("-\ta\n", "1:2: a tab"), ("a: [\n\tb]\n", "2:1: a tab"), ("a: |\n\tb\n", "2:1: a tab"),
         // Structure.
         ("a: b\na: c\n", "2:1: the key \"a\" comes twice"), ("a: {b: c, b: d}\n", "1:11: the key \"b\" comes twice"),
-        ("'a': b\na: c\n", "2:1: the key \"a\" comes twice"), ("a\n", "1:1: expected \"key: value\""),
-        ("a:b\n", "1:1: expected \"key: value\""),
+        ("'a': b\na: c\n", "2:1: the key \"a\" comes twice"), ("a\n", "1:1: expected \"key: value\""), ("a:b\n", "1:1: expected \"key: value\""),
         ("'a'\n", "1:1: expected \"key: value\""), ("a: b\nc\n", "2:1: expected \"key: value\""), ("a: b: c\n", "1:5: a \": \""),
         ("a: - b\n", "1:4: a list starts"), ("a: b\n- c\n", "2:1: expected \"key: value\", not a list's item"),
         ("- a\nb: c\n", "2:1: expected \"- \""), ("a:\n    b: c\n  d: e\n", "3:3: this line is indented"),
-        (" a: b\nc: d\n", "2:1: this line is indented less"), ("a: b\n  c: d\n", "2:3: unexpected indentation"),
-        (": a\n", "1:1: a key is missing"),
-        ("'': a\n", "1:1: a key must not be empty"), ("a: 'b' c\n", "1:8: the value has ended"),
-        ("a: 'b'#c\n", "1:7: a comment needs a space"),
+        (" a: b\nc: d\n", "2:1: this line is indented less"), ("a: b\n  c: d\n", "2:3: unexpected indentation"), (": a\n", "1:1: a key is missing"),
+        ("'': a\n", "1:1: a key must not be empty"), ("a: 'b' c\n", "1:8: the value has ended"), ("a: 'b'#c\n", "1:7: a comment needs a space"),
         ("a: 'b': c\n", "1:7: a \":\""), ("a: b:\n", "1:5: a \": \""), ("- - a\n b\n", "2:2: this line is indented"),
         // Characters that mean something else.
         ("a: @b\n", "1:4: a value can't start with \"@\""), ("a: `b\n", "1:4: a value can't"), ("a: %b\n", "1:4: a value can't"),
-        ("a: ]\n", "1:4: a value can't"), ("a: ? b\n", "1:4: a value can't"), ("a: : b\n", "1:4: a value can't"),
-        ("a: [:b]\n", "1:5: a value can't"),
+        ("a: ]\n", "1:4: a value can't"), ("a: ? b\n", "1:4: a value can't"), ("a: : b\n", "1:4: a value can't"), ("a: [:b]\n", "1:5: a value can't"),
         ("a: ,\n", "1:4: a value can't"), ("[- a]", "1:2: a list's item"), ("[a?b]", "1:3: expected \",\""), ("[,]", "1:2: a value can't"),
         // Flow collections.
-        ("a: [b\n", "2:1: the text ends"), ("a: {b: c\n", "2:1: the text ends"), ("a: [b c: d]\n", "1:8: a \": \""),
-        ("a: [b\n c]\n", "2:2: expected \",\""),
+        ("a: [b\n", "2:1: the text ends"), ("a: {b: c\n", "2:1: the text ends"), ("a: [b c: d]\n", "1:8: a \": \""), ("a: [b\n c]\n", "2:2: expected \",\""),
         ("a: [b] c\n", "1:8: the value has ended"), ("a: {b: }\n", "1:8: the value of \"b\""), ("a: [b,#c\nd]\n", "1:7: a value can't"),
-        ("[a, b", "1:6: the text ends"), ("[", "1:2: the text ends"), ("{", "1:2: the text ends"), ("{a", "1:3: expected"),
-        ("{a:", "1:4: the text ends"),
+        ("[a, b", "1:6: the text ends"), ("[", "1:2: the text ends"), ("{", "1:2: the text ends"), ("{a", "1:3: expected"), ("{a:", "1:4: the text ends"),
         // Quoted scalars.
-        ("a: \"b\n", "1:4: the quote"), ("a: 'b", "1:4: the quote"), ("a: \"\\q\"\n", "1:5: unknown escape"),
-        ("a: \"\\x4\"\n", "1:5: the escape needs 2"),
+        ("a: \"b\n", "1:4: the quote"), ("a: 'b", "1:4: the quote"), ("a: \"\\q\"\n", "1:5: unknown escape"), ("a: \"\\x4\"\n", "1:5: the escape needs 2"),
         ("a: \"\\ud800\"\n", "1:5: the escape names"), ("a: \"\\U00110000\"\n", "1:5: the escape names"), ("a: \"\\0\"\n", "1:5: unknown"),
         ("a: \"\\x00\"\n", "1:5: the escape names"), ("a: \"\\", "1:5: unknown escape"), ("a: \"\\u12", "1:5: the escape needs 4"),
         // Block scalars.
-        ("a: |x\n", "1:5: expected the line's end"), ("a: |0\n", "1:5: expected"), ("a: |--\n", "1:6: expected"),
-        ("a: |12\n", "1:6: expected"),
-        ("a: |#c\n", "1:5: expected"), ("a: |\n    \n  b\n", "3:3: a blank line above"),
-        ("a: |\n    b\n  c\n", "3:3: unexpected indentation"),
+        ("a: |x\n", "1:5: expected the line's end"), ("a: |0\n", "1:5: expected"), ("a: |--\n", "1:6: expected"), ("a: |12\n", "1:6: expected"),
+        ("a: |#c\n", "1:5: expected"), ("a: |\n    \n  b\n", "3:3: a blank line above"), ("a: |\n    b\n  c\n", "3:3: unexpected indentation"),
         ("|\n a\n", "1:1: expected \"key: value\""), ("a: |3\n  b\n", "2:3: unexpected indentation"),
         // Bytes.
         ("a: \u{0}\n", "1:4: control characters"), ("a: \u{7F}\n", "1:4: control characters"), ("a: \u{85}\n", "1:4: control characters"),
@@ -125,13 +115,11 @@ private func read(_ text: String, limits: YAMLLimits = YAMLLimits()) -> String {
         #expect(answer.hasPrefix(message), "\(text.debugDescription): \(answer)")
     }
 
-    @Test(
-        arguments: [
-            [0x61, 0x3A, 0x20, 0x80], [0x61, 0xC0, 0xAF], [0x61, 0xE0, 0x80, 0x80], [0x61, 0xED, 0xA0, 0x80],
-            [0x61, 0xF4, 0x90, 0x80, 0x80], [0x61, 0xF8, 0x88, 0x80, 0x80, 0x80], [0x61, 0xC3], [0x61, 0xE2, 0x82],
-            [0x61, 0xF0, 0x9F, 0x98],
-            [0x61, 0xE2, 0x28, 0xA1], [0xFF, 0xFE],
-        ] as [[UInt8]])
+    @Test(arguments: [
+        [0x61, 0x3A, 0x20, 0x80], [0x61, 0xC0, 0xAF], [0x61, 0xE0, 0x80, 0x80], [0x61, 0xED, 0xA0, 0x80],
+        [0x61, 0xF4, 0x90, 0x80, 0x80], [0x61, 0xF8, 0x88, 0x80, 0x80, 0x80], [0x61, 0xC3], [0x61, 0xE2, 0x82], [0x61, 0xF0, 0x9F, 0x98],
+        [0x61, 0xE2, 0x28, 0xA1], [0xFF, 0xFE],
+    ] as [[UInt8]])
     func refusesWhatIsNotUTF8(bytes: [UInt8]) {
         #expect(throws: YAMLError.self) { try YAML.read(bytes.span) }
     }

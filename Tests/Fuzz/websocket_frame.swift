@@ -79,11 +79,11 @@ enum WebSocketFuzz {
 }
 
 #if FUZZING
-@_cdecl("LLVMFuzzerTestOneInput")
-public func fuzzWebSocketFrame(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
-    if let failure = WebSocketFuzz.failure(of: Array(UnsafeBufferPointer(start: bytes, count: count))) {
-        fatalError(failure)
+    @_cdecl("LLVMFuzzerTestOneInput")
+    public func fuzzWebSocketFrame(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
+        if let failure = WebSocketFuzz.failure(of: Array(UnsafeBufferPointer(start: bytes, count: count))) {
+            fatalError(failure)
+        }
+        return 0
     }
-    return 0
-}
 #endif

@@ -66,11 +66,11 @@ enum YAMLFuzz {
 }
 
 #if FUZZING
-@_cdecl("LLVMFuzzerTestOneInput")
-public func fuzzYAML(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
-    if let failure = YAMLFuzz.failure(of: Array(UnsafeBufferPointer(start: bytes, count: count))) {
-        fatalError(failure)
+    @_cdecl("LLVMFuzzerTestOneInput")
+    public func fuzzYAML(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
+        if let failure = YAMLFuzz.failure(of: Array(UnsafeBufferPointer(start: bytes, count: count))) {
+            fatalError(failure)
+        }
+        return 0
     }
-    return 0
-}
 #endif

@@ -203,11 +203,11 @@ enum YamuxFuzz {
 }
 
 #if FUZZING
-@_cdecl("LLVMFuzzerTestOneInput")
-public func fuzzYamuxFrame(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
-    if let failure = YamuxFuzz.failure(of: Array(UnsafeBufferPointer(start: bytes, count: count))) {
-        fatalError(failure)
+    @_cdecl("LLVMFuzzerTestOneInput")
+    public func fuzzYamuxFrame(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int32 {
+        if let failure = YamuxFuzz.failure(of: Array(UnsafeBufferPointer(start: bytes, count: count))) {
+            fatalError(failure)
+        }
+        return 0
     }
-    return 0
-}
 #endif

@@ -9,9 +9,7 @@ import Testing
         var expected: [UInt8] = []
         var next: UInt8 = 0
         for round in 0..<2_000 {
-            let piece = (0..<(round % 37)).map { _ in
-                next &+= 1; return next
-            }
+            let piece = (0..<(round % 37)).map { _ in next &+= 1; return next }
             buffer.append(piece.span)
             expected += piece
             let drop = min(expected.count, round % 31)

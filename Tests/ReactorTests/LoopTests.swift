@@ -127,14 +127,12 @@ extension ReactorTests {
             for _ in 0..<50 {
                 var thread = pthread_t()
                 let box = Unmanaged.passRetained(Box(waker))
-                pthread_create(
-                    &thread, nil,
-                    { raw in
-                        let box = Unmanaged<Box>.fromOpaque(raw!).takeRetainedValue()
-                        usleep(500)
-                        box.waker.wake()
-                        return nil
-                    }, box.toOpaque())
+                pthread_create(&thread, nil, { raw in
+                    let box = Unmanaged<Box>.fromOpaque(raw!).takeRetainedValue()
+                    usleep(500)
+                    box.waker.wake()
+                    return nil
+                }, box.toOpaque())
                 let start = SystemClock.now
                 loop.runTurn(until: start + .seconds(5))
                 #expect(SystemClock.now - start < .seconds(4))
@@ -198,8 +196,7 @@ extension ReactorTests {
 
             var killed: Reactor.ExitStatus?
             let sleeper = try ChildProcess.spawn(
-                loop, ProcessDescription(path: "/bin/sleep", arguments: ["sleep", "60"], environment: [])
-            ) { killed = $0 }
+                loop, ProcessDescription(path: "/bin/sleep", arguments: ["sleep", "60"], environment: [])) { killed = $0 }
             #expect(sleeper.signal(SIGTERM))
             pump(loop, "killed") { killed != nil }
             #expect(killed == .signalled(SIGTERM))
@@ -207,8 +204,7 @@ extension ReactorTests {
             let before = openDescriptors()
             #expect(throws: SystemError(code: ENOENT, call: "start /nowhere")) {
                 _ = try ChildProcess.spawn(
-                    loop, ProcessDescription(path: "/nowhere", arguments: ["x"], environment: [])
-                ) { _ in }
+                    loop, ProcessDescription(path: "/nowhere", arguments: ["x"], environment: [])) { _ in }
             }
             #expect(openDescriptors() == before)
         }

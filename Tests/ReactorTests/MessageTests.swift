@@ -113,10 +113,9 @@ extension ReactorTests {
             let right = try MessageSocket(loop, adopting: pair.takeSecond())
             right.delegate = inbox
             pump(loop, "all") { inbox.messages.count == sent }
-            #expect(
-                inbox.messages.indices.allSatisfy {
-                    inbox.messages[$0][0] == UInt8(truncatingIfNeeded: $0) && inbox.messages[$0][1] == UInt8(truncatingIfNeeded: $0 >> 8)
-                })
+            #expect(inbox.messages.indices.allSatisfy {
+                inbox.messages[$0][0] == UInt8(truncatingIfNeeded: $0) && inbox.messages[$0][1] == UInt8(truncatingIfNeeded: $0 >> 8)
+            })
             #expect(inbox.counts.indices.allSatisfy { inbox.counts[$0] == ($0 % 3 == 0 ? 1 : 0) })
             for descriptor in inbox.taken { close(descriptor) }
             left.close()

@@ -19,14 +19,11 @@ private func written(_ value: JSONValue) -> String {
     @Test(arguments: [
         ("null", JSONValue.null), (" true ", .bool(true)), ("false", .bool(false)), ("0", .integer(0)),
         ("-12", .integer(-12)), ("9223372036854775807", .integer(.max)), ("9223372036854775808", .number(9_223_372_036_854_775_808)),
-        ("1.5e2", .number(150)), ("-0.25", .number(-0.25)), ("\"\"", .string("")),
-        (#""a\"\\\/\b\f\n\r\té""#, .string("a\"\\/\u{8}\u{c}\n\r\té")),
+        ("1.5e2", .number(150)), ("-0.25", .number(-0.25)), ("\"\"", .string("")), (#""a\"\\\/\b\f\n\r\té""#, .string("a\"\\/\u{8}\u{c}\n\r\té")),
         (#""\u00e9\ud83d\ude00""#, .string("é😀")), ("[]", .array([])), ("[1 , [ ]]", .array([.integer(1), .array([])])),
         ("{}", .object([])),
-        (
-            #"{"command":"info","a":{"b":[null]}}"#,
-            .object([JSONMember("command", .string("info")), JSONMember("a", .object([JSONMember("b", .array([.null]))]))])
-        ),
+        (#"{"command":"info","a":{"b":[null]}}"#,
+            .object([JSONMember("command", .string("info")), JSONMember("a", .object([JSONMember("b", .array([.null]))]))])),
     ])
     func reads(_ text: String, _ value: JSONValue) throws {
         #expect(try parse(text) == value)

@@ -92,8 +92,7 @@ private func object(_ line: String?) throws -> [String: Any] {
         let (logger, sink) = make()
         var random = SystemRandomNumberGenerator()
         var values = (0...255).map { [UInt8($0)] } + [[0xc2, 0x9b], [0xe2, 0x80, 0xa8], [0xed, 0xa0, 0x80], [0xf0, 0x9f, 0x98, 0x80]]
-        values += (0..<2_000).map { _ in (0..<Int.random(in: 0...40, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) }
-        }
+        values += (0..<2_000).map { _ in (0..<Int.random(in: 0...40, using: &random)).map { _ in UInt8.random(in: 0...255, using: &random) } }
         for bytes in values {
             logger.info(.main, "m") { $0.field("value", bytes.span) }
             let popped = sink.lines.popLast()

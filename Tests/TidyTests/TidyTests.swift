@@ -87,9 +87,7 @@ enum Tree {
     @Test(arguments: Tree.swift.filter { $0.path.hasPrefix("Sources/") && !unsafeModules.contains($0.module) })
     func unsafeCodeStaysWhereItBelongs(_ file: SourceFile) {
         for (index, line) in file.lines.enumerated() where !line.drop(while: \.isWhitespace).hasPrefix("//") {
-            for word in [
-                "unsafe ", "@unsafe", "@safe", "UnsafeMutable", "UnsafePointer", "UnsafeRaw", "UnsafeBuffer", "nonisolated(unsafe)",
-            ]
+            for word in ["unsafe ", "@unsafe", "@safe", "UnsafeMutable", "UnsafePointer", "UnsafeRaw", "UnsafeBuffer", "nonisolated(unsafe)"]
             where line.contains(word) {
                 Issue.record("\(file.path):\(index + 1): '\(word.trimmingCharacters(in: .whitespaces))' outside of Memory and Reactor")
             }
@@ -117,9 +115,7 @@ enum Tree {
             for word in words where line.contains(word) {
                 Issue.record("\(file.path):\(index + 1): leftover '\(word)'")
             }
-            if line.last == " " || line.last == "\t" || line.last == "\r" {
-                Issue.record("\(file.path):\(index + 1): space at the end of the line")
-            }
+            if line.last == " " || line.last == "\t" || line.last == "\r" { Issue.record("\(file.path):\(index + 1): space at the end of the line") }
         }
         #expect(!file.path.hasSuffix("/Placeholder.swift"), "\(file.path) is left over")
     }

@@ -167,9 +167,7 @@ private let exchangeRows = [
 
     @Test func pipelinedRequestsAreServedInOrder() throws {
         let bench = try Bench()
-        bench.send(
-            "GET /1 HTTP/1.1\r\nHost: e.f\r\n\r\nPOST /2 HTTP/1.1\r\nHost: e.f\r\nContent-Length: 1\r\n\r\nxGET /3 HTTP/1.1\r\nHost: e.f\r\n\r\n"
-        )
+        bench.send("GET /1 HTTP/1.1\r\nHost: e.f\r\n\r\nPOST /2 HTTP/1.1\r\nHost: e.f\r\nContent-Length: 1\r\n\r\nxGET /3 HTTP/1.1\r\nHost: e.f\r\n\r\n")
         for number in 1...3 {
             #expect(bench.loop.turn { bench.services.first?.user.text.contains("/\(number) HTTP/1.1") == true })
             #expect(bench.services[0].user.text.contains("/\(number + 1) HTTP") == false)

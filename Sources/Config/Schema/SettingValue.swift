@@ -49,8 +49,7 @@ extension Int: SettingValue {
     public init(settingText text: String) throws(SettingError) {
         let digits = text.utf8.first == UInt8(ascii: "-") ? text.utf8.dropFirst() : text.utf8[...]
         // Only one way to write a number: "010" is eight to some readers of YAML and ten to others.
-        let isCanonical =
-            !digits.isEmpty && digits.allSatisfy { $0 >= 48 && $0 <= 57 }
+        let isCanonical = !digits.isEmpty && digits.allSatisfy { $0 >= 48 && $0 <= 57 }
             && (digits.count == 1 || digits.first != 48)
         guard isCanonical, let number = Int(text) else { throw SettingError("is not a whole number") }
         self = number

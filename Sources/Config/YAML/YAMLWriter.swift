@@ -61,8 +61,7 @@ extension YAML {
         let isPlainStart = isLetterOrDigit(first) || "/_".utf8.contains(first) || (first == UInt8(ascii: ":") && text.utf8.count > 1)
         let hasPlainBytes = text.utf8.allSatisfy { isLetterOrDigit($0) || "-._~/:+@%=$".utf8.contains($0) }
         // What holds only these, and a digit, may be a number, a date or a time to some reader.
-        let isNumberLike =
-            text.utf8.allSatisfy { "0123456789abcdefABCDEFxXoO._:+-".utf8.contains($0) }
+        let isNumberLike = text.utf8.allSatisfy { "0123456789abcdefABCDEFxXoO._:+-".utf8.contains($0) }
             && text.utf8.contains { $0 >= 48 && $0 <= 57 }
         let words = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"]
         return isPlainStart && hasPlainBytes && !(isNumberLike && first != UInt8(ascii: ":")) && !words.contains(text.lowercased())
@@ -82,8 +81,7 @@ extension YAML {
             case "\r": output += "\\r"
             default:
                 let value = scalar.value
-                let isPrintable =
-                    (value >= 0x20 && value < 0x7F) || (value >= 0xA0 && ![0x2028, 0x2029, 0xFEFF, 0xFFFE, 0xFFFF].contains(value))
+                let isPrintable = (value >= 0x20 && value < 0x7F) || (value >= 0xA0 && ![0x2028, 0x2029, 0xFEFF, 0xFFFE, 0xFFFF].contains(value))
                 if isPrintable {
                     output.unicodeScalars.append(scalar)
                 } else {
