@@ -79,14 +79,15 @@ class Server:
             if problem:
                 self.violations.append(problem)
                 return
-            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                         b"Sec-WebSocket-Accept: " + websocket.accept_key(headers["sec-websocket-key"].encode()) + b"\r\n\r\n")
             socket = websocket.WebSocket(reader, writer, False, self.writes, self.messages)
             endpoint = target.split("?")[0].rsplit("/", 1)[1]
             session = yamux.Session(socket, is_client=False, **self.session_options)
             tunnel = Tunnel(endpoint, socket, session, headers, target)
             self.tunnels.setdefault(endpoint, []).append(tunnel)
             self.changed.set()
+            # Only now: who learns from the agent that it is connected finds the tunnel.
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                         b"Sec-WebSocket-Accept: " + websocket.accept_key(headers["sec-websocket-key"].encode()) + b"\r\n\r\n")
             await session.run()
             self.violations += session.violations
             if isinstance(session.failure, websocket.ProtocolError):
