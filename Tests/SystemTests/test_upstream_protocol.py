@@ -476,7 +476,7 @@ def test_agent_that_stops_reading(node, tunnel, peers, endpoint):
     for _ in range(20):
         assert request(node.proxy, host=f"{endpoint}good.x.y").status == 200
     for pid, resident in before.items():
-        assert resident_bytes(pid) - resident < 100 << 20, "memory grew"
+        assert resident_bytes(pid) - resident < 192 << 20, "memory grew"  # a ring may hand over all that a client sent before it is stopped
     for client in clients:
         client.close()
     peers.call(agent.abort())
