@@ -13,7 +13,7 @@ import pytest
 from peer import agent as agents
 from peer import http1
 from peer.http1 import request, response, wait_until
-from programs import BIN, SLOW, Program
+from programs import BIN, SLOW, address_of
 
 
 def access_lines(node, **fields):
@@ -53,14 +53,24 @@ def test_access_log_can_be_disabled(new_node, tunnel, host):
     assert not access_lines(node)
 
 
-def test_level_and_subsystems(new_node, tunnel, host):
+def proxy_of_quiet(node):
+    """The proxy's address of a node that does not log it, asked over its control socket; None while it is not ready."""
+    found = subprocess.run([BIN / "piko", "server", "info", "--server.control-socket", node.control_socket], capture_output=True, text=True, timeout=20 * SLOW)
+    if found.returncode != 0 or "ready: true" not in found.stdout:
+        return None
+    return address_of(re.search(r'name: proxy\s+address: "([^"]+)"', found.stdout)[1])
+
+
+def test_level_and_subsystems(new_node):
+    """At level error an ordinary request leaves no line; a subsystem that is named logs all the same, and only it."""
     quiet = new_node(arguments=["--log.level", "error"], wait=False)
     loud = new_node(arguments=["--log.level", "error", "--log.subsystems", "proxy.access"], wait=False)
     for node in (quiet, loud):
-        wait_until(lambda: len(node.workers()) == 2, what="the workers")
+        address = wait_until(lambda: proxy_of_quiet(node), 20 * SLOW, node.tail)
+        assert request(address, host="nobody.example.com").status == 502
     assert quiet.stop() == 0 and loud.stop() == 0
     assert quiet.lines == [], quiet.log
-    assert all(parsed["subsystem"] == "proxy.access" for parsed, _ in loud.lines)
+    assert [parsed["subsystem"] for parsed, _ in loud.lines] == ["proxy.access"], loud.log
 
 
 def test_no_secret_at_debug(node, tunnel, host, endpoint):
