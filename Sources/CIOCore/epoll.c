@@ -111,6 +111,8 @@ static void write_block(cio_loop *loop, struct slot *slot) {
     if (result < 0 && slot->kind == SLOT_STREAM) stream_failed(loop, slot, result);
 }
 
+static void epoll_await_room(cio_loop *loop, struct slot *to) { write_block(loop, to); }
+
 /* ---- Streams -------------------------------------------------------------------------------------------------------- */
 
 static void stream_transmit(cio_loop *loop, struct slot *slot) {
@@ -151,6 +153,10 @@ static void stream_discard(cio_loop *loop, struct slot *slot) {
 
 /* Receives once, or twice when the end is known to be near. */
 static void stream_receive(cio_loop *loop, struct slot *slot) {
+    if (slot->pump_flags & PUMP_SPLICING) {
+        pump_advance(loop, slot);
+        return;
+    }
     for (int times = 0; times < 2; times++) {
         if (slot->flags & SLOT_CLOSED) {
             stream_discard(loop, slot);
@@ -189,6 +195,7 @@ static void stream_receive(cio_loop *loop, struct slot *slot) {
 static void stream_service(cio_loop *loop, struct slot *slot) {
     if (!stream_service_connect(loop, slot)) return;
     stream_transmit(loop, slot);
+    if (slot->output.pump_from != 0) pump_advance(loop, slot);
     stream_settle(loop, slot);
 }
 
@@ -201,6 +208,10 @@ static void stream_edges(cio_loop *loop, struct slot *slot, uint32_t edges) {
     if (slot->flags & SLOT_CONNECTING) stream_connect_check(loop, slot);
     if (slot->flags & SLOT_BLOCKED) {
         slot->flags &= ~(uint32_t)SLOT_BLOCKED;
+        if (slot->pump_flags & PUMP_BLOCKED) {
+            slot->pump_flags &= (uint8_t)~PUMP_BLOCKED;
+            pump_target_moved(loop, slot);
+        }
         stream_transmit(loop, slot);
         stream_settle(loop, slot);
     }
@@ -262,7 +273,7 @@ static void poll_edges(cio_loop *loop, struct slot *slot, uint32_t edges) {
 
 static bool slot_wants_input(const struct slot *slot) {
     switch (slot->kind) {
-    case SLOT_STREAM: return stream_wants_input(slot);
+    case SLOT_STREAM: return stream_wants_input(slot) || stream_wants_splice(slot);
     case SLOT_LISTENER: return (slot->flags & (SLOT_READING | SLOT_ZOMBIE)) == SLOT_READING;
     case SLOT_MESSAGE: return (slot->flags & (SLOT_ENDED | SLOT_FAILED | SLOT_ZOMBIE)) == 0;
     default: return false;
@@ -381,6 +392,7 @@ const struct backend backend_epoll = {
     .attach = epoll_attach,
     .service = epoll_service,
     .quiesce = epoll_quiesce,
+    .await_room = epoll_await_room,
     .begin = epoll_begin,
     .wait = epoll_turn,
 };

@@ -134,6 +134,18 @@ enum slot_flags {
     SLOT_PAUSED = 1 << 30,         /* on the list of streams that are not read and so don't notice a reset */
 };
 
+/* What a pump makes of its two streams (pump.c). */
+enum pump_flags {
+    PUMP_HELD = 1 << 0,     /* source: not read, because the target takes nothing, or is gone */
+    PUMP_STOPPING = 1 << 1, /* source: receiving ends, to go over to splicing */
+    PUMP_SPLICING = 1 << 2, /* source: bytes go through a pipe */
+    PUMP_AWAITS = 1 << 3,   /* source, io_uring: a poll for input is wanted */
+    PUMP_BLOCKED = 1 << 4,  /* target: a splice found no room; the pump goes on when there is some */
+    /* io_uring: what the request in flight is, a poll or not; outlives the pump. */
+    STREAM_POLLS_IN = 1 << 5,
+    STREAM_POLLS_OUT = 1 << 6,
+};
+
 struct link {
     uint32_t previous, next;
 };
@@ -147,7 +159,7 @@ struct slot {
     int32_t error; /* why it is going to fail: -errno */
     uint64_t tag;
     uint8_t kind;
-    uint8_t reserved;
+    uint8_t pump_flags;
     uint16_t in_flight;
     uint32_t mask;     /* SLOT_POLL: what is polled for */
     uint32_t edges;    /* epoll: what was announced and not yet looked at */
@@ -161,6 +173,9 @@ struct slot {
             size_t pending;
             uint32_t mark_high, mark_low;
             uint64_t discarded; /* bytes received while it lingered */
+            struct cio_stream_totals totals;
+            /* The pump that takes from this stream, and the one that gives to it: index + 1, 0 for none. */
+            uint32_t pump_from, pump_to;
         } output;
         struct { /* SLOT_MESSAGE */
             struct message *first, *last;
@@ -213,6 +228,8 @@ struct backend {
     bool (*quiesce)(cio_loop *loop, struct slot *slot);
     /* Returns what the caller got from the previous turn. */
     void (*begin)(cio_loop *loop);
+    /* A splice found no room in the stream's socket: calls pump_target_moved once there is some. */
+    void (*await_room)(cio_loop *loop, struct slot *to);
     /* Waits until `deadline_ns` (0: not at all) and makes events. */
     int (*wait)(cio_loop *loop, uint64_t deadline_ns);
 };
@@ -220,6 +237,22 @@ struct backend {
 extern const struct backend backend_epoll;
 extern const struct backend backend_uring;
 
+struct pipe {
+    int read, write;
+    uint32_t bytes; /* capacity */
+};
+
+#define PIPES_LIMIT 1024u
+
+/* Empty pipes, for those that splice (pump.c). */
+struct pipe_pool {
+    struct pipe *free; /* `max` places */
+    uint32_t free_count, max;
+    uint64_t used_at; /* when one was taken last */
+    uint64_t retry_at; /* not before this is another one made, after it failed */
+};
+
+struct pump;
 struct resolver;
 struct resolve_result;
 struct epoll_state;
@@ -238,6 +271,9 @@ struct cio_loop {
     struct chunk_pool chunks;
     struct receive_area area;
     uint8_t *discard; /* where bytes go that nobody wants */
+    struct pipe_pool pipes;
+    struct pump *pumps;
+    uint32_t pumps_used, pumps_room, pumps_free;
     int32_t *descriptors; /* those of this turn's messages */
     uint32_t descriptors_used;
     uint64_t output_bytes_max;
@@ -291,9 +327,16 @@ void stream_failed(cio_loop *loop, struct slot *slot, int error);
 /* Goes on with what waits for an empty queue: FIN, detach, the end of lingering. */
 void stream_settle(cio_loop *loop, struct slot *slot);
 /* Whether the backend should keep receiving. */
-static inline bool stream_wants_input(const struct slot *slot) {
+static inline bool stream_is_read(const struct slot *slot) {
     return (slot->flags & (SLOT_READING | SLOT_ENDED | SLOT_FAILED | SLOT_ZOMBIE | SLOT_GONE | SLOT_CONNECTING)) ==
            SLOT_READING;
+}
+static inline bool stream_wants_input(const struct slot *slot) {
+    return stream_is_read(slot) && (slot->pump_flags & (PUMP_HELD | PUMP_STOPPING | PUMP_SPLICING)) == 0;
+}
+/* Whether the backend should look for input that a pump splices. */
+static inline bool stream_wants_splice(const struct slot *slot) {
+    return stream_is_read(slot) && (slot->pump_flags & (PUMP_HELD | PUMP_SPLICING)) == PUMP_SPLICING;
 }
 /* Whether there is something to send, and sending makes sense. */
 static inline bool stream_wants_output(const struct slot *slot) {
@@ -308,6 +351,24 @@ uint64_t timed_expire(cio_loop *loop);
 void slot_quiet(cio_loop *loop, struct slot *slot);
 /* Closes the slot's descriptor and frees it as soon as nothing is in flight. */
 void slot_close(cio_loop *loop, struct slot *slot);
+
+/* ---- Pumps (pump.c) ------------------------------------------------------------------------------------------------- */
+
+int pump_create(cio_loop *loop, const struct cio_loop_options *options);
+void pump_destroy(cio_loop *loop);
+/* Offers received bytes to the pump that takes from the slot: how many it took. */
+size_t pump_take(cio_loop *loop, struct slot *from, uint8_t *data, size_t length);
+/* Goes on as far as it can: called when the source is serviced, and when it is ready while it splices. */
+void pump_advance(cio_loop *loop, struct slot *from);
+/* The target has sent some of its output, or has room after PUMP_BLOCKED. */
+void pump_target_moved(cio_loop *loop, struct slot *to);
+/* The stream ended, broke or closes: its part in pumps is over. */
+void pump_source_over(cio_loop *loop, struct slot *from);
+void pump_target_over(cio_loop *loop, struct slot *to);
+/* The bytes that a splice took from somewhere and has not yet brought to the slot. */
+size_t pump_underway(const cio_loop *loop, const struct slot *to);
+/* Closes pipes that nobody has used for a while; when to look again, or UINT64_MAX. */
+uint64_t pipes_expire(cio_loop *loop);
 
 /* ---- Listeners, polls (watch.c) and messages (descriptor_pass.c) ----------------------------------------------------- */
 

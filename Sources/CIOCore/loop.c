@@ -41,6 +41,7 @@ static int loop_allocate(cio_loop *loop, const struct cio_loop_options *options)
     size_t buffer_bytes = options->receive_buffer_bytes == 0 ? 8192 : options->receive_buffer_bytes;
     size_t area = buffers * buffer_bytes;
     int result = receive_area_create(&loop->area, area < AREA_BYTES_MIN ? AREA_BYTES_MIN : area);
+    if (result == 0) result = pump_create(loop, options);
     if (result < 0) return result;
     loop->discard = malloc(DISCARD_BYTES);
     loop->descriptors = malloc(TURN_DESCRIPTORS * sizeof(int32_t));
@@ -54,6 +55,7 @@ static void loop_free(cio_loop *loop) {
     if (loop->slots != NULL) munmap(loop->slots, loop->slots_max * sizeof(struct slot));
     receive_area_destroy(&loop->area);
     chunk_pool_destroy(&loop->chunks);
+    pump_destroy(loop);
     free(loop->discard);
     free(loop->descriptors);
     free(loop);
@@ -165,7 +167,9 @@ int cio_loop_turn(cio_loop *loop, uint64_t deadline_ns, struct cio_event *events
 
     dirty_service(loop);
     uint64_t timed_deadline = timed_expire(loop);
+    uint64_t pipes_deadline = pipes_expire(loop);
     if (timed_deadline < deadline_ns) deadline_ns = timed_deadline;
+    if (pipes_deadline < deadline_ns) deadline_ns = pipes_deadline;
     if (loop->events_count > 0 || loop->lists[LIST_DIRTY].first != NONE) deadline_ns = 0;
     int result = loop->backend->wait(loop, deadline_ns);
     loop->counters.events += loop->events_count;

@@ -82,7 +82,7 @@ void cio_stream_read(cio_loop *loop, cio_handle handle, bool on) {
     if (slot == NULL || on == ((slot->flags & SLOT_READING) != 0) || (slot->flags & SLOT_DETACHING) != 0) return;
     slot->flags ^= SLOT_READING;
     if (on) {
-        list_remove(loop, LIST_PAUSED, slot);
+        if (!(slot->pump_flags & PUMP_HELD)) list_remove(loop, LIST_PAUSED, slot);
     } else if ((slot->flags & (SLOT_CONNECTING | SLOT_FAILED)) == 0) {
         slot->timed_since = loop->now;
         list_add(loop, LIST_PAUSED, slot);
@@ -99,7 +99,12 @@ ssize_t cio_stream_write(cio_loop *loop, cio_handle handle, const void *bytes, s
 
 size_t cio_stream_pending(const cio_loop *loop, cio_handle handle) {
     const struct slot *slot = slot_find(loop, handle, SLOT_STREAM);
-    return slot == NULL ? 0 : slot->output.pending;
+    return slot == NULL ? 0 : slot->output.pending + pump_underway(loop, slot);
+}
+
+struct cio_stream_totals cio_stream_totals_read(const cio_loop *loop, cio_handle handle) {
+    const struct slot *slot = slot_find(loop, handle, SLOT_STREAM);
+    return slot == NULL ? (struct cio_stream_totals){0} : slot->output.totals;
 }
 
 void cio_stream_marks(cio_loop *loop, cio_handle handle, uint32_t high, uint32_t low) {
@@ -117,9 +122,16 @@ void cio_stream_finish(cio_loop *loop, cio_handle handle) {
     slot_touch(loop, slot);
 }
 
+/* The stream is of no more use to pumps. */
+static void pumps_leave(cio_loop *loop, struct slot *slot) {
+    if (slot->output.pump_from != 0) pump_source_over(loop, slot);
+    if (slot->output.pump_to != 0) pump_target_over(loop, slot);
+}
+
 int cio_stream_detach(cio_loop *loop, cio_handle handle) {
     struct slot *slot = slot_find(loop, handle, SLOT_STREAM);
     if (slot == NULL || (slot->flags & SLOT_FAILED) != 0) return -EBADF;
+    pumps_leave(loop, slot);
     list_remove(loop, LIST_PAUSED, slot);
     slot->flags = (slot->flags & ~(uint32_t)SLOT_READING) | SLOT_DETACHING;
     slot_touch(loop, slot);
@@ -143,6 +155,7 @@ static void slot_destroy(cio_loop *loop, struct slot *slot) {
 }
 
 void slot_close(cio_loop *loop, struct slot *slot) {
+    if (slot->kind == SLOT_STREAM) pumps_leave(loop, slot);
     slot->flags |= SLOT_CLOSED | SLOT_ZOMBIE;
     list_remove(loop, LIST_DIRTY, slot);
     list_remove(loop, LIST_READY, slot);
@@ -163,6 +176,7 @@ static void linger_make_room(cio_loop *loop) {
 }
 
 static void stream_linger(cio_loop *loop, struct slot *slot) {
+    pumps_leave(loop, slot);
     linger_make_room(loop);
     list_remove(loop, LIST_PAUSED, slot);
     slot->flags &= ~(uint32_t)SLOT_DETACHING;
@@ -299,8 +313,10 @@ void stream_connect_check(cio_loop *loop, struct slot *slot) {
 
 void stream_sent(cio_loop *loop, struct slot *slot, size_t length) {
     output_consume(loop, slot, length);
+    slot->output.totals.sent += length;
     if (stream_is_over(slot)) return;
     linger_progress(loop, slot);
+    if (slot->output.pump_to != 0) pump_target_moved(loop, slot);
     if ((slot->flags & SLOT_ABOVE_HIGH) && slot->output.pending <= slot->output.mark_low) {
         slot->flags &= ~(uint32_t)SLOT_ABOVE_HIGH;
         if (!(slot->flags & SLOT_CLOSED)) event_add(loop, slot, CIO_EVENT_DRAINED, 0);
@@ -309,13 +325,14 @@ void stream_sent(cio_loop *loop, struct slot *slot, size_t length) {
 
 void stream_send_failed(cio_loop *loop, struct slot *slot, int error) {
     if (stream_is_over(slot)) return;
-    bool maybe_last_words = (error == -EPIPE || error == -ECONNRESET) && stream_wants_input(slot) &&
+    bool maybe_last_words = (error == -EPIPE || error == -ECONNRESET) && stream_is_read(slot) &&
                             (slot->flags & SLOT_CLOSED) == 0;
     if (!maybe_last_words) {
         stream_failed(loop, slot, error);
         return;
     }
     output_drop(loop, slot);
+    if (slot->output.pump_to != 0) pump_target_over(loop, slot);
     slot->flags |= SLOT_WRITE_BROKEN;
     slot->error = error;
     /* Makes the receive end after what lies in the socket, whatever the peer does. */
@@ -327,6 +344,12 @@ bool stream_received(cio_loop *loop, struct slot *slot, uint8_t *data, size_t le
     if (slot->flags & SLOT_CLOSED) {
         slot->output.discarded += length;
         return false;
+    }
+    if (slot->output.pump_from != 0) {
+        size_t taken = pump_take(loop, slot, data, length);
+        if (taken == length) return false;
+        data += taken;
+        length -= taken;
     }
     struct cio_event *event = event_add(loop, slot, CIO_EVENT_DATA, 0);
     event->data = data;
@@ -340,6 +363,7 @@ void stream_ended(cio_loop *loop, struct slot *slot) {
         stream_failed(loop, slot, slot->error);
         return;
     }
+    if (slot->output.pump_from != 0) pump_source_over(loop, slot);
     slot->flags |= SLOT_ENDED;
     if (!(slot->flags & SLOT_CLOSED)) event_add(loop, slot, CIO_EVENT_END, 0);
     else stream_settle(loop, slot);
@@ -352,6 +376,7 @@ void stream_failed(cio_loop *loop, struct slot *slot, int error) {
         return;
     }
     if (slot->flags & SLOT_WRITE_BROKEN) error = slot->error;
+    pumps_leave(loop, slot);
     list_remove(loop, LIST_PAUSED, slot);
     slot->flags |= SLOT_FAILED;
     event_add(loop, slot, CIO_EVENT_FAILED, error);
@@ -376,7 +401,7 @@ static void stream_finish_now(cio_loop *loop, struct slot *slot) {
 void stream_settle(cio_loop *loop, struct slot *slot) {
     if (stream_is_over(slot) || (slot->flags & SLOT_CONNECTING) != 0) return;
     if (slot->flags & SLOT_WRITE_BROKEN) {
-        if (!stream_wants_input(slot)) stream_failed(loop, slot, slot->error);
+        if (!stream_is_read(slot)) stream_failed(loop, slot, slot->error);
         return;
     }
     if (slot->output.pending > 0 || (slot->flags & SLOT_SENDING) != 0) return;

@@ -79,6 +79,7 @@ static void poll_arm(cio_loop *loop, struct slot *slot, uint32_t mask, enum oper
     submission->poll32_events = mask;
     submission->user_data = user_data_of(loop, slot, operation);
     slot->flags |= operation == OPERATION_POLL_IN ? SLOT_RECEIVE_ARMED : SLOT_SENDING;
+    slot->pump_flags |= operation == OPERATION_POLL_IN ? STREAM_POLLS_IN : STREAM_POLLS_OUT;
     slot->in_flight++;
 }
 
@@ -95,7 +96,7 @@ static void request_stop(cio_loop *loop, struct slot *slot, enum operation opera
 
 static enum operation input_operation(const struct slot *slot) {
     switch (slot->kind) {
-    case SLOT_STREAM: return OPERATION_RECEIVE;
+    case SLOT_STREAM: return (slot->pump_flags & STREAM_POLLS_IN) ? OPERATION_POLL_IN : OPERATION_RECEIVE;
     case SLOT_LISTENER: return OPERATION_ACCEPT;
     default: return OPERATION_POLL_IN;
     }
@@ -108,7 +109,7 @@ static void input_stop(cio_loop *loop, struct slot *slot) {
 
 static void output_stop(cio_loop *loop, struct slot *slot) {
     if ((slot->flags & (SLOT_SENDING | SLOT_SEND_STOPPED)) != SLOT_SENDING) return;
-    bool polled = slot->kind != SLOT_STREAM || (slot->flags & SLOT_CONNECTING) != 0;
+    bool polled = (slot->pump_flags & STREAM_POLLS_OUT) != 0;
     request_stop(loop, slot, polled ? OPERATION_POLL_OUT : OPERATION_SEND, SLOT_SEND_STOPPED);
 }
 
@@ -162,6 +163,14 @@ static void stream_transmit(cio_loop *loop, struct slot *slot) {
 
 /* ---- Servicing ------------------------------------------------------------------------------------------------------ */
 
+/* A pump that splices from the stream found it empty. */
+static void splice_await(cio_loop *loop, struct slot *slot) {
+    if ((slot->pump_flags & PUMP_AWAITS) == 0 || (slot->flags & SLOT_RECEIVE_ARMED) != 0) return;
+    poll_arm(loop, slot, POLLIN | POLLRDHUP, OPERATION_POLL_IN);
+}
+
+static void uring_await_room(cio_loop *loop, struct slot *to) { slot_touch(loop, to); }
+
 static void stream_service(cio_loop *loop, struct slot *slot) {
     if (!stream_service_connect(loop, slot)) return;
     if (slot->flags & SLOT_CONNECTING) {
@@ -169,7 +178,13 @@ static void stream_service(cio_loop *loop, struct slot *slot) {
         return;
     }
     if (stream_wants_output(slot) && (slot->flags & SLOT_SENDING) == 0) stream_transmit(loop, slot);
-    if (!stream_wants_input(slot)) input_stop(loop, slot);
+    if (slot->output.pump_from != 0) pump_advance(loop, slot);
+    if (slot->flags & (SLOT_FAILED | SLOT_ZOMBIE)) return;
+    if ((slot->pump_flags & PUMP_BLOCKED) != 0 && (slot->flags & SLOT_SENDING) == 0) {
+        poll_arm(loop, slot, POLLOUT, OPERATION_POLL_OUT);
+    }
+    if (stream_wants_splice(slot)) splice_await(loop, slot);
+    else if (!stream_wants_input(slot)) input_stop(loop, slot);
     else if (!(slot->flags & SLOT_RECEIVE_ARMED)) receive_arm(loop, slot);
     stream_settle(loop, slot);
 }
@@ -301,6 +316,11 @@ static void poll_in_completed(cio_loop *loop, struct slot *slot, int result) {
         if (result != -ECANCELED) messages_receive(loop, slot);
         return;
     }
+    if (slot->kind == SLOT_STREAM) {
+        slot_touch(loop, slot);
+        if (result != -ECANCELED) pump_advance(loop, slot);
+        return;
+    }
     if (result == -ECANCELED || (slot->flags & SLOT_POLL_STALE) != 0) {
         slot_touch(loop, slot);
     } else if (result < 0) {
@@ -314,8 +334,14 @@ static void poll_in_completed(cio_loop *loop, struct slot *slot, int result) {
 
 static void poll_out_completed(cio_loop *loop, struct slot *slot, int result) {
     if ((slot->flags & (SLOT_ZOMBIE | SLOT_FAILED)) != 0 || result == -ECANCELED) return;
-    if (slot->kind == SLOT_MESSAGE) slot_touch(loop, slot);
-    else if (slot->flags & SLOT_CONNECTING) stream_connect_check(loop, slot);
+    if (slot->kind == SLOT_MESSAGE) {
+        slot_touch(loop, slot);
+    } else if (slot->flags & SLOT_CONNECTING) {
+        stream_connect_check(loop, slot);
+    } else {
+        slot->pump_flags &= (uint8_t)~PUMP_BLOCKED;
+        pump_target_moved(loop, slot);
+    }
 }
 
 /* The end of one request, or one of several completions of a multishot one. */
@@ -325,6 +351,7 @@ static void completion_handle(cio_loop *loop, struct slot *slot, enum operation 
     bool output = operation == OPERATION_SEND || operation == OPERATION_POLL_OUT;
     if (last) {
         slot->flags &= ~(uint32_t)(output ? SLOT_SENDING | SLOT_SEND_STOPPED : SLOT_RECEIVE_ARMED | SLOT_RECEIVE_STOPPED);
+        slot->pump_flags &= (uint8_t) ~(output ? STREAM_POLLS_OUT : STREAM_POLLS_IN);
     }
     switch (operation) {
     case OPERATION_RECEIVE: receive_completed(loop, slot, completion); break;
@@ -345,7 +372,8 @@ static void completion_handle(cio_loop *loop, struct slot *slot, enum operation 
     if (slot->flags & (SLOT_ZOMBIE | SLOT_FAILED)) return;
     if (slot->kind == SLOT_STREAM) {
         bool more = (stream_wants_output(slot) && (slot->flags & SLOT_SENDING) == 0) ||
-                    (stream_wants_input(slot) && (slot->flags & SLOT_RECEIVE_ARMED) == 0);
+                    (stream_wants_input(slot) && (slot->flags & SLOT_RECEIVE_ARMED) == 0) ||
+                    (slot->pump_flags & PUMP_STOPPING) != 0;
         if (more) slot_touch(loop, slot);
         stream_settle(loop, slot);
     } else if (slot->kind == SLOT_LISTENER && (slot->flags & SLOT_READING) != 0) {
@@ -457,6 +485,7 @@ const struct backend backend_uring = {
     .attach = uring_attach,
     .service = uring_service,
     .quiesce = uring_quiesce,
+    .await_room = uring_await_room,
     .begin = uring_begin,
     .wait = uring_turn,
 };

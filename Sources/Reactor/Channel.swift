@@ -70,6 +70,9 @@ open class ChannelDelegate {
     /// A stream that was opened with `connectTo` is connected. Bytes may have been written before.
     open func streamConnected(_ stream: Stream) {}
 
+    /// The pump of limited length that took from this stream carried all of it; what follows comes as received bytes again.
+    open func streamPumped(_ stream: Stream) {}
+
     /// A stream was taken out of the loop: the descriptor is the delegate's, the stream is dead.
     open func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {}
 }

@@ -27,23 +27,31 @@ public struct LoopLimits: Sendable {
     /// Receive buffers, a power of two, and the bytes of each. More than the processor's cache holds is slower.
     public var receiveBuffers = 128
     public var receiveBufferBytes = 8_192
+    /// Most pipes that pumps splice through at a time, at most 1,024. A pump without one copies.
+    public var pipesMax = 64
     /// Most bytes that wait for sending over all streams; 0: no limit. A write beyond it fails its stream.
     public var outputBytesMax = 0
 
     public init() {}
 }
 
-/// What a loop counted since it was made; the last four are gauges.
+/// What a loop counted since it was made; the last six are gauges.
 public struct LoopCounters: Sendable {
     public var turns: UInt64
     public var events: UInt64
     public var staleCompletions: UInt64
     public var receiveBufferShortages: UInt64
     public var systemCalls: UInt64
+    /// What pumps carried, by copying and by splicing, and how often one had to copy for want of a pipe.
+    public var pumpBytesCopied: UInt64
+    public var pumpBytesSpliced: UInt64
+    public var pipeShortages: UInt64
     public var handlesOpen: UInt64
     public var handlesLingering: UInt64
     public var outputBytes: UInt64
     public var outputChunks: UInt64
+    public var pumps: UInt64
+    public var pipes: UInt64
 }
 
 /// Work to be done once at the end of a turn. Subclass it; a task is queued at most once at a time.
@@ -95,6 +103,7 @@ public final class Loop {
         options.ring_entries = UInt32(limits.ringEntries)
         options.receive_buffers = UInt32(limits.receiveBuffers)
         options.receive_buffer_bytes = UInt32(limits.receiveBufferBytes)
+        options.pipes_max = UInt32(limits.pipesMax)
         options.output_bytes_max = UInt64(limits.outputBytesMax)
         var made: OpaquePointer?
         let (result, reason) = unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { text in
@@ -163,8 +172,9 @@ public final class Loop {
         return LoopCounters(
             turns: raw.turns, events: raw.events, staleCompletions: raw.stale_completions,
             receiveBufferShortages: raw.receive_buffer_shortages, systemCalls: raw.system_calls,
-            handlesOpen: raw.handles_open, handlesLingering: raw.handles_lingering, outputBytes: raw.output_bytes,
-            outputChunks: raw.output_chunks)
+            pumpBytesCopied: raw.pump_bytes_copied, pumpBytesSpliced: raw.pump_bytes_spliced,
+            pipeShortages: raw.pipe_shortages, handlesOpen: raw.handles_open, handlesLingering: raw.handles_lingering,
+            outputBytes: raw.output_bytes, outputChunks: raw.output_chunks, pumps: raw.pumps, pipes: raw.pipes)
     }
 
     private func runTasks() {

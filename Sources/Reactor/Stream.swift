@@ -15,7 +15,8 @@ public final class Stream: Channel {
     private var handle: cio_handle = 0
     private var highMark = 262_144
     private var isFinished = false
-    private var writtenBytes: UInt64 = 0
+    /// As they were when the stream died.
+    private var lastTotals = cio_stream_totals()
     private var failure: DelayedFailure?
 
     /// Takes over a connected socket. It delivers nothing until the first `resumeReading`.
@@ -79,7 +80,7 @@ public final class Stream: Channel {
         let result = unsafe bytes.withUnsafeBufferPointer { buffer in
             unsafe cio_stream_write(loop.core, handle, buffer.baseAddress, buffer.count)
         }
-        if result < 0 { writeFailed(result) } else { writtenBytes &+= UInt64(bytes.count) }
+        if result < 0 { writeFailed(result) }
     }
 
     /// Queues up to `capacity` bytes that `body` produces in place. `body` gets room for at least one byte and at most
@@ -98,7 +99,7 @@ public final class Stream: Channel {
             body(&output)
             let count = unsafe output.finalize(for: buffer)
             let result = unsafe cio_stream_commit(loop.core, handle, count)
-            if result < 0 { writeFailed(result) } else { writtenBytes &+= UInt64(count) }
+            if result < 0 { writeFailed(result) }
             if result < 0 || count < room { return }
             left -= count
         }
@@ -127,11 +128,31 @@ public final class Stream: Channel {
     /// Whether the stream is neither closed, failed nor detached.
     public var isAlive: Bool { handle != 0 }
 
-    /// Bytes that were written and that the kernel has not taken yet.
+    /// From the next turn on, carries what this stream receives to `target` in the core: `length` bytes, then the delegate's
+    /// `streamPumped` follows, or everything up to the end (`channelEnded`). This stream's bytes are not told meanwhile;
+    /// reading is switched as ever. Nothing else may be written to `target`. When `target` breaks or is closed, nothing more
+    /// is read until `stopPump`.
+    ///
+    /// False when one of the streams can't be pumped any more; its failure is on its way.
+    public func pump(to target: Stream, length: UInt64 = .max) -> Bool {
+        unsafe cio_pump_start(loop.core, handle, target.handle, length) == 0
+    }
+
+    /// Ends the pump from this stream, if one runs. What it took and has not handed over yet is lost.
+    public func stopPump() { unsafe cio_pump_stop(loop.core, handle) }
+
+    /// Bytes that pumps took from this stream in its life.
+    public var pumpedBytes: UInt64 { totals.pumped }
+
+    private var totals: cio_stream_totals {
+        handle == 0 ? lastTotals : unsafe cio_stream_totals_read(loop.core, handle)
+    }
+
+    /// Bytes that were written or pumped to this stream and that the kernel has not taken yet.
     public var pendingBytes: Int { unsafe cio_stream_pending(loop.core, handle) }
 
-    /// Bytes that were written and that the kernel has taken.
-    public var takenBytes: UInt64 { writtenBytes &- UInt64(pendingBytes) }
+    /// Bytes that were written or pumped to this stream and that the kernel has taken.
+    public var takenBytes: UInt64 { totals.sent }
 
     /// Above `high` waiting bytes `isWritable` is false; once they fell to `low`, `channelDrained` is called.
     public func setMarks(high: Int, low: Int) {
@@ -165,6 +186,7 @@ public final class Stream: Channel {
 
     private func end(_ mode: cio_close_mode) {
         if handle == 0 { return }
+        lastTotals = totals
         unsafe cio_stream_close(loop.core, handle, mode)
         handle = 0
         delegate = nil
@@ -198,6 +220,7 @@ public final class Stream: Channel {
         case CIO_EVENT_DRAINED.rawValue: delegate?.channelDrained(self)
         case CIO_EVENT_CONNECTED.rawValue: delegate?.streamConnected(self)
         case CIO_EVENT_FINISHED.rawValue: delegate?.channelFinished(self)
+        case CIO_EVENT_PUMPED.rawValue: delegate?.streamPumped(self)
         case CIO_EVENT_FAILED.rawValue:
             let code = unsafe -event.pointee.result
             fail(code == ECONNRESET || code == EPIPE ? .reset : .system(code), CIO_CLOSE_NOW)

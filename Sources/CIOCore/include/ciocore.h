@@ -42,7 +42,8 @@ struct cio_loop_options {
     uint32_t ring_entries;         /* io_uring submission entries, power of two (0: 1024) */
     uint32_t receive_buffers;      /* provided buffers, power of two (0: 128) */
     uint32_t receive_buffer_bytes; /* bytes of each (0: 8192) */
-    uint32_t reserved;
+    uint32_t pipes_max;            /* most pipes that pumps splice through; without one a pump copies (0: none). With
+                                      any, the process ignores SIGPIPE: splice(2) has no flag against it */
     uint64_t output_bytes_max;     /* most bytes queued for sending over all handles (0: no limit); more: -ENOBUFS */
 };
 
@@ -73,6 +74,7 @@ enum cio_event_kind {
     CIO_EVENT_RESOLVED = 10, /* a cio_resolve finished: data: array of struct sockaddr_storage, length: bytes of it;
                                 result 0, or a getaddrinfo code (positive), data then holds its text */
     CIO_EVENT_FINISHED = 11, /* cio_stream_finish has sent everything and the FIN */
+    CIO_EVENT_PUMPED = 12,   /* a pump of limited length carried all of it; what follows comes as DATA again */
 };
 
 /* One thing that happened. Plain data; pointers are valid until the next cio_loop_turn. */
@@ -109,6 +111,9 @@ struct cio_loop_counters {
     uint64_t handles_lingering;
     uint64_t output_bytes;    /* gauge: bytes queued for sending */
     uint64_t output_chunks;   /* gauge: chunks allocated, in use or pooled */
+    uint64_t pump_bytes_copied, pump_bytes_spliced;
+    uint64_t pipe_shortages;  /* times that a pump had to copy because no pipe of use could be had */
+    uint64_t pumps, pipes;    /* gauges: pumps that run; pipes open, in use or pooled */
 };
 void cio_loop_counters_read(const cio_loop *loop, struct cio_loop_counters *counters);
 
@@ -144,6 +149,12 @@ size_t cio_stream_pending(const cio_loop *loop, cio_handle handle);
 /* High and low mark in bytes for DRAINED (defaults 262144 and 65536). */
 void cio_stream_marks(cio_loop *loop, cio_handle handle, uint32_t high, uint32_t low);
 
+/* Bytes that pumps took from the stream, and bytes that the kernel took for it from pumps and writes, in the handle's life. */
+struct cio_stream_totals {
+    uint64_t pumped, sent;
+};
+struct cio_stream_totals cio_stream_totals_read(const cio_loop *loop, cio_handle handle);
+
 /* Sends what is queued, then FIN (shutdown SHUT_WR). FINISHED follows. Reading goes on. */
 void cio_stream_finish(cio_loop *loop, cio_handle handle);
 
@@ -167,6 +178,23 @@ int cio_stream_detach(cio_loop *loop, cio_handle handle);
 
 /* The descriptor behind a handle, still owned by the loop: for socket options and names only. -EBADF if dead. */
 int cio_handle_descriptor(const cio_loop *loop, cio_handle handle);
+
+/* ---- Pumps: from one stream to another with no caller in between ------------------------------------------------------ */
+
+/* From the next turn on, carries what `from` receives to `to`, `length` bytes or (UINT64_MAX) until `from` ends. Reading
+ * of `from` is up to the caller, as always; a full `to` holds it back by itself. There is no DATA of `from` meanwhile. The
+ * pump is over with the first of
+ *  - PUMPED: `length` bytes were handed to `to`;
+ *  - END of `from`: everything before it was handed to `to` (the caller decides whether `to` finishes, too);
+ *  - FAILED of `from`;
+ *  - FAILED of `to`, or the caller closing it: then `from` is not read until cio_pump_stop, or until it is closed.
+ * The caller writes nothing to `to` while the pump runs. Either stream may be in another pump the other way.
+ * 0; -EBUSY when one of them is in a pump of the same direction; -EPIPE when one of them can't go on; -ENOMEM. */
+int cio_pump_start(cio_loop *loop, cio_handle from, cio_handle to, uint64_t length);
+
+/* Ends the pump that takes from `from`, if there is one. Bytes that it took and that did not reach `to` yet are lost, so
+ * this is for the case that `to` is of no more use. */
+void cio_pump_stop(cio_loop *loop, cio_handle from);
 
 /* ---- Listeners, messages, foreign descriptors -------------------------------------------------------------------- */
 
