@@ -290,6 +290,11 @@ static void pump_complete(cio_loop *loop, struct pump *pump) {
     event_add(loop, from, CIO_EVENT_PUMPED, 0);
 }
 
+static void count_taken(const cio_loop *loop, struct slot *from, size_t length) {
+    from->output.totals.pumped += length;
+    from->output.totals.pumped_at = loop->now;
+}
+
 /* ---- Copying -------------------------------------------------------------------------------------------------------- */
 
 static void give(cio_loop *loop, struct pump *pump, const uint8_t *data, size_t length) {
@@ -316,7 +321,7 @@ size_t pump_take(cio_loop *loop, struct slot *from, uint8_t *data, size_t length
     struct pump *pump = pump_of(loop, from->output.pump_from);
     if (length > pump->left) length = (size_t)pump->left;
     if (pump->left != UINT64_MAX) pump->left -= length;
-    from->output.totals.pumped += length;
+    count_taken(loop, from, length);
     loop->counters.pump_bytes_copied += length;
     if (pump->to != NONE) give(loop, pump, data, length);
     if (pump->left == 0) {
@@ -345,7 +350,7 @@ static bool pipe_fill(cio_loop *loop, struct pump *pump, struct slot *from, size
     if (result > 0) {
         pump->in_pipe += (uint32_t)result;
         if (pump->left != UINT64_MAX) pump->left -= (uint64_t)result;
-        from->output.totals.pumped += (uint64_t)result;
+        count_taken(loop, from, (size_t)result);
         loop->counters.pump_bytes_spliced += (uint64_t)result;
         *taken += (size_t)result;
         return true;

@@ -4,6 +4,7 @@
 // stream. This class keeps the channel's rules on top: no callback from within a call, nothing after the end.
 //
 // Invariants: `handle` is 0 exactly when the stream is dead; while it is not, the loop holds a reference to the stream.
+public import Base
 internal import CIOCore
 internal import Glibc
 
@@ -143,6 +144,9 @@ public final class Stream: Channel {
 
     /// Bytes that pumps took from this stream in its life.
     public var pumpedBytes: UInt64 { totals.pumped }
+
+    /// When a pump took some last.
+    public var lastPumped: Instant { Instant(nanoseconds: totals.pumped_at) }
 
     private var totals: cio_stream_totals {
         handle == 0 ? lastTotals : unsafe cio_stream_totals_read(loop.core, handle)

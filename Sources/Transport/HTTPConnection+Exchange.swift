@@ -103,6 +103,7 @@ extension HTTPConnection {
         }
         if used > 0 { bodyWasSent = true }
         lastProgress = context.loop.now
+        pumpIfLong(requestBody, from: channel, to: upstream.channel)
         if !upstream.channel.isWritable, !isReadPaused {
             isReadPaused = true
             channel.pauseReading()
@@ -236,6 +237,7 @@ extension HTTPConnection {
         responseChunks.reset()
         isFramedByClose = framing == .untilClose
         responseState = responseBody.isDone ? .complete : .body
+        responsePumpedBefore = nil
         sendsChunks = false
         var outgoing = framing
         switch framing {
@@ -263,6 +265,7 @@ extension HTTPConnection {
         rewrite.connection = connectionMode
         HeadWriter.writeResponse(upstream.head, bytes, rewrite: rewrite, into: &context.scratch)
         context.flush(to: channel)
+        pumpIfLong(responseBody, from: upstream.channel, to: channel)
         scheduleProgress()
     }
 
@@ -295,7 +298,9 @@ extension HTTPConnection {
             return 0
         }
         if responseBody.isDone { responseState = .complete }
-        if !channel.isWritable { upstream?.channel.pauseReading() }
+        guard let upstream else { return used }
+        if !channel.isWritable { upstream.channel.pauseReading() }
+        pumpIfLong(responseBody, from: upstream.channel, to: channel)
         return used
     }
 
@@ -309,6 +314,7 @@ extension HTTPConnection {
     /// The upstream finished sending: the end of a response without a length, else a cut.
     final func upstreamEnded(_ upstream: HTTPUpstream) {
         guard state == .exchanging, self.upstream === upstream else { return }
+        countPumpedResponse(upstream)
         if responseState == .body, case .untilClose = responseBody {
             if sendsChunks {
                 ChunkedEncoder.writeEnd(into: &context.scratch)
@@ -324,6 +330,7 @@ extension HTTPConnection {
 
     final func upstreamFailed(_ upstream: HTTPUpstream, error: ChannelError) {
         guard state == .exchanging, self.upstream === upstream else { return }
+        countPumpedResponse(upstream)
         upstreamLost(upstream)
     }
 
@@ -360,6 +367,7 @@ extension HTTPConnection {
     /// The response went out whole.
     final func finishResponse() {
         guard let upstream else { return }
+        endRequestPump()
         let isWhole = requestBody.isDone
         self.upstream = nil
         if isWhole && upstream.head.isPersistent && upstream.input.isEmpty && !isFramedByClose {
@@ -385,6 +393,7 @@ extension HTTPConnection {
     }
 
     final func discardUpstream() {
+        endRequestPump()
         let old = upstream
         upstream = nil
         old?.discard()
@@ -440,6 +449,7 @@ extension HTTPConnection {
 
     final func exchangeTimer() {
         let now = context.loop.now
+        if requestPumpedBefore != nil, let stream = channel as? Stream { lastProgress = max(lastProgress, stream.lastPumped) }
         let settings = context.settings
         let stalled = !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
             && now - lastProgress >= settings.readTimeout

@@ -89,6 +89,11 @@ open class HTTPConnection: ChannelDelegate {
     /// Whether any of the request's body went to an upstream: it can't be sent again then.
     final var bodyWasSent = false
     final var isReadPaused = false
+    /// While a pump carries the rest of a body, what its source's pumps had taken before.
+    final var requestPumpedBefore: UInt64?
+    final var responsePumpedBefore: UInt64?
+    /// Whether `startPumps` is going to be called.
+    final var pumpsSoon = false
     final var drained = 0
     final var lastProgress = Instant(nanoseconds: 0)
     /// When the client was last seen to take what waits for it, and how much it had taken in all; nil: nothing waited.
@@ -288,6 +293,8 @@ open class HTTPConnection: ChannelDelegate {
         advance()
     }
 
+    public override final func streamPumped(_ stream: Stream) { requestPumped() }
+
     public override final func channelFailed(_ channel: Channel, error: ChannelError) {
         guard state != .dead else { return }
         let wasServing = state == .exchanging || state == .routing
@@ -354,6 +361,8 @@ open class HTTPConnection: ChannelDelegate {
         hasResponded = false
         bodyWasSent = false
         responseState = .head
+        requestPumpedBefore = nil
+        responsePumpedBefore = nil
         requestChunks.reset()
         wantsUpgrade = head.upgradePresent
         keepsAlive = keepsAlive && head.isPersistent

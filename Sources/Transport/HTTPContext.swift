@@ -30,6 +30,8 @@ public struct HTTPSettings: Sendable {
     /// Whether `x-piko-authorization` and `x-piko-endpoint` go on to the service.
     public var keepsAuthorization = false
     public var keepsEndpoint = false
+    /// The least of a body that is left to a pump between two sockets.
+    public var pumpBytesMin: UInt64 = 65_536
     /// Put in front of the path of every forwarded request; no slash at its end.
     public var targetPrefix: [UInt8] = []
 
@@ -42,15 +44,35 @@ public final class HTTPContext {
     public var settings: HTTPSettings
     /// Heads are written here before they go to a channel. Empty between uses.
     var scratch = ByteBuffer()
+    private var pumpStart: PumpStart?
 
     public init(_ loop: Loop, settings: HTTPSettings) {
         self.loop = loop
         self.settings = settings
     }
 
+    /// Calls the connection's `startPumps` at the end of the turn: what was received in this turn has gone through us then,
+    /// and all that follows may go by itself.
+    func pumpSoon(_ connection: HTTPConnection) {
+        let task = pumpStart ?? PumpStart()
+        pumpStart = task
+        task.connections.append(connection)
+        loop.afterTurn(task)
+    }
+
     /// Writes what is in `scratch` to the channel and empties it.
     func flush(to channel: Channel) {
         channel.write(scratch.span)
         scratch.removeAll()
+    }
+}
+
+/// The connections whose bodies go over to pumps at the end of the turn.
+private final class PumpStart: AfterTurn {
+    var connections: [HTTPConnection] = []
+
+    override func run() {
+        for connection in connections { connection.startPumps() }
+        connections.removeAll(keepingCapacity: true)
     }
 }

@@ -93,6 +93,8 @@ public final class HTTPUpstream: ChannelDelegate {
         connection.responseReceived(bytes.span, from: self)
     }
 
+    public override func streamPumped(_ stream: Stream) { connection?.responsePumped(from: self) }
+
     public override func channelEnded(_ channel: Channel) {
         guard let connection else {
             pool?.remove(self)

@@ -5,6 +5,8 @@
 // opposite direction runs on. Back-pressure: a side is read only while the other side takes bytes; what was already on
 // its way when reading stopped is bounded by the channel (a socket's receive buffers, a stream's window).
 //
+// Two sockets are joined by pumps of the core, which keep the same rules: then no byte comes through here, only the ends.
+//
 // A side that broke takes the other with it: by reset when it was reset, so that nobody mistakes a cut for an end; in good
 // order, after the bytes that came, when its carrier was merely gone (a WebSocket peer that closed without a Close
 // frame, as the public clients do).
@@ -32,6 +34,8 @@ public final class Relay: ChannelDelegate {
     private var leftEnded = false
     private var rightEnded = false
     private var isOver = false
+    /// What pumps had taken from each side before the relay.
+    private var pumpedBefore: (left: UInt64, right: UInt64) = (0, 0)
 
     /// `ended` runs once, when the relay has let go of both channels. Bytes that are queued then are still sent.
     public init(_ left: Channel, _ right: Channel, ended: @escaping (RelayOutcome) -> Void) {
@@ -45,6 +49,12 @@ public final class Relay: ChannelDelegate {
 
     /// Starts to read both sides.
     public func start() {
+        if let left = left as? Stream, let right = right as? Stream {
+            pumpedBefore = (left.pumpedBytes, right.pumpedBytes)
+            // Bytes of this turn that still come here are written before the first that is pumped.
+            _ = left.pump(to: right)
+            _ = right.pump(to: left)
+        }
         left.resumeReading()
         right.resumeReading()
     }
@@ -100,6 +110,10 @@ public final class Relay: ChannelDelegate {
     private func over(error: ChannelError?) {
         guard !isOver else { return }
         isOver = true
+        if let left = left as? Stream, let right = right as? Stream {
+            outcome.leftBytes &+= left.pumpedBytes &- pumpedBefore.left
+            outcome.rightBytes &+= right.pumpedBytes &- pumpedBefore.right
+        }
         outcome.error = error
         ended(outcome)
     }

@@ -149,9 +149,10 @@ size_t cio_stream_pending(const cio_loop *loop, cio_handle handle);
 /* High and low mark in bytes for DRAINED (defaults 262144 and 65536). */
 void cio_stream_marks(cio_loop *loop, cio_handle handle, uint32_t high, uint32_t low);
 
-/* Bytes that pumps took from the stream, and bytes that the kernel took for it from pumps and writes, in the handle's life. */
+/* What was carried in the handle's life: bytes that pumps took from the stream and when they did last (cio_loop_now of
+ * then), and bytes that the kernel took for it, from pumps and from writes. */
 struct cio_stream_totals {
-    uint64_t pumped, sent;
+    uint64_t pumped, pumped_at, sent;
 };
 struct cio_stream_totals cio_stream_totals_read(const cio_loop *loop, cio_handle handle);
 
