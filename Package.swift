@@ -1,6 +1,6 @@
 // swift-tools-version: 6.2
 // The package: one C core, small Swift libraries in layers, four programs and a demo service. No dependencies
-// beyond the toolchain (io_uring is used through the bare system calls). Which module may import which is written in
+// beyond the toolchain and libcrypto (io_uring is used through the bare system calls). Which module may import which is written in
 // ARCHITECTURE.md and checked by Tests/TidyTests.
 import PackageDescription
 
@@ -56,6 +56,15 @@ let package = Package(
                 .treatAllWarnings(as: .error),
             ]),
 
+        // Layer 0: what we use of OpenSSL, in C.
+        .target(
+            name: "CTLS",
+            cSettings: [
+                .enableWarning("all"), .enableWarning("extra"), .enableWarning("conversion"),
+                .treatAllWarnings(as: .error),
+            ],
+            linkerSettings: [.linkedLibrary("crypto")]),
+
         // Layer 1: vocabulary.
         library("Base", []),
         library("Memory", ["Base"]),
@@ -68,11 +77,12 @@ let package = Package(
 
         // Layer 3: the edge to the kernel, and the byte channels above it.
         library("Reactor", ["CIOCore", "Base", "Memory"]),
+        library("Crypto", ["CTLS", "Base"]),
         library("Transport", ["Reactor", "Wire", "Telemetry", "Base", "Memory"]),
 
         // Layer 4: programs.
         program("Supervisor", ["Reactor", "Control", "Config", "Telemetry", "Memory", "Base"]),
-        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Config", "Telemetry", "Memory", "Base"]),
+        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("Agent", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
         program("CLI", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
         program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),
@@ -82,6 +92,7 @@ let package = Package(
         tests("BaseTests", ["Base"]),
         tests("MemoryTests", ["Memory", "Base"]),
         tests("WireTests", ["Wire", "TestKit", "Memory", "Base"]),
+        tests("CryptoTests", ["Crypto", "Base"]),
         tests("ControlTests", ["Control", "Memory", "Base"]),
         tests("ConfigTests", ["Config", "Base"], exclude: ["compare_pyyaml"]),
         tests("CLITests", ["CLI", "Config", "Telemetry", "Base"]),

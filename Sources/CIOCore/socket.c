@@ -2,10 +2,12 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -96,6 +98,11 @@ int cio_socket_keepalive(int descriptor, int idle, int interval, int count, unsi
     if (result == 0) result = tcp_option(descriptor, TCP_KEEPCNT, (unsigned)count);
     if (result == 0) result = tcp_option(descriptor, TCP_USER_TIMEOUT, user_timeout_ms);
     return result;
+}
+
+int cio_socket_unacknowledged(int descriptor) {
+    int count = 0;
+    return ioctl(descriptor, SIOCOUTQ, &count) == 0 ? count : -errno;
 }
 
 int cio_socket_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid) {

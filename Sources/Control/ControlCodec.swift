@@ -10,7 +10,7 @@ public import Memory
 /// Every bound of the protocol.
 public enum ControlLimits {
     /// The protocol's version; both ends of a connection speak the same.
-    public static let protocolVersion: UInt32 = 1
+    public static let protocolVersion: UInt32 = 2
     /// Bytes of type, flags and length.
     public static let headerBytes = 8
     /// A whole message, header included. The kernel refuses SEQPACKET messages over some 200 KiB.
@@ -31,6 +31,10 @@ public enum ControlLimits {
     public static let routesMax = 1_024
     /// Entries of one status page.
     public static let statusEntriesMax = 256
+    /// Bytes of an agent's identifier.
+    public static let agentBytes = 16
+    /// Bytes of the key in `configure`.
+    public static let keyBytes = 32
     /// Bytes of a moved client that travel inside the message; more go into a memfd.
     public static let movedBytesMax = 65_536
 }
@@ -75,6 +79,8 @@ enum ControlType: UInt16 {
     case statusRequest = 68
     case drained = 69
     case move = 128
+    case moveData = 129
+    case agentLeft = 130
 
     func maySend(_ party: ControlParty) -> Bool {
         if self == .hello { return true }
@@ -90,6 +96,8 @@ enum ControlType: UInt16 {
 private let flagLast: UInt16 = 1
 /// Flag of `move`: the bytes are in the second descriptor.
 private let flagInMemory: UInt16 = 1
+/// Flag of `moveData`: the connection was used.
+private let flagUsed: UInt16 = 1
 
 // MARK: - Encoding
 
@@ -130,6 +138,8 @@ extension ControlMessage {
         case .statusRequest: .statusRequest
         case .drained: .drained
         case .move: .move
+        case .moveData: .moveData
+        case .agentLeft: .agentLeft
         }
     }
 
@@ -137,6 +147,7 @@ extension ControlMessage {
         switch self {
         case .statusPage(_, _, _, let last): last ? flagLast : 0
         case .move(_, _, _, .inMemory): flagInMemory
+        case .moveData(_, _, let isUsed): isUsed ? flagUsed : 0
         default: 0
         }
     }
@@ -164,6 +175,8 @@ extension ControlMessage {
             for entry in entries {
                 buffer.append(entry.worker)
                 buffer.append(entry.tunnels)
+                buffer.append(entry.directTunnels)
+                buffer.append(UInt8(entry.hasData ? 1 : 0))
             }
         case .routeChanged(let endpoint, let version):
             buffer.append(version)
@@ -183,7 +196,15 @@ extension ControlMessage {
             buffer.append(UInt8(ready ? 1 : 0))
         case .drain(let milliseconds):
             buffer.append(milliseconds)
-        case .register(let tunnel, let endpoint), .unregister(let tunnel, let endpoint):
+        case .register(let tunnel, let endpoint, let kind):
+            buffer.append(tunnel)
+            buffer.append(kind.rawValue)
+            buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
+        case .moveData(let endpoint, let agent, _), .agentLeft(let endpoint, let agent):
+            precondition(agent.count == ControlLimits.agentBytes)
+            buffer.append(agent.span)
+            buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
+        case .unregister(let tunnel, let endpoint):
             buffer.append(tunnel)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
         case .lookup(let endpoint):
@@ -214,6 +235,8 @@ extension ControlMessage {
         buffer.append(setup.worker)
         buffer.append(setup.slab)
         buffer.append(setup.nodeStart)
+        precondition(setup.directKey.count == ControlLimits.keyBytes)
+        buffer.append(setup.directKey.span)
         buffer.append(UInt16(setup.settings.count))
         for setting in setup.settings {
             buffer.appendText(setting.key, max: ControlLimits.keyBytesMax)
@@ -262,6 +285,7 @@ extension ControlMessage {
             switch type {
             case .statusPage: flagLast
             case .move: flagInMemory
+            case .moveData: flagUsed
             default: 0
             }
         guard flags & ~allowedFlags == 0 else { throw .invalidValue }
@@ -297,7 +321,7 @@ extension ControlMessage {
             return .ready(value == 1)
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .shutdown: return .shutdown
-        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move:
+        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData, .agentLeft:
             throw .unexpectedType(type.rawValue)
         }
     }
@@ -309,7 +333,8 @@ extension ControlMessage {
         case .workerReady: return .workerReady
         case .register:
             let tunnel = try cursor.u64(bytes)
-            return .register(tunnel: tunnel, endpoint: try cursor.endpoint(bytes))
+            guard let kind = TunnelKind(rawValue: try cursor.u8(bytes)) else { throw .invalidValue }
+            return .register(tunnel: tunnel, endpoint: try cursor.endpoint(bytes), kind: kind)
         case .unregister:
             let tunnel = try cursor.u64(bytes)
             return .unregister(tunnel: tunnel, endpoint: try cursor.endpoint(bytes))
@@ -319,6 +344,12 @@ extension ControlMessage {
             return .statusRequest(request: request, kind: try cursor.statusKind(bytes))
         case .drained: return .drained
         case .move: return try move(inMemory: flags & flagInMemory != 0, bytes, &cursor)
+        case .moveData:
+            let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
+            return .moveData(endpoint: try cursor.endpoint(bytes), agent: agent, isUsed: flags & flagUsed != 0)
+        case .agentLeft:
+            let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
+            return .agentLeft(endpoint: try cursor.endpoint(bytes), agent: agent)
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown:
             throw .unexpectedType(type.rawValue)
@@ -328,7 +359,7 @@ extension ControlMessage {
     private static func setup(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> WorkerSetup {
         var setup = WorkerSetup(
             index: try cursor.u32(bytes), worker: try cursor.u32(bytes), slab: try cursor.u32(bytes),
-            nodeStart: try cursor.u64(bytes), settings: [])
+            nodeStart: try cursor.u64(bytes), directKey: try cursor.array(bytes, count: ControlLimits.keyBytes), settings: [])
         let count = Int(try cursor.u16(bytes))
         guard count <= ControlLimits.settingsMax else { throw .oversized }
         setup.settings.reserveCapacity(count)
@@ -362,7 +393,11 @@ extension ControlMessage {
         entries.reserveCapacity(count)
         for _ in 0..<count {
             let worker = try cursor.u32(bytes)
-            entries.append(RouteEntry(worker: worker, tunnels: try cursor.u32(bytes)))
+            let tunnels = try cursor.u32(bytes)
+            let direct = try cursor.u32(bytes)
+            let data = try cursor.u8(bytes)
+            guard direct <= tunnels, data <= 1 else { throw .invalidValue }
+            entries.append(RouteEntry(worker: worker, tunnels: tunnels, directTunnels: direct, hasData: data == 1))
         }
         return .routes(endpoint: endpoint, version: version, entries: entries)
     }
@@ -394,11 +429,8 @@ extension ControlMessage {
             return .move(listener: listener, client: client, moves: moves, bytes: .inMemory(length))
         }
         guard length <= UInt64(ControlLimits.movedBytesMax) else { throw .oversized }
-        let range = try cursor.take(Int(length), of: bytes)
-        let moved = [UInt8](capacity: range.count) { output in
-            for index in range { output.append(bytes[index]) }
-        }
-        return .move(listener: listener, client: client, moves: moves, bytes: .inline(moved))
+        return .move(
+            listener: listener, client: client, moves: moves, bytes: .inline(try cursor.array(bytes, count: Int(length))))
     }
 }
 
@@ -418,6 +450,10 @@ private struct Cursor {
         let range = try take(length, of: bytes)
         for index in range { value |= UInt64(bytes[index]) << (8 * UInt64(index - range.lowerBound)) }
         return value
+    }
+
+    mutating func array(_ bytes: Span<UInt8>, count: Int) throws(ControlError) -> [UInt8] {
+        [UInt8](copying: bytes.extracting(try take(count, of: bytes)))
     }
 
     mutating func u8(_ bytes: Span<UInt8>) throws(ControlError) -> UInt8 {

@@ -48,7 +48,7 @@ public enum ControlMessage: Equatable, Sendable {
     /// The worker is configured and serves.
     case workerReady
     /// A tunnel wants to be found. `tunnel` is the worker's own number for it.
-    case register(tunnel: UInt64, endpoint: String)
+    case register(tunnel: UInt64, endpoint: String, kind: TunnelKind)
     /// A tunnel is gone, or takes no new streams.
     case unregister(tunnel: UInt64, endpoint: String)
     /// Who holds tunnels of this endpoint? Answered by `routes`.
@@ -62,6 +62,21 @@ public enum ControlMessage: Equatable, Sendable {
 
     /// A client on its way to the worker that holds its tunnel. Descriptor: its socket, and a memfd when `bytes` says so.
     case move(listener: ListenerKind, client: PeerAddress, moves: UInt8, bytes: MovedBytes)
+    /// An idle data connection for a worker that is in need of one. `isUsed`: an HTTP exchange ended on it before.
+    /// Descriptor: its socket.
+    case moveData(endpoint: String, agent: [UInt8], isUsed: Bool)
+    /// An agent takes no new streams: its idle data connections are to be closed.
+    case agentLeft(endpoint: String, agent: [UInt8])
+}
+
+/// What kind of thing was registered as a tunnel.
+public enum TunnelKind: UInt8, Sendable {
+    /// An agent's session; streams go through it.
+    case session = 0
+    /// The same, and the agent opens data connections beside it.
+    case directSession = 1
+    /// All data connections of an endpoint at one worker.
+    case dataConnections = 2
 }
 
 /// Which of the node's ports.
@@ -87,14 +102,17 @@ public struct WorkerSetup: Equatable, Sendable {
     public var slab: UInt32
     /// When the node started: nanoseconds of CLOCK_REALTIME.
     public var nodeStart: UInt64
+    /// The key of the credentials for data connections; all of a node's workers have the same.
+    public var directKey: [UInt8]
     /// The effective configuration, as `Config` flattens it.
     public var settings: [Setting]
 
-    public init(index: UInt32, worker: UInt32, slab: UInt32, nodeStart: UInt64, settings: [Setting]) {
+    public init(index: UInt32, worker: UInt32, slab: UInt32, nodeStart: UInt64, directKey: [UInt8], settings: [Setting]) {
         self.index = index
         self.worker = worker
         self.slab = slab
         self.nodeStart = nodeStart
+        self.directKey = directKey
         self.settings = settings
     }
 }
@@ -113,11 +131,18 @@ public struct Setting: Equatable, Sendable {
 /// A worker that holds tunnels of an endpoint.
 public struct RouteEntry: Equatable, Sendable {
     public var worker: UInt32
+    /// Agents' sessions at the worker.
     public var tunnels: UInt32
+    /// Those of them whose agent opens data connections as well.
+    public var directTunnels: UInt32
+    /// Whether the worker holds data connections.
+    public var hasData: Bool
 
-    public init(worker: UInt32, tunnels: UInt32) {
+    public init(worker: UInt32, tunnels: UInt32, directTunnels: UInt32 = 0, hasData: Bool = false) {
         self.worker = worker
         self.tunnels = tunnels
+        self.directTunnels = directTunnels
+        self.hasData = hasData
     }
 }
 
@@ -180,10 +205,10 @@ extension ControlMessage {
         switch self {
         case .configure, .sibling: 1
         case .accepted(_, _, let peers): peers.count
-        case .move(_, _, _, .inline): 1
+        case .move(_, _, _, .inline), .moveData: 1
         case .move(_, _, _, .inMemory): 2
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
-            .workerReady, .register, .unregister, .lookup, .statusRequest, .drained:
+            .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .agentLeft:
             0
         }
     }

@@ -161,3 +161,10 @@ public struct ByteBuffer: ~Copyable {
         tail = waiting
     }
 }
+
+extension [UInt8] {
+    /// The bytes of a span.
+    public init(copying bytes: Span<UInt8>) {
+        self = unsafe bytes.withUnsafeBufferPointer { unsafe [UInt8]($0) }
+    }
+}

@@ -158,6 +158,12 @@ public final class Stream: Channel {
     /// Bytes that were written or pumped to this stream and that the kernel has taken.
     public var takenBytes: UInt64 { totals.sent }
 
+    /// Bytes that were written or pumped to this stream and that the peer's kernel has acknowledged; nil for a Unix socket.
+    public var acknowledgedBytes: UInt64? {
+        let waiting = cio_socket_unacknowledged(descriptor)
+        return waiting < 0 ? nil : takenBytes &- UInt64(waiting)
+    }
+
     /// Above `high` waiting bytes `isWritable` is false; once they fell to `low`, `channelDrained` is called.
     public func setMarks(high: Int, low: Int) {
         highMark = high

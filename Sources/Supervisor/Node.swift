@@ -25,6 +25,8 @@ final class Node {
     private let region: CounterRegion
     private let settings: [Control.Setting]
     private let started = SystemClock.unixNanoseconds
+    /// Of the credentials for data connections. They end with the node, as the sessions do that they were made for.
+    private let directKey = Random.bytes(ControlLimits.keyBytes)
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
     private var controlServer: ControlServer?
@@ -247,7 +249,9 @@ final class Node {
         counters.setLoop(
             turns: loop.turns, events: loop.events, systemCalls: loop.systemCalls, staleCompletions: loop.staleCompletions,
             bufferShortages: loop.receiveBufferShortages, handlesOpen: loop.handlesOpen,
-            handlesLingering: loop.handlesLingering, outputBytes: loop.outputBytes, outputChunks: loop.outputChunks)
+            handlesLingering: loop.handlesLingering, outputBytes: loop.outputBytes, outputChunks: loop.outputChunks,
+            pumpBytesCopied: loop.pumpBytesCopied, pumpBytesSpliced: loop.pumpBytesSpliced,
+            pipeShortages: loop.pipeShortages, pumps: loop.pumps, pipes: loop.pipes)
         publisher?.schedule(after: Self.publishEvery)
     }
 }
@@ -259,7 +263,7 @@ extension Node: WorkerLinkOwner {
         guard let process = processes[link.worker] else { return }
         let setup = WorkerSetup(
             index: UInt32(process.place), worker: process.worker, slab: UInt32(process.place + 1), nodeStart: started,
-            settings: settings)
+            directKey: directKey, settings: settings)
         link.send(.configure(setup), lending: [memory.descriptor])
     }
 
@@ -282,7 +286,7 @@ extension Node: WorkerLinkOwner {
         guard let process = processes[link.worker] else { return }
         switch message {
         case .workerReady: becameReady(process)
-        case .register(let tunnel, let endpoint): register(process, tunnel, endpoint)
+        case .register(let tunnel, let endpoint, let kind): register(process, tunnel, endpoint, kind)
         case .unregister(let tunnel, let endpoint):
             guard let version = routes.unregister(worker: process.worker, tunnel: tunnel, endpoint: endpoint) else { return }
             broadcast(endpoint, version: version)
@@ -292,13 +296,13 @@ extension Node: WorkerLinkOwner {
         case .statusRequest(let request, let kind): answer(link, request, kind)
         case .drained: handle(.workerDrained(process.worker))
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
-            .statusPage, .ready, .drain, .shutdown, .move:
+            .statusPage, .ready, .drain, .shutdown, .move, .moveData, .agentLeft:
             preconditionFailure("decoded as a worker's message")
         }
     }
 
-    private func register(_ process: WorkerProcess, _ tunnel: UInt64, _ endpoint: String) {
-        switch routes.register(worker: process.worker, tunnel: tunnel, endpoint: endpoint) {
+    private func register(_ process: WorkerProcess, _ tunnel: UInt64, _ endpoint: String, _ kind: TunnelKind) {
+        switch routes.register(worker: process.worker, tunnel: tunnel, endpoint: endpoint, kind: kind) {
         case .added(let version):
             broadcast(endpoint, version: version)
             process.link.send(.registered(tunnel: tunnel))

@@ -2,10 +2,11 @@
 // it; the supervisor tells them what changed.
 //
 // A worker says of each tunnel that it came and that it went, under a number of its own. The table keeps every tunnel, so
-// that a worker can take back only what it brought, and so that all of a dead worker's are known.
+// that a worker can take back only what it brought, and so that all of a dead worker's are known. The data connections that a
+// worker holds for an endpoint are one entry together, however many they are: they come and go with every client.
 //
-// Invariants: an endpoint is in the table exactly when it has tunnels; the sum of a route's counts is the number of its
-// tunnels; versions only grow.
+// Invariants: an endpoint is in the table exactly when a worker has something of it; the sum of a route's counts is the
+// number of its tunnels; versions only grow.
 
 import Control
 
@@ -27,6 +28,11 @@ enum Registration: Equatable {
 
 /// Endpoint to workers to tunnels.
 struct RoutingTable {
+    private struct Registered {
+        var endpoint: String
+        var kind: TunnelKind
+    }
+
     private struct Route {
         var version: UInt64
         /// Few workers, so a list.
@@ -35,11 +41,12 @@ struct RoutingTable {
 
     private let limits: RoutingLimits
     private var routes: [String: Route] = [:]
-    /// The endpoint of each tunnel, by worker.
-    private var tunnels: [UInt32: [UInt64: String]] = [:]
+    /// What each worker registered.
+    private var registered: [UInt32: [UInt64: Registered]] = [:]
     private var version: UInt64 = 0
+    private var count = 0
 
-    /// How many tunnels there are.
+    /// How many agents' sessions there are.
     private(set) var tunnelCount = 0
     /// How many endpoints have tunnels.
     var endpointCount: Int { routes.count }
@@ -47,19 +54,24 @@ struct RoutingTable {
     init(limits: RoutingLimits = RoutingLimits()) { self.limits = limits }
 
     /// Adds a tunnel.
-    mutating func register(worker: UInt32, tunnel: UInt64, endpoint: String) -> Registration {
-        guard tunnels[worker]?[tunnel] == nil else { return .duplicate }
-        guard tunnelCount < limits.tunnelsMax else { return .full }
-        tunnels[worker, default: [:]][tunnel] = endpoint
-        tunnelCount += 1
+    mutating func register(worker: UInt32, tunnel: UInt64, endpoint: String, kind: TunnelKind) -> Registration {
+        guard registered[worker]?[tunnel] == nil else { return .duplicate }
+        guard count < limits.tunnelsMax else { return .full }
+        registered[worker, default: [:]][tunnel] = Registered(endpoint: endpoint, kind: kind)
+        count += 1
         version += 1
         var route = routes[endpoint] ?? Route(version: version, entries: [])
         route.version = version
-        if let index = route.entries.firstIndex(where: { $0.worker == worker }) {
+        let index = route.entries.firstIndex { $0.worker == worker } ?? route.entries.count
+        if index == route.entries.count { route.entries.append(RouteEntry(worker: worker, tunnels: 0)) }
+        switch kind {
+        case .session: route.entries[index].tunnels += 1
+        case .directSession:
             route.entries[index].tunnels += 1
-        } else {
-            route.entries.append(RouteEntry(worker: worker, tunnels: 1))
+            route.entries[index].directTunnels += 1
+        case .dataConnections: route.entries[index].hasData = true
         }
+        if kind != .dataConnections { tunnelCount += 1 }
         routes[endpoint] = route
         return .added(version: version)
     }
@@ -67,31 +79,38 @@ struct RoutingTable {
     /// Removes a tunnel; the route's new version, or nil when the worker has no such tunnel of that endpoint (it was
     /// refused, say).
     mutating func unregister(worker: UInt32, tunnel: UInt64, endpoint: String) -> UInt64? {
-        guard tunnels[worker]?[tunnel] == endpoint else { return nil }
-        tunnels[worker]?[tunnel] = nil
+        guard let known = registered[worker]?[tunnel], known.endpoint == endpoint else { return nil }
+        registered[worker]?[tunnel] = nil
         version += 1
-        forget(worker: worker, endpoint: endpoint, count: 1)
+        forget(worker: worker, known)
         return version
     }
 
     /// Removes all tunnels of a worker and returns how many there were.
     @discardableResult
     mutating func remove(worker: UInt32) -> Int {
-        guard let lost = tunnels.removeValue(forKey: worker) else { return 0 }
+        guard let lost = registered.removeValue(forKey: worker) else { return 0 }
         version += 1
-        for endpoint in lost.values { forget(worker: worker, endpoint: endpoint, count: 1) }
-        return lost.count
+        for known in lost.values { forget(worker: worker, known) }
+        return lost.values.count { $0.kind != .dataConnections }
     }
 
-    private mutating func forget(worker: UInt32, endpoint: String, count: UInt32) {
-        guard var route = routes[endpoint], let index = route.entries.firstIndex(where: { $0.worker == worker }) else {
+    private mutating func forget(worker: UInt32, _ known: Registered) {
+        guard var route = routes[known.endpoint], let index = route.entries.firstIndex(where: { $0.worker == worker }) else {
             preconditionFailure("a tunnel without its route")
         }
-        tunnelCount -= Int(count)
+        count -= 1
         route.version = version
-        route.entries[index].tunnels -= count
-        if route.entries[index].tunnels == 0 { route.entries.remove(at: index) }
-        routes[endpoint] = route.entries.isEmpty ? nil : route
+        switch known.kind {
+        case .session: route.entries[index].tunnels -= 1
+        case .directSession:
+            route.entries[index].tunnels -= 1
+            route.entries[index].directTunnels -= 1
+        case .dataConnections: route.entries[index].hasData = false
+        }
+        if known.kind != .dataConnections { tunnelCount -= 1 }
+        if route.entries[index].tunnels == 0, !route.entries[index].hasData { route.entries.remove(at: index) }
+        routes[known.endpoint] = route.entries.isEmpty ? nil : route
     }
 
     /// The workers that hold tunnels of the endpoint, and the version of that knowledge.
@@ -100,7 +119,8 @@ struct RoutingTable {
         return (route.version, route.entries)
     }
 
-    /// Every endpoint with the number of its tunnels, by name.
+    /// Every endpoint with the number of its tunnels, by name. One that has data connections only, whose sessions are
+    /// elsewhere, has none.
     var endpoints: [StatusEntry] {
         routes.map { name, route in
             StatusEntry(name: name, value: route.entries.reduce(0) { $0 + UInt64($1.tunnels) })

@@ -87,6 +87,29 @@ public enum Counter: Int, CaseIterable, Sendable {
     case streamBytesReceived = 37
     case streamBytesSent = 38
 
+    // Pumps, of the event loops.
+
+    case pumpBytesCopied = 39
+    case pumpBytesSpliced = 40
+    /// A pump had to copy because no pipe could be had.
+    case pipeShortages = 41
+    /// Gauges.
+    case pumpsOpen = 42
+    case pipesOpen = 43
+
+    // Data connections of the direct transport.
+
+    /// Gauge: data connections open, waiting or in use.
+    case dataConnectionsOpen = 44
+    /// Streams that went over a data connection.
+    case dataStreams = 45
+    /// Streams that went over a session, or waited, because no data connection was idle though the agent opens them.
+    case dataShortages = 46
+    /// Data connections given to a sibling worker that had none.
+    case dataConnectionsMoved = 47
+    /// Data connections refused: a credential that is not good, or a limit.
+    case dataConnectionsRefused = 48
+
     /// Whether the number is a state, which ends with its process.
     public var isGauge: Bool { description.kind == .gauge }
 }
@@ -219,6 +242,9 @@ extension Counter {
             .loopSystemCalls, .loopStaleCompletions, .loopBufferShortages, .loopHandlesOpen, .loopHandlesLingering,
             .loopOutputBytes, .loopOutputChunks, .streamBytesReceived, .streamBytesSent:
             processDescription
+        case .pumpBytesCopied, .pumpBytesSpliced, .pipeShortages, .pumpsOpen, .pipesOpen, .dataConnectionsOpen, .dataStreams,
+            .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused:
+            carriageDescription
         }
     }
 
@@ -267,6 +293,40 @@ extension Counter {
         case .streamBytesSent:
             .init(
                 name: "piko_stream_bytes_sent_total", kind: .counter, help: "Bytes of raw connections sent to clients.")
+        default: preconditionFailure("a counter without a description")
+        }
+    }
+
+    private var carriageDescription: CounterDescription {
+        switch self {
+        case .pumpBytesCopied:
+            .init(
+                name: "piko_pump_bytes_total", kind: .counter, help: "Bytes carried between two sockets, by how.",
+                labels: "how=\"copied\"")
+        case .pumpBytesSpliced:
+            .init(
+                name: "piko_pump_bytes_total", kind: .counter, help: "Bytes carried between two sockets, by how.",
+                labels: "how=\"spliced\"")
+        case .pipeShortages:
+            .init(
+                name: "piko_pump_pipe_shortages_total", kind: .counter,
+                help: "Times that bytes were copied because no pipe could be had.")
+        case .pumpsOpen: .init(name: "piko_pumps", kind: .gauge, help: "Flows carried between two sockets, by direction.")
+        case .pipesOpen: .init(name: "piko_pump_pipes", kind: .gauge, help: "Pipes open, in use or kept.")
+        case .dataConnectionsOpen:
+            .init(name: "piko_direct_connections", kind: .gauge, help: "Data connections of agents, waiting or in use.")
+        case .dataStreams:
+            .init(name: "piko_direct_streams_total", kind: .counter, help: "Streams that went over data connections.")
+        case .dataShortages:
+            .init(
+                name: "piko_direct_shortages_total", kind: .counter,
+                help: "Streams that found no data connection waiting, of agents that open them.")
+        case .dataConnectionsMoved:
+            .init(
+                name: "piko_direct_moved_total", kind: .counter,
+                help: "Data connections given to another worker that had none.")
+        case .dataConnectionsRefused:
+            .init(name: "piko_direct_refused_total", kind: .counter, help: "Data connections refused.")
         default: preconditionFailure("a counter without a description")
         }
     }

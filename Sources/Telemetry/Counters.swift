@@ -77,7 +77,8 @@ public final class Counters {
     /// Copies the event loop's own counters into the slab. The caller does it now and then.
     public func setLoop(
         turns: UInt64, events: UInt64, systemCalls: UInt64, staleCompletions: UInt64, bufferShortages: UInt64,
-        handlesOpen: UInt64, handlesLingering: UInt64, outputBytes: UInt64, outputChunks: UInt64
+        handlesOpen: UInt64, handlesLingering: UInt64, outputBytes: UInt64, outputChunks: UInt64, pumpBytesCopied: UInt64,
+        pumpBytesSpliced: UInt64, pipeShortages: UInt64, pumps: UInt64, pipes: UInt64
     ) {
         set(.loopTurns, turns)
         set(.loopEvents, events)
@@ -88,6 +89,11 @@ public final class Counters {
         set(.loopHandlesLingering, handlesLingering)
         set(.loopOutputBytes, outputBytes)
         set(.loopOutputChunks, outputChunks)
+        set(.pumpBytesCopied, pumpBytesCopied)
+        set(.pumpBytesSpliced, pumpBytesSpliced)
+        set(.pipeShortages, pipeShortages)
+        set(.pumpsOpen, pumps)
+        set(.pipesOpen, pipes)
     }
 
     /// Whether a slot is a gauge, for folding an ended process's slab.

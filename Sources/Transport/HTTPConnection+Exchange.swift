@@ -26,12 +26,17 @@ extension HTTPConnection {
         upstream.connection = self
         summary.attempts += 1
         lastProgress = context.loop.now
+        let isDoubtful = upstream.beginExchange()
         writeRequestHead(to: upstream, verbatim: verbatim)
         sendWaitingBody()
         guard state == .exchanging else { return }
         upstream.channel.resumeReading()
         if requestBody.isDone == false { resumeClient() }
-        if context.settings.responseTimeout != .zero { setTimer(at: lastProgress + context.settings.responseTimeout) }
+        if isDoubtful {
+            setTimer(after: HTTPUpstream.doubtTime)
+        } else if context.settings.responseTimeout != .zero {
+            setTimer(at: lastProgress + context.settings.responseTimeout)
+        }
     }
 
     private func writeRequestHead(to upstream: HTTPUpstream, verbatim: Bool) {
@@ -325,16 +330,16 @@ extension HTTPConnection {
             finishResponse()
             return
         }
-        upstreamLost(upstream)
+        upstreamLost()
     }
 
     final func upstreamFailed(_ upstream: HTTPUpstream, error: ChannelError) {
         guard state == .exchanging, self.upstream === upstream else { return }
         countPumpedResponse(upstream)
-        upstreamLost(upstream)
+        upstreamLost()
     }
 
-    private func upstreamLost(_ lost: HTTPUpstream) {
+    private func upstreamLost() {
         discardUpstream()
         if hasResponded {
             cut()
@@ -458,6 +463,15 @@ extension HTTPConnection {
                 discardUpstream()
                 keepsAlive = false
                 respondError(status: 408, "request body made no progress")
+                return
+            }
+            if let upstream, upstream.isUnanswered {
+                upstreamDiedUnnoticed(upstream)
+                upstreamLost()
+                return
+            }
+            guard settings.responseTimeout != .zero else {
+                setTimer(after: settings.readTimeout)
                 return
             }
             let deadline = lastProgress + settings.responseTimeout

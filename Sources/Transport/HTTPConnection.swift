@@ -139,6 +139,10 @@ open class HTTPConnection: ChannelDelegate {
     /// that the subclass routes it again, as in `requestArrived`. False: it is answered with 502.
     open func upstreamBroke(repeatable: Bool) -> Bool { false }
 
+    /// The upstream connection was given up because nothing of the request arrived at its peer: it had died without a word.
+    /// `upstreamBroke` follows.
+    open func upstreamDiedUnnoticed(_ upstream: HTTPUpstream) {}
+
     /// A final response's head is about to be forwarded or was made here (`head` nil). For the access log.
     open func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {}
 

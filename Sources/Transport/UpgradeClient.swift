@@ -1,10 +1,13 @@
-// The client's side of a WebSocket handshake: connects nothing by itself, but takes a stream that is connected or
-// connecting, sends the GET, and hands over either the WebSocket or why there is none.
+// The client's side of an upgrade on one of the server's own paths: connects nothing by itself, but takes a stream that is
+// connected or connecting, sends the GET, and hands over either the upgraded connection or why there is none.
+//
+// It may offer two protocols at once, raw bytes and WebSocket: the server's 101 names the one that it took. A server that
+// knows only WebSocket sees an Upgrade field with a name that it passes over.
 
 internal import Base
 internal import Memory
 public import Reactor
-internal import Wire
+public import Wire
 
 /// Why an upgrade did not come about.
 public enum UpgradeFailure: Error, Sendable {
@@ -12,7 +15,7 @@ public enum UpgradeFailure: Error, Sendable {
     case refused(status: Int, message: String)
     /// The connection could not be made or broke.
     case connection(ChannelError)
-    /// What came is not an answer to a WebSocket handshake.
+    /// What came is not an answer to the upgrade.
     case protocolViolation(String)
     /// It took longer than the time allowed.
     case timeout
@@ -31,11 +34,49 @@ public enum UpgradeFailure: Error, Sendable {
     }
 }
 
-/// One handshake. Keeps itself alive through its stream until it has ended.
+/// What is asked of the server.
+public struct UpgradeRequest {
+    /// The path.
+    public var target: String
+    /// The value of Host.
+    public var host: String
+    /// Further fields, each `Name: value`.
+    public var fields: [String] = []
+    /// A protocol whose bytes are not framed, offered before WebSocket.
+    public var raw: StaticString?
+    /// Whether WebSocket is offered.
+    public var webSocket: Bool
+
+    public init(target: String, host: String, raw: StaticString? = nil, webSocket: Bool) {
+        self.target = target
+        self.host = host
+        self.raw = raw
+        self.webSocket = webSocket
+    }
+}
+
+/// What the server granted.
+public struct Upgraded {
+    /// How bytes travel from here on.
+    public enum Carrier {
+        case webSocket(WebSocketChannel)
+        /// The socket, and what came behind the 101.
+        case raw(Stream, leftover: [UInt8])
+    }
+
+    public var carrier: Carrier
+    /// Whether the server takes data connections beside this session, within these limits.
+    public var pool: DirectPoolLimits?
+    /// The credential for data connections.
+    public var credential: String?
+}
+
+/// One upgrade. Keeps itself alive through its stream until it has ended.
 public final class UpgradeClient: ChannelDelegate {
     private let loop: Loop
     private let stream: Stream
-    private let completion: (Result<WebSocketChannel, UpgradeFailure>) -> Void
+    private let wanted: UpgradeRequest
+    private let completion: (Result<Upgraded, UpgradeFailure>) -> Void
     private var request = ByteBuffer()
     private var key = ByteBuffer()
     private var parser = HeadParser(kind: .response, limits: HeadLimits())
@@ -48,27 +89,37 @@ public final class UpgradeClient: ChannelDelegate {
     /// The most of a refusal's body that is read.
     private static let bodyBytesMax = 4_096
 
-    /// Sends `GET target` with the given `Host` and further fields (each `Name: value`), and tells `completion` within
-    /// `timeout`, counted from now.
+    /// Sends the request, and tells `completion` within `timeout`, counted from now.
     public init(
-        _ loop: Loop, stream: Stream, isConnected: Bool, target: String, host: String, fields: [String], timeout: Duration,
-        completion: @escaping (Result<WebSocketChannel, UpgradeFailure>) -> Void
+        _ loop: Loop, stream: Stream, isConnected: Bool, request wanted: UpgradeRequest, timeout: Duration,
+        completion: @escaping (Result<Upgraded, UpgradeFailure>) -> Void
     ) {
         self.loop = loop
         self.stream = stream
+        self.wanted = wanted
         self.completion = completion
         super.init()
-        WebSocketHandshake.makeKey(random: Random.bytes(16).span, into: &key)
-        request.append("GET \(target) HTTP/1.1\r\nHost: \(host)\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
-        request.append("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ")
-        request.append(key.span)
-        request.append("\r\n")
-        for field in fields { request.append(field + "\r\n") }
-        request.append("\r\n")
+        writeRequest()
         timer = CallbackTimer(loop) { [unowned self] in self.fail(.timeout) }
         timer?.schedule(after: timeout)
         stream.delegate = self
         if isConnected { send() }
+    }
+
+    private func writeRequest() {
+        request.append("GET \(wanted.target) HTTP/1.1\r\nHost: \(wanted.host)\r\nConnection: Upgrade\r\nUpgrade: ")
+        if let raw = wanted.raw {
+            request.append(raw)
+            if wanted.webSocket { request.append(", ") }
+        }
+        if wanted.webSocket {
+            WebSocketHandshake.makeKey(random: Random.bytes(16).span, into: &key)
+            request.append("websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ")
+            request.append(key.span)
+        }
+        request.append("\r\n")
+        for field in wanted.fields { request.append(field + "\r\n") }
+        request.append("\r\n")
     }
 
     /// Gives up; `completion` is not told.
@@ -109,15 +160,48 @@ public final class UpgradeClient: ChannelDelegate {
     }
 
     private func upgraded() {
-        guard WebSocketUpgrade.isAccepted(head, input.span.extracting(0..<head.length), key: key.span) else {
-            fail(.protocolViolation("the answer to the upgrade is not that of a WebSocket"))
+        var result = Upgraded(carrier: .raw(stream, leftover: []))
+        let accepted = input.withSpan(0..<head.length) { bytes in
+            readGrant(bytes, into: &result)
+            return acceptedProtocol(bytes)
+        }
+        guard let accepted else {
+            fail(.protocolViolation(
+                wanted.webSocket ? "the answer to the upgrade is not that of a WebSocket" : "the server took no protocol that was offered"))
             return
         }
         isOver = true
         timer?.cancel()
-        var leftover = ByteBuffer()
-        leftover.append(input.span.extracting(head.length..<input.count))
-        completion(.success(WebSocketChannel(loop, over: stream, role: .client, leftover: leftover)))
+        let leftover = input.withSpan(head.length..<input.count) { [UInt8](copying: $0) }
+        switch accepted {
+        case .raw:
+            stream.delegate = nil
+            stream.pauseReading()
+            result.carrier = .raw(stream, leftover: leftover)
+        case .webSocket:
+            var buffer = ByteBuffer()
+            buffer.append(leftover.span)
+            result.carrier = .webSocket(WebSocketChannel(loop, over: stream, role: .client, leftover: buffer))
+        }
+        completion(.success(result))
+    }
+
+    private enum Accepted { case raw, webSocket }
+
+    private func acceptedProtocol(_ bytes: Span<UInt8>) -> Accepted? {
+        if let raw = wanted.raw, head.connectionUpgrade, Direct.names(head, bytes, .upgrade, raw) { return .raw }
+        guard wanted.webSocket else { return nil }
+        return key.withSpan(0..<key.count) { key in WebSocketUpgrade.isAccepted(head, bytes, key: key) } ? .webSocket : nil
+    }
+
+    /// What the 101 says about data connections.
+    private func readGrant(_ bytes: Span<UInt8>, into result: inout Upgraded) {
+        if let value = head.firstValue(of: .xPikoCredential), value.count <= DirectCredential.textBytesMax {
+            result.credential = String(decoding: [UInt8](copying: bytes.extracting(value)), as: UTF8.self)
+        }
+        if Direct.names(head, bytes, .xPikoTransport, Direct.transport), let value = head.firstValue(of: .xPikoPool) {
+            result.pool = DirectPoolLimits(bytes, value)
+        }
     }
 
     private func refused() {

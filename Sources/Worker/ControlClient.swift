@@ -108,7 +108,8 @@ final class ControlClient: MessageDelegate {
             worker.drain(within: .milliseconds(Int64(clamping: milliseconds)))
         case .shutdown:
             end(nil)
-        case .hello, .configure, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move:
+        case .hello, .configure, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
+            .agentLeft:
             end("control socket: unexpected message")
         }
     }

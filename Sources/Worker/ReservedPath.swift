@@ -1,5 +1,5 @@
-// The paths that are ours: `/_piko/…` on the proxy port, `/piko/v1/upstream/…` on the upstream port. An endpoint's name is
-// the path's last segment, percent-decoded once (RFC 3986 section 2.1).
+// The paths that are ours: `/_piko/…` on the proxy port, `/piko/v1/upstream/…` and `/piko/v1/data/…` on the upstream port. An
+// endpoint's name is the path's last segment, percent-decoded once (RFC 3986 section 2.1).
 
 import Wire
 
@@ -10,7 +10,14 @@ enum ReservedPath {
 
     private static let reserved = Array("/_piko".utf8)
     private static let tcp = Array("/_piko/v1/tcp/".utf8)
-    private static let upstream = Array("/piko/v1/upstream/".utf8)
+    private static let session = Array("/piko/v1/upstream/".utf8)
+    private static let data = Array("/piko/v1/data/".utf8)
+
+    /// What an agent wants at the upstream port, and for which endpoint.
+    enum Upstream: Equatable {
+        case session(String)
+        case data(String)
+    }
 
     /// Whether the path on the proxy port belongs to us: `/_piko` and everything below it.
     static func isReserved(_ path: Span<UInt8>) -> Bool {
@@ -23,9 +30,10 @@ enum ReservedPath {
         try endpoint(path, after: tcp)
     }
 
-    /// The endpoint of `/piko/v1/upstream/ENDPOINT`.
-    static func upstreamEndpoint(_ path: Span<UInt8>) throws(HTTPError) -> String {
-        try endpoint(path, after: upstream)
+    /// `/piko/v1/upstream/ENDPOINT` or `/piko/v1/data/ENDPOINT`.
+    static func upstream(_ path: Span<UInt8>) throws(HTTPError) -> Upstream {
+        if hasPrefix(path, data) { return .data(try endpoint(path, after: data)) }
+        return .session(try endpoint(path, after: session))
     }
 
     private static func endpoint(_ path: Span<UInt8>, after prefix: [UInt8]) throws(HTTPError) -> String {

@@ -14,6 +14,8 @@ final class Endpoint {
     let bytes: [UInt8]
     /// This worker's own tunnels.
     fileprivate(set) var tunnels: [Tunnel] = []
+    /// This worker's data connections; nil: it has none.
+    var direct: DirectPool?
     /// The supervisor's answer: all workers that hold tunnels. nil: not asked, or out of date.
     fileprivate(set) var route: [RouteEntry]?
     fileprivate var waiting: [ProxyConnection] = []
@@ -30,6 +32,9 @@ final class Endpoint {
         bytes = Array(name.utf8)
     }
 
+    /// Whether nothing of this worker hangs on it.
+    fileprivate var isUnused: Bool { tunnels.isEmpty && direct == nil && waiting.isEmpty }
+
     /// Whether it is the table's endpoint for the name of these bytes.
     func isNamed(_ name: Span<UInt8>) -> Bool {
         guard isKnown, name.count == bytes.count else { return false }
@@ -37,18 +42,29 @@ final class Endpoint {
         return true
     }
 
+    /// Whether a data connection waits here.
+    var hasIdleData: Bool { direct?.hasIdle ?? false }
+
+    /// Whether agents open data connections for the endpoint, as far as it is known here.
+    var isDirect: Bool {
+        direct != nil || tunnels.contains { $0.agent != nil } || route?.contains { $0.directTunnels > 0 || $0.hasData } ?? false
+    }
+
+    /// Whether this worker alone can serve it, now or in a moment.
+    var isServedHere: Bool { !tunnels.isEmpty || (direct?.count ?? 0) > 0 }
+
     /// Notes that the request of `connection` waits for room in one of the tunnels; its `streamMayOpen` follows.
     func waitForStream(_ connection: ProxyConnection) { waitingForStream.append(connection) }
 
     /// Some tunnel has room again, or is no longer there: those that waited longest go first. Who finds no room waits again.
     func serveWaiting() {
         // The last of them may end a drain, which closes the tunnels.
-        guard !isServingWaiting else { return }
+        guard !isServingWaiting, !waitingForStream.isEmpty else { return }
         isServingWaiting = true
         defer { isServingWaiting = false }
         let count = waitingForStream.count
         var served = 0
-        while served < count, tunnels.isEmpty || !tunnels.allSatisfy(\.isFull) {
+        while served < count, hasIdleData || !isServedHere || tunnels.contains(where: { !$0.isFull }) {
             let connection = waitingForStream[served]
             served += 1
             connection.streamMayOpen()
@@ -104,8 +120,16 @@ final class RouteTable {
         return fresh
     }
 
+    /// The endpoint of that name, if there is one.
+    func known(_ name: String) -> Endpoint? { endpoints[name] }
+
+    /// Closes all data connections that wait, and takes no more.
+    func closeData() {
+        for endpoint in endpoints.values { endpoint.direct?.close() }
+    }
+
     private func forgetUnused() {
-        for endpoint in endpoints.values where endpoint.tunnels.isEmpty && endpoint.waiting.isEmpty { forget(endpoint) }
+        for endpoint in endpoints.values where endpoint.isUnused { forget(endpoint) }
     }
 
     private func forget(_ endpoint: Endpoint) {
@@ -129,10 +153,12 @@ final class RouteTable {
     /// Where a request for the endpoint goes. `mayMove`: the connection is new and its client was not promised to this
     /// worker yet, so that it can even out the tunnels. `avoidsOwn`: the worker's own tunnels broke under this request.
     func choice(_ endpoint: Endpoint, mayMove: Bool, avoidsOwn: Bool = false) -> RouteChoice {
+        if endpoint.hasIdleData && !avoidsOwn { return .own }
         let own = endpoint.tunnels.count
         guard let route = endpoint.route else { return own > 0 && !avoidsOwn ? .own : .unknown }
         if own > 0 && !avoidsOwn {
-            guard mayMove, let sibling = Self.surplus(own: own, route: route, self: worker, workers: workerCount, using: &random)
+            // Data connections come to every worker, and even things out by themselves.
+            guard mayMove, !endpoint.isDirect, let sibling = Self.surplus(own: own, route: route, self: worker, workers: workerCount, using: &random)
             else { return .own }
             return .sibling(sibling)
         }
@@ -161,6 +187,7 @@ final class RouteTable {
         for entry in route where entry.worker != worker { total += Int(entry.tunnels) }
         return sibling(route, self: worker, using: &random) { max(0, Int($0.tunnels) * workers - total) }
             ?? sibling(route, self: worker, using: &random) { Int($0.tunnels) }
+            ?? sibling(route, self: worker, using: &random) { $0.hasData ? 1 : 0 }
     }
 
     private static func sibling(
@@ -212,7 +239,7 @@ final class RouteTable {
     /// Ends the time in which an answer counts that named nobody.
     func forgetIfEmpty(_ endpoint: Endpoint) {
         if endpoint.route?.isEmpty == true { endpoint.route = nil }
-        if endpoint.tunnels.isEmpty, endpoint.waiting.isEmpty, endpoint.route == nil { forget(endpoint) }
+        if endpoint.isUnused, endpoint.route == nil { forget(endpoint) }
     }
 
     /// The supervisor says that what is cached is out of date.

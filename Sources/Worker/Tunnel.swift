@@ -10,6 +10,8 @@ final class Tunnel: MuxSessionDelegate {
     /// Unique in this worker.
     let id: UInt64
     var endpoint: Endpoint
+    /// The identifier of the agent's data connections beside this session; nil: it opens none.
+    let agent: [UInt8]?
     /// Idle HTTP connections over streams of the session.
     let pool: UpstreamPool
     private let worker: Worker
@@ -20,10 +22,11 @@ final class Tunnel: MuxSessionDelegate {
     private static let idleStreamsMax = 1_024
     private static let idleStreamTime = Duration.seconds(30)
 
-    init(_ worker: Worker, id: UInt64, endpoint: Endpoint) {
+    init(_ worker: Worker, id: UInt64, endpoint: Endpoint, agent: [UInt8]?) {
         self.worker = worker
         self.id = id
         self.endpoint = endpoint
+        self.agent = agent
         pool = UpstreamPool(worker.loop, idleMax: Self.idleStreamsMax, idleTimeout: Self.idleStreamTime)
     }
 
@@ -49,6 +52,7 @@ final class Tunnel: MuxSessionDelegate {
 
     override func sessionWentAway(_ session: MuxSession) {
         worker.tunnelLeft(self)
+        if let agent { worker.agentLeft(endpoint.name, agent, tellsSiblings: true) }
         pool.close()
     }
 

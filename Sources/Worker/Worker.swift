@@ -29,6 +29,7 @@ final class Worker {
     let upstreamContext: HTTPContext
     let adminContext: HTTPContext
     let yamuxLimits = YamuxLimits()
+    let credentials: DirectCredentials
     private(set) var siblings: SiblingTable!
     /// The node's readiness, as the supervisor told it last.
     var isReady = false
@@ -50,6 +51,7 @@ final class Worker {
         self.config = config
         self.telemetry = telemetry
         self.control = control
+        credentials = DirectCredentials(key: setup.directKey)
         routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
@@ -101,7 +103,7 @@ final class Worker {
     /// A connection that the supervisor accepted, or a sibling moved here.
     func adopt(
         _ descriptor: consuming OwnedDescriptor, listener: ListenerKind, peer: PeerAddress, moves: UInt8 = 0,
-        input: consuming ByteBuffer = ByteBuffer()
+        from sibling: UInt32? = nil, input: consuming ByteBuffer = ByteBuffer()
     ) {
         let stream: Stream
         do {
@@ -115,7 +117,7 @@ final class Worker {
         telemetry.connectionOpened(listener, isMoved: moves > 0)
         let connection: any TrackedConnection =
             switch listener {
-            case .proxy: ProxyConnection(self, stream: stream, peer: peer, moves: moves, input: input)
+            case .proxy: ProxyConnection(self, stream: stream, peer: peer, moves: moves, from: sibling, input: input)
             case .upstream: UpstreamConnection(self, stream: stream, peer: peer)
             case .admin: AdminConnection(self, stream: stream, peer: peer)
             }
@@ -166,11 +168,11 @@ final class Worker {
     // MARK: Tunnels
 
     /// Begins to register a tunnel of the endpoint; `registered` or `registrationRefused` follows.
-    func register(_ connection: UpstreamConnection, endpoint name: String) -> Tunnel {
-        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name))
+    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?) -> Tunnel {
+        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
         nextTunnel += 1
         registering[tunnel.id] = connection
-        control.send(.register(tunnel: tunnel.id, endpoint: name))
+        control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
         return tunnel
     }
 
@@ -216,6 +218,45 @@ final class Worker {
         checkDrained()
     }
 
+    // MARK: Data connections
+
+    /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
+    func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
+        // A peer that vanished is noticed before long, while nothing is sent and while something is.
+        stream.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .seconds(30))
+        let known = routes.endpoint(named: endpoint.name)
+        if let pool = known.direct {
+            pool.add(stream, agent: agent, isUsed: isUsed)
+            return
+        }
+        let pool = DirectPool(self, id: nextTunnel, endpoint: known)
+        nextTunnel += 1
+        known.direct = pool
+        control.send(.register(tunnel: pool.id, endpoint: known.name, kind: .dataConnections))
+        pool.add(stream, agent: agent, isUsed: isUsed)
+    }
+
+    /// Gives a data connection that is not needed here to a sibling that relayed a request for want of one.
+    func giveData(_ endpoint: Endpoint, to sibling: UInt32) {
+        guard siblings.isLinked(sibling), let connection = endpoint.direct?.spare() else { return }
+        _ = DataGift(self, connection, of: endpoint, to: sibling)
+    }
+
+    /// There has been no data connection of the endpoint for a while.
+    func directPoolEmptied(_ endpoint: Endpoint) {
+        guard let pool = endpoint.direct else { return }
+        endpoint.direct = nil
+        pool.close()
+        control.send(.unregister(tunnel: pool.id, endpoint: endpoint.name))
+        routes.forgetIfEmpty(endpoint)
+    }
+
+    /// An agent takes no new streams. Its session was here when `tellsSiblings`, which may have data connections of it.
+    func agentLeft(_ endpoint: String, _ agent: [UInt8], tellsSiblings: Bool) {
+        routes.known(endpoint)?.direct?.agentLeft(agent)
+        if tellsSiblings { siblings.tellAgentLeft(endpoint, agent) }
+    }
+
     // MARK: Status
 
     /// Asks the supervisor for what only it knows.
@@ -244,6 +285,7 @@ final class Worker {
         guard !isDraining else { return }
         isDraining = true
         for tunnel in tunnels.values { tunnel.session?.goAway() }
+        routes.closeData()
         for connection in connections where connection.listener != .admin { connection.finishSoon() }
         let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }
         drainTimer = timer

@@ -68,6 +68,16 @@ final class WorkerTelemetry {
     func tunnelRefused() { counters.add(.refusedByLimit) }
     func tunnelBrokeProtocol() { counters.add(.tunnelProtocolErrors) }
 
+    func dataConnectionOpened() { counters.add(.dataConnectionsOpen) }
+    func dataConnectionClosed() {
+        counters.subtract(.dataConnectionsOpen)
+        connectionClosed(.upstream)
+    }
+    func dataConnectionRefused() { counters.add(.dataConnectionsRefused) }
+    func dataConnectionMoved() { counters.add(.dataConnectionsMoved) }
+    func dataStream() { counters.add(.dataStreams) }
+    func dataShortage() { counters.add(.dataShortages) }
+
     func streams(_ count: Int) { counters.set(.streamsOpen, UInt64(count)) }
 
     // MARK: Requests
@@ -150,7 +160,9 @@ final class WorkerTelemetry {
         counters.setLoop(
             turns: loop.turns, events: loop.events, systemCalls: loop.systemCalls, staleCompletions: loop.staleCompletions,
             bufferShortages: loop.receiveBufferShortages, handlesOpen: loop.handlesOpen,
-            handlesLingering: loop.handlesLingering, outputBytes: loop.outputBytes, outputChunks: loop.outputChunks)
+            handlesLingering: loop.handlesLingering, outputBytes: loop.outputBytes, outputChunks: loop.outputChunks,
+            pumpBytesCopied: loop.pumpBytesCopied, pumpBytesSpliced: loop.pumpBytesSpliced,
+            pipeShortages: loop.pipeShortages, pumps: loop.pumps, pipes: loop.pipes)
     }
 }
 

@@ -152,6 +152,7 @@ private final class TestUpgrade: HTTPConnection {
         let head = head
         let target = withHeadBytes { bytes in
             WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer)
+            answer.append("\r\n")
             return string(bytes.extracting(head.target))
         }
         server.targets.append(target)

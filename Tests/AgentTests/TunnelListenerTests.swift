@@ -57,7 +57,7 @@ import Transport
         let harness = try Harness()
         let server = try TestServer(harness.loop)
         var isDone = false
-        let attempt = harness.connector(server.port, prefix: "/gate/way").connect("/piko/v1/upstream/e") { _ in isDone = true }
+        let attempt = harness.connector(server.port, prefix: "/gate/way").connect(ConnectTarget("/piko/v1/upstream/e")) { _ in isDone = true }
         #expect(harness.loop.turn { isDone })
         #expect(server.targets == ["/gate/way/piko/v1/upstream/e"])
         attempt.cancel()
@@ -67,7 +67,7 @@ import Transport
         let harness = try Harness()
         let silent = try TestService(harness.loop)
         var failure: ConnectError?
-        let attempt = harness.connector(silent.port, timeout: .milliseconds(50)).connect("/x") { result in
+        let attempt = harness.connector(silent.port, timeout: .milliseconds(50)).connect(ConnectTarget("/x")) { result in
             if case .failure(let error) = result { failure = error }
         }
         #expect(harness.loop.turn { failure != nil })

@@ -26,7 +26,7 @@ private let rows: [Row] = [
         name: "configure", sender: .supervisor,
         message: .configure(
             WorkerSetup(
-                index: 3, worker: 17, slab: 4, nodeStart: 0x0102_0304_0506_0708,
+                index: 3, worker: 17, slab: 4, nodeStart: 0x0102_0304_0506_0708, directKey: Array(1...32),
                 settings: [
                     Setting(key: "proxy.timeout", value: "30s"), Setting(key: "log.level", value: ""),
                     Setting(key: "text", value: "größer"),
@@ -41,6 +41,13 @@ private let rows: [Row] = [
         name: "routes", sender: .supervisor,
         message: .routes(
             endpoint: "my-endpoint", version: 9, entries: [RouteEntry(worker: 1, tunnels: 2), RouteEntry(worker: 3, tunnels: 1)])),
+    Row(
+        name: "routes-direct", sender: .supervisor,
+        message: .routes(
+            endpoint: "e", version: 9,
+            entries: [
+                RouteEntry(worker: 1, tunnels: 2, directTunnels: 1, hasData: true), RouteEntry(worker: 3, tunnels: 0, hasData: true),
+            ])),
     Row(name: "routes-none", sender: .supervisor, message: .routes(endpoint: "unknown", version: 1 << 40, entries: [])),
     Row(name: "route-changed", sender: .supervisor, message: .routeChanged(endpoint: "my-endpoint", version: 10)),
     Row(name: "registered", sender: .supervisor, message: .registered(tunnel: 77)),
@@ -58,7 +65,9 @@ private let rows: [Row] = [
     Row(name: "drain", sender: .supervisor, message: .drain(milliseconds: 60_000)),
     Row(name: "shutdown", sender: .supervisor, message: .shutdown),
     Row(name: "worker-ready", sender: .worker, message: .workerReady),
-    Row(name: "register", sender: .worker, message: .register(tunnel: 1, endpoint: "my-endpoint")),
+    Row(name: "register", sender: .worker, message: .register(tunnel: 1, endpoint: "my-endpoint", kind: .session)),
+    Row(name: "register-direct", sender: .worker, message: .register(tunnel: 2, endpoint: "my-endpoint", kind: .directSession)),
+    Row(name: "register-data", sender: .worker, message: .register(tunnel: 3, endpoint: "my-endpoint", kind: .dataConnections)),
     Row(name: "unregister", sender: .worker, message: .unregister(tunnel: 1, endpoint: "my-endpoint")),
     Row(name: "lookup", sender: .worker, message: .lookup(endpoint: "x")),
     Row(name: "status-request", sender: .worker, message: .statusRequest(request: 6, kind: .endpoints)),
@@ -69,6 +78,9 @@ private let rows: [Row] = [
     Row(
         name: "move-in-memory", sender: .sibling,
         message: .move(listener: .proxy, client: peer(9), moves: 2, bytes: .inMemory(100_000))),
+    Row(name: "move-data", sender: .sibling, message: .moveData(endpoint: "my-endpoint", agent: Array(1...16), isUsed: false)),
+    Row(name: "move-data-used", sender: .sibling, message: .moveData(endpoint: "my-endpoint", agent: Array(1...16), isUsed: true)),
+    Row(name: "agent-left", sender: .sibling, message: .agentLeft(endpoint: "my-endpoint", agent: Array(1...16))),
 ]
 
 private func encoded(_ message: ControlMessage) -> [UInt8] {

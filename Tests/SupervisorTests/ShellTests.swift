@@ -88,10 +88,10 @@ private final class LinkPair {
         try pair.connect()
         try pair.send(LinkPair.hello)
         try pair.send(.workerReady)
-        try pair.send(.register(tunnel: 1, endpoint: "e"))
+        try pair.send(.register(tunnel: 1, endpoint: "e", kind: .session))
         run(pair.loop, "the messages") { pair.owner.messages.count == 2 && pair.end.messages.count == 1 }
         #expect(pair.owner.greetings == 1 && pair.owner.failures.isEmpty)
-        #expect(pair.owner.messages == [.workerReady, .register(tunnel: 1, endpoint: "e")])
+        #expect(pair.owner.messages == [.workerReady, .register(tunnel: 1, endpoint: "e", kind: .session)])
         #expect(pair.end.messages == [LinkPair.hello])
         pair.link.close()
         run(pair.loop, "the end") { pair.end.hasEnded }

@@ -10,10 +10,10 @@ import Testing
 @Suite struct RoutingTableTests {
     @Test func countsTunnelsByWorker() {
         var table = RoutingTable()
-        #expect(table.register(worker: 1, tunnel: 10, endpoint: "a") == .added(version: 1))
-        #expect(table.register(worker: 1, tunnel: 11, endpoint: "a") == .added(version: 2))
-        #expect(table.register(worker: 2, tunnel: 10, endpoint: "a") == .added(version: 3))
-        #expect(table.register(worker: 2, tunnel: 11, endpoint: "b") == .added(version: 4))
+        #expect(table.register(worker: 1, tunnel: 10, endpoint: "a", kind: .session) == .added(version: 1))
+        #expect(table.register(worker: 1, tunnel: 11, endpoint: "a", kind: .session) == .added(version: 2))
+        #expect(table.register(worker: 2, tunnel: 10, endpoint: "a", kind: .session) == .added(version: 3))
+        #expect(table.register(worker: 2, tunnel: 11, endpoint: "b", kind: .session) == .added(version: 4))
         let route = table.lookup("a")
         #expect(route.version == 3)
         #expect(route.entries == [RouteEntry(worker: 1, tunnels: 2), RouteEntry(worker: 2, tunnels: 1)])
@@ -24,8 +24,8 @@ import Testing
 
     @Test func takesBackOnlyWhatTheWorkerBrought() {
         var table = RoutingTable()
-        _ = table.register(worker: 1, tunnel: 1, endpoint: "a")
-        #expect(table.register(worker: 1, tunnel: 1, endpoint: "b") == .duplicate)
+        _ = table.register(worker: 1, tunnel: 1, endpoint: "a", kind: .session)
+        #expect(table.register(worker: 1, tunnel: 1, endpoint: "b", kind: .session) == .duplicate)
         #expect(table.unregister(worker: 2, tunnel: 1, endpoint: "a") == nil)
         #expect(table.unregister(worker: 1, tunnel: 2, endpoint: "a") == nil)
         #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "b") == nil)
@@ -38,7 +38,7 @@ import Testing
     @Test func forgetsADeadWorker() {
         var table = RoutingTable()
         for tunnel in UInt64(0)..<100 {
-            _ = table.register(worker: UInt32(tunnel % 3), tunnel: tunnel, endpoint: "e\(tunnel % 7)")
+            _ = table.register(worker: UInt32(tunnel % 3), tunnel: tunnel, endpoint: "e\(tunnel % 7)", kind: .session)
         }
         let before = table.lookup("e1").version
         #expect(table.remove(worker: 1) == 33)
@@ -54,12 +54,12 @@ import Testing
 
     @Test func isBounded() {
         var table = RoutingTable(limits: RoutingLimits(tunnelsMax: 2))
-        _ = table.register(worker: 1, tunnel: 1, endpoint: "a")
-        _ = table.register(worker: 1, tunnel: 2, endpoint: "a")
-        #expect(table.register(worker: 1, tunnel: 3, endpoint: "a") == .full)
+        _ = table.register(worker: 1, tunnel: 1, endpoint: "a", kind: .session)
+        _ = table.register(worker: 1, tunnel: 2, endpoint: "a", kind: .session)
+        #expect(table.register(worker: 1, tunnel: 3, endpoint: "a", kind: .session) == .full)
         #expect(table.unregister(worker: 1, tunnel: 3, endpoint: "a") == nil)
         _ = table.unregister(worker: 1, tunnel: 1, endpoint: "a")
-        #expect(table.register(worker: 1, tunnel: 3, endpoint: "a") == .added(version: 4))
+        #expect(table.register(worker: 1, tunnel: 3, endpoint: "a", kind: .session) == .added(version: 4))
     }
 }
 

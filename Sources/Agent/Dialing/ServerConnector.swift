@@ -1,5 +1,5 @@
-// Connections to the server: TCP, then the WebSocket handshake, within one time limit. The agent's tunnels and the
-// connections of `forward` are made here.
+// Connections to the server: TCP, then an HTTP upgrade, within one time limit. The agent's sessions and data connections and
+// the connections of `forward` are made here.
 
 internal import Base
 internal import Config
@@ -13,9 +13,22 @@ struct ConnectError: Error, CustomStringConvertible {
     var description: String
 }
 
-/// A connection to the server after the handshake.
+/// What is asked of the server.
+struct ConnectTarget {
+    /// Below the path of the server's URL.
+    var path: String
+    /// Further fields, each `Name: value`.
+    var fields: [String] = []
+    /// A protocol whose bytes are not framed, offered before WebSocket.
+    var raw: StaticString?
+    var offersWebSocket = true
+
+    init(_ path: String) { self.path = path }
+}
+
+/// A connection to the server after the upgrade.
 struct ServerConnection {
-    let channel: WebSocketChannel
+    let upgraded: Upgraded
     /// The server's address as the socket has it.
     let peer: SocketAddress?
 }
@@ -38,28 +51,29 @@ final class ServerConnector {
     /// The server's address as configured, for logs.
     var target: String { dialer.target }
 
-    /// Opens a WebSocket to `path` below the URL's. `completion` runs once, later, unless the attempt is cancelled.
+    /// Connects and upgrades. `completion` runs once, later, unless the attempt is cancelled.
     func connect(
-        _ path: String, completion: @escaping (Result<ServerConnection, ConnectError>) -> Void
+        _ target: ConnectTarget, completion: @escaping (Result<ServerConnection, ConnectError>) -> Void
     ) -> ConnectAttempt {
-        ConnectAttempt(connector: self, path: url.pathPrefix + path, completion: completion)
+        ConnectAttempt(connector: self, target: target, completion: completion)
     }
 }
 
 /// One attempt to connect to the server.
 final class ConnectAttempt {
     private let connector: ServerConnector
-    private let path: String
+    private let target: ConnectTarget
     private let deadline: Instant
     private var completion: ((Result<ServerConnection, ConnectError>) -> Void)?
     private var dial: Dial?
     private var upgrade: UpgradeClient?
 
     fileprivate init(
-        connector: ServerConnector, path: String, completion: @escaping (Result<ServerConnection, ConnectError>) -> Void
+        connector: ServerConnector, target: ConnectTarget,
+        completion: @escaping (Result<ServerConnection, ConnectError>) -> Void
     ) {
         self.connector = connector
-        self.path = path
+        self.target = target
         self.completion = completion
         deadline = connector.loop.now + connector.timeout
         dial = connector.dialer.dial(timeout: connector.timeout) { [self] result in dialed(result) }
@@ -85,18 +99,21 @@ final class ConnectAttempt {
             // server that reads slowly.
             stream.setKeepAlive(idle: .seconds(15), interval: .seconds(15), count: 3, userTimeout: .zero)
             let peer = stream.peer
+            var request = UpgradeRequest(
+                target: connector.url.pathPrefix + target.path, host: connector.url.authority, raw: target.raw,
+                webSocket: target.offersWebSocket)
+            request.fields = target.fields
             upgrade = UpgradeClient(
-                connector.loop, stream: stream, isConnected: true, target: path, host: connector.url.authority,
-                fields: [], timeout: deadline - connector.loop.now
+                connector.loop, stream: stream, isConnected: true, request: request, timeout: deadline - connector.loop.now
             ) { [self] result in upgraded(result, peer: peer) }
         }
     }
 
-    private func upgraded(_ result: Result<WebSocketChannel, UpgradeFailure>, peer: SocketAddress?) {
+    private func upgraded(_ result: Result<Upgraded, UpgradeFailure>, peer: SocketAddress?) {
         upgrade = nil
         switch result {
-        case .success(let channel):
-            finish(.success(ServerConnection(channel: channel, peer: peer)))
+        case .success(let upgraded):
+            finish(.success(ServerConnection(upgraded: upgraded, peer: peer)))
         case .failure(let failure):
             var status: Int?
             if case .refused(let code, _) = failure { status = code }

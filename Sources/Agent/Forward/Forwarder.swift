@@ -4,9 +4,11 @@
 // refuses, the local connection is reset, so that the client sees a failure and not an empty answer.
 
 internal import Base
+internal import Config
 internal import Reactor
 internal import Telemetry
 internal import Transport
+internal import Wire
 
 /// One local port and the endpoint that it leads to.
 final class Forwarder: ListenerDelegate {
@@ -14,6 +16,7 @@ final class Forwarder: ListenerDelegate {
     fileprivate let loop: Loop
     fileprivate let connector: ServerConnector
     fileprivate let logger: Logger
+    fileprivate let transport: TransportChoice
     private var listener: Listener?
     private var resume: CallbackTimer?
     /// Connections that are open, to be closed at the end.
@@ -23,8 +26,9 @@ final class Forwarder: ListenerDelegate {
 
     init(
         _ descriptor: consuming OwnedDescriptor, address: SocketAddress, endpoint: String, loop: Loop, connector: ServerConnector,
-        logger: Logger
+        logger: Logger, transport: TransportChoice = .auto
     ) throws(SystemError) {
+        self.transport = transport
         self.address = SocketAddress.name(of: descriptor.raw) ?? address
         self.endpoint = endpoint
         self.loop = loop
@@ -66,7 +70,7 @@ private final class ForwardedConnection: ChannelDelegate {
     private enum State {
         /// The server was asked and has not answered.
         case connecting(ConnectAttempt)
-        case relaying(WebSocketChannel)
+        case relaying(Channel)
         case over
     }
 
@@ -85,16 +89,28 @@ private final class ForwardedConnection: ChannelDelegate {
         stream.delegate = self
         stream.setNoDelay()
         stream.setKeepAlive(idle: .seconds(30), interval: .seconds(30), count: 3, userTimeout: .zero)
+        var target = ConnectTarget("/_piko/v1/tcp/\(forwarder.endpoint)")
+        if forwarder.transport != .mux { target.raw = Direct.rawProtocol }
+        target.offersWebSocket = forwarder.transport != .direct
         state = .connecting(
-            forwarder.connector.connect("/_piko/v1/tcp/\(forwarder.endpoint)") { [self] result in
+            forwarder.connector.connect(target) { [self] result in
                 switch result {
-                case .success(let connection): join(connection.channel)
+                case .success(let connection): joined(connection.upgraded)
                 case .failure(let error): refused(error)
                 }
             })
     }
 
-    private func join(_ channel: WebSocketChannel) {
+    private func joined(_ upgraded: Upgraded) {
+        switch upgraded.carrier {
+        case .webSocket(let channel): join(channel, early: 0)
+        case .raw(let channel, let leftover):
+            stream.write(leftover.span)
+            join(channel, early: leftover.count)
+        }
+    }
+
+    private func join(_ channel: Channel, early: Int) {
         state = .relaying(channel)
         forwarder.logger.debug(.forwarder, "connection opened") { $0.field("endpoint-id", forwarder.endpoint) }
         Relay(stream, channel) { [self] outcome in
@@ -103,7 +119,7 @@ private final class ForwardedConnection: ChannelDelegate {
                 $0.field("endpoint-id", forwarder.endpoint)
                 $0.field("duration", forwarder.loop.now - started)
                 $0.field("sent_bytes", outcome.leftBytes)
-                $0.field("received_bytes", outcome.rightBytes)
+                $0.field("received_bytes", outcome.rightBytes + UInt64(early))
             }
         }.start()
     }

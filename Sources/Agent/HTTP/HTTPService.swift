@@ -58,8 +58,10 @@ final class HTTPService: TunnelService {
         pool = UpstreamPool(loop, idleMax: settings.idleMax, idleTimeout: idleTimeout)
     }
 
-    override func serve(_ channel: YamuxChannel, of session: TunnelSession) {
-        ServiceConnection(self, channel: channel, session: session).start()
+    override var reusesStreams: Bool { true }
+
+    override func serve(_ stream: consuming IncomingStream) {
+        ServiceConnection(self, stream).start()
     }
 
     override func close() { pool.close() }
@@ -80,25 +82,30 @@ final class HTTPService: TunnelService {
     }
 }
 
-/// A stream of the tunnel with HTTP in it.
+/// A stream of the tunnel, or a data connection, with HTTP in it.
 private final class ServiceConnection: HTTPConnection, DrainableConnection {
     private let service: HTTPService
-    private let session: TunnelSession
+    private let owner: any StreamOwner
     private var dial: Dial?
     private var log: AccessLogRecord
     /// The request at hand was sent over a connection that had served others before.
     private var usedKeptConnection = false
 
-    init(_ service: HTTPService, channel: YamuxChannel, session: TunnelSession) {
+    init(_ service: HTTPService, _ stream: consuming IncomingStream) {
         self.service = service
-        self.session = session
+        owner = stream.owner
         log = AccessLogRecord(isWanted: !service.settings.accessLog.isDisabled)
-        super.init(service.context, channel: channel, clientHost: Array(session.peerHost.utf8))
-        session.add(self)
+        let channel = stream.channel
+        let host = Array(stream.owner.peerHost.utf8)
+        var early = ByteBuffer()
+        early.append(stream.early.span)
+        super.init(service.context, channel: channel, clientHost: host, input: early)
+        owner.add(self)
     }
 
     override func requestArrived() {
         service.metrics.requestStarted()
+        owner.exchangeBegan()
         if head.method == .connect {
             respondError(status: 405, "method not allowed")
             return
@@ -160,7 +167,8 @@ private final class ServiceConnection: HTTPConnection, DrainableConnection {
             responseBytes: summary.responseBodyBytes)
         writeAccessLog(duration)
         log.reset()
-        if session.isRetired { finishSoon() }
+        if owner.isRetired { finishSoon() }
+        owner.exchangeEnded()
     }
 
     private func writeAccessLog(_ duration: Duration) {
@@ -179,7 +187,7 @@ private final class ServiceConnection: HTTPConnection, DrainableConnection {
     override func connectionClosed() {
         dial?.cancel()
         dial = nil
-        session.remove(self)
+        owner.remove(self)
     }
 }
 

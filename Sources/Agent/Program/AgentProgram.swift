@@ -59,7 +59,8 @@ final class AgentProgram {
             $0.field("addr", listener.address.settingText)
         }
         return TunnelListener(
-            endpoint: listener.endpointID, loop: context.loop, connector: connector, service: service, logger: context.logger
+            endpoint: listener.endpointID, loop: context.loop, connector: connector, service: service, logger: context.logger,
+            transport: config.connect.transport
         ) { [unowned self] in
             self.listenerFinished()
         }

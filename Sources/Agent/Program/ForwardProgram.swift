@@ -23,7 +23,7 @@ final class ForwardProgram {
                 opened.append(
                     try Forwarder(
                         descriptor, address: address, endpoint: port.endpointID, loop: context.loop, connector: connector,
-                        logger: context.logger))
+                        logger: context.logger, transport: config.connect.transport))
             }
             for forwarder in opened {
                 context.logger.info(.forwarder, "listening") {

@@ -3,6 +3,7 @@
 // reset, so that the client does not take it for an empty answer.
 
 internal import Base
+internal import Memory
 internal import Reactor
 internal import Telemetry
 internal import Transport
@@ -30,26 +31,39 @@ final class TCPService: TunnelService {
         self.logger = logger
     }
 
-    override func serve(_ channel: YamuxChannel, of session: TunnelSession) {
-        TCPConnection(self, channel: channel).start()
+    override func serve(_ stream: consuming IncomingStream) {
+        TCPConnection(self, stream).start()
     }
 }
 
 /// A stream of the tunnel whose connection to the service is being made. Nothing is read from it until then.
-private final class TCPConnection: ChannelDelegate {
+private final class TCPConnection: ChannelDelegate, DrainableConnection {
     private let service: TCPService
-    private let channel: YamuxChannel
+    private let channel: Channel
+    private let owner: any StreamOwner
+    private let client: SocketAddress?
+    private var early: [UInt8]
     private let started: Instant
     private var dial: Dial?
+    /// The client finished before the service was reached.
+    private var hasEnded = false
 
-    init(_ service: TCPService, channel: YamuxChannel) {
+    init(_ service: TCPService, _ stream: consuming IncomingStream) {
         self.service = service
-        self.channel = channel
+        channel = stream.channel
+        owner = stream.owner
+        client = stream.client
+        early = [UInt8](copying: stream.early.span)
         started = service.loop.now
     }
 
+    /// Bytes without an end in sight: it ends when its client or the service does.
+    func finishSoon() {}
+
     func start() {
+        owner.add(self)
         channel.delegate = self
+        channel.pauseReading()
         dial = service.dialer.dial(timeout: service.settings.timeout) { [self] result in
             dial = nil
             switch result {
@@ -63,9 +77,17 @@ private final class TCPConnection: ChannelDelegate {
         stream.setNoDelay()
         stream.setKeepAlive(idle: .seconds(30), interval: .seconds(30), count: 3, userTimeout: .zero)
         log("connection opened")
-        Relay(channel, stream) { [self] outcome in
+        let earlyCount = UInt64(early.count)
+        stream.write(early.span)
+        early = []
+        let relay = Relay(channel, stream) { [self] outcome in
+            var outcome = outcome
+            outcome.leftBytes &+= earlyCount
             log("connection closed", outcome: outcome)
-        }.start()
+            owner.remove(self)
+        }
+        relay.start()
+        if hasEnded { relay.channelEnded(channel) }
     }
 
     private func unreachable(_ error: DialError) {
@@ -75,6 +97,7 @@ private final class TCPConnection: ChannelDelegate {
             $0.field("err", error.description)
         }
         channel.abort()
+        owner.remove(self)
     }
 
     private func log(_ text: StaticString, outcome: RelayOutcome? = nil) {
@@ -82,6 +105,7 @@ private final class TCPConnection: ChannelDelegate {
         if settings.isDisabled { return }
         service.logger.log(settings.level, .proxyTCPAccess, text) {
             $0.field("endpoint-id", service.endpoint)
+            if let client { $0.field("client_addr", client.description) }
             guard let outcome else { return }
             $0.field("duration", service.loop.now - started)
             $0.field("received_bytes", outcome.leftBytes)
@@ -93,5 +117,13 @@ private final class TCPConnection: ChannelDelegate {
     override func channelFailed(_ channel: Channel, error: ChannelError) {
         dial?.cancel()
         dial = nil
+        owner.remove(self)
     }
+
+    /// Bytes that were on their way when reading stopped.
+    override func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) {
+        early += [UInt8](copying: bytes.span)
+    }
+
+    override func channelEnded(_ channel: Channel) { hasEnded = true }
 }

@@ -1,10 +1,13 @@
 // One listener: offers its endpoint to the server for as long as the agent runs. The shell around `ListenerMachine`, which
-// decides; here its actions are performed and its events come from.
+// decides; here its actions are performed and its events come from. Beside the session stand its data connections
+// (`DataPool`), where the server takes them.
 
 internal import Base
+internal import Config
 internal import Reactor
 internal import Telemetry
 internal import Transport
+internal import Wire
 
 /// A listener and its sessions.
 final class TunnelListener {
@@ -14,6 +17,9 @@ final class TunnelListener {
     private let service: TunnelService
     private let logger: Logger
     private let retiredSessionsMax: Int
+    private let transport: TransportChoice
+    /// nil: only the session carries streams.
+    private let pool: DataPool?
     private var machine: ListenerMachine
     private var attempt: ConnectAttempt?
     private var current: TunnelSession?
@@ -26,8 +32,12 @@ final class TunnelListener {
     /// `finished` runs once, when nothing is left after `stop` or `abandon`.
     init(
         endpoint: String, loop: Loop, connector: ServerConnector, service: TunnelService, logger: Logger,
-        limits: ListenerMachine.Limits = .init(), finished: @escaping () -> Void
+        transport: TransportChoice = .auto, limits: ListenerMachine.Limits = .init(), finished: @escaping () -> Void
     ) {
+        self.transport = transport
+        pool = transport == .mux
+            ? nil : DataPool(endpoint: endpoint, loop: loop, connector: connector, service: service, logger: logger)
+
         self.endpoint = endpoint
         self.loop = loop
         self.connector = connector
@@ -37,6 +47,7 @@ final class TunnelListener {
         retiredSessionsMax = limits.retiredSessionsMax
         machine = ListenerMachine(limits: limits, seed: Random.number())
         timer = CallbackTimer(loop) { [unowned self] in self.send(.timerFired) }
+        pool?.emptied = { [unowned self] in self.tellIfFinished() }
     }
 
     /// Whether requests can reach the service now.
@@ -46,16 +57,23 @@ final class TunnelListener {
     func start() { send(.start) }
 
     /// Takes nothing new and ends when what runs is done.
-    func stop() { send(.stop) }
+    func stop() {
+        pool?.stop()
+        send(.stop)
+    }
 
     /// Ends at once.
-    func abandon() { send(.abandon) }
+    func abandon() {
+        pool?.abandon()
+        send(.abandon)
+    }
 
     // MARK: Events
 
     /// The server opened a stream.
     func serve(_ channel: YamuxChannel, of session: TunnelSession) {
-        service.serve(channel, of: session)
+        if !session.isRetired { pool?.missed() }
+        service.serve(IncomingStream(channel, owner: session))
     }
 
     /// The server wants no more of a session.
@@ -84,11 +102,22 @@ final class TunnelListener {
 
     private func connected(_ connection: ServerConnection) {
         attempt = nil
-        current = TunnelSession(connection, listener: self, loop: loop)
+        guard case .webSocket(let carrier) = connection.upgraded.carrier else {
+            preconditionFailure("only WebSocket was offered")
+        }
+        let isDirect = pool != nil && connection.upgraded.pool != nil && connection.upgraded.credential != nil
+        if transport == .direct, !isDirect {
+            carrier.close()
+            connectFailed(ConnectError(status: 501, description: "the server does not offer the direct transport"))
+            return
+        }
+        current = TunnelSession(carrier, peer: connection.peer, listener: self, loop: loop)
         logger.info(.client, "connected") {
             $0.field("endpoint-id", endpoint)
             $0.field("addr", connection.peer?.description ?? connector.target)
+            $0.field("transport", isDirect ? "direct" : "mux")
         }
+        pool?.granted(connection.upgraded.pool, credential: connection.upgraded.credential)
         send(.opened)
     }
 
@@ -138,7 +167,9 @@ final class TunnelListener {
     }
 
     private func connect() {
-        attempt = connector.connect("/piko/v1/upstream/\(endpoint)") { [unowned self] result in
+        var target = ConnectTarget("/piko/v1/upstream/\(endpoint)")
+        if pool != nil { target.fields = ["x-piko-transport: \(Direct.transport)"] }
+        attempt = connector.connect(target) { [unowned self] result in
             switch result {
             case .success(let connection): self.connected(connection)
             case .failure(let error): self.connectFailed(error)
@@ -166,7 +197,7 @@ final class TunnelListener {
     }
 
     private func tellIfFinished() {
-        guard machine.isFinished, !hasToldFinished else { return }
+        guard machine.isFinished, pool?.isEmpty ?? true, !hasToldFinished else { return }
         hasToldFinished = true
         service.close()
         finished()

@@ -1,19 +1,40 @@
 // What is behind a listener: something that takes the streams that the server opens. HTTP and TCP listeners differ here
 // and nowhere else.
 
+internal import Memory
+internal import Reactor
 internal import Transport
+
+/// A stream that the server opened.
+struct IncomingStream: ~Copyable {
+    let channel: Channel
+    let owner: any StreamOwner
+    /// The client as the server sees it; nil: not known (streams of a session).
+    let client: SocketAddress?
+    /// What was read of it already.
+    let early: ByteBuffer
+
+    /// A stream of which nothing was read.
+    init(_ channel: Channel, owner: any StreamOwner) {
+        self.init(channel, owner: owner, client: nil, early: ByteBuffer())
+    }
+
+    init(_ channel: Channel, owner: any StreamOwner, client: SocketAddress?, early: consuming ByteBuffer) {
+        self.channel = channel
+        self.owner = owner
+        self.client = client
+        self.early = early
+    }
+}
 
 /// Serves the streams of one listener.
 class TunnelService {
-    /// Serves a new stream of `session`.
-    func serve(_ channel: YamuxChannel, of session: TunnelSession) {}
+    /// Whether a stream's connection can be used for another exchange after the first.
+    var reusesStreams: Bool { false }
+
+    /// Serves a new stream.
+    func serve(_ stream: consuming IncomingStream) {}
 
     /// No more streams come: idle connections to the service are of no more use.
     func close() {}
-}
-
-/// A connection of a session that can be asked to come to an end.
-protocol DrainableConnection: AnyObject {
-    /// Ends when what runs is done; at once when nothing runs.
-    func finishSoon()
 }

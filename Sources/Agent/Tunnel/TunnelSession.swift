@@ -9,7 +9,7 @@ internal import Transport
 internal import Wire
 
 /// A session and its connections.
-final class TunnelSession: MuxSessionDelegate {
+final class TunnelSession: MuxSessionDelegate, StreamOwner {
     /// How long streams may be on their way when go-away was said.
     static let settleTime = Duration.milliseconds(250)
 
@@ -24,12 +24,12 @@ final class TunnelSession: MuxSessionDelegate {
     private(set) var isRetired = false
 
     /// Starts the session over the connection; its events go to `listener`.
-    init(_ connection: ServerConnection, listener: TunnelListener, loop: Loop) {
+    init(_ carrier: WebSocketChannel, peer: SocketAddress?, listener: TunnelListener, loop: Loop) {
         self.listener = listener
         self.loop = loop
-        peerHost = connection.peer?.host ?? ""
+        peerHost = peer?.host ?? ""
         super.init()
-        mux = MuxSession(loop, carrier: connection.channel, role: .client, delegate: self)
+        mux = MuxSession(loop, carrier: carrier, role: .client, delegate: self)
     }
 
     /// Takes no new streams and ends with the last one.
@@ -54,6 +54,10 @@ final class TunnelSession: MuxSessionDelegate {
     func remove(_ connection: any DrainableConnection) {
         connections[ObjectIdentifier(connection)] = nil
     }
+
+    func exchangeBegan() {}
+
+    func exchangeEnded() {}
 
     private func settled() {
         hasSettled = true

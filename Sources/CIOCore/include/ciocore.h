@@ -242,6 +242,8 @@ int cio_socket_name(int descriptor, struct sockaddr_storage *address, socklen_t 
  * Quietly does nothing on a Unix socket. */
 int cio_socket_nodelay(int descriptor);
 int cio_socket_keepalive(int descriptor, int idle, int interval, int count, unsigned user_timeout_ms);
+/* Bytes of a TCP socket that the peer has not acknowledged, sent or not; or -errno. */
+int cio_socket_unacknowledged(int descriptor);
 /* Credentials of the process at the other end of a Unix socket. */
 int cio_socket_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
 /* What a descriptor is: 1 stream socket, 2 seqpacket, 3 datagram, 4 listening stream, 5 regular file or memfd, 0 other. */

@@ -7,6 +7,7 @@ public struct AgentConfig: Configuration {
         public var url = ServerURL(host: "localhost", port: 8001)
         /// The time for one attempt, to the end of the upgrade.
         public var timeout = Duration.seconds(30)
+        public var transport = TransportChoice.auto
 
         public init() {}
     }
@@ -40,6 +41,13 @@ public struct AgentConfig: Configuration {
             Setting(
                 "connect.timeout", \.connect.timeout, check: Rule.positive,
                 "How long one attempt to connect to the server may take. The agent tries again for ever."),
+            Setting(
+                "connect.transport", \.connect.transport,
+                """
+                How streams travel. direct opens a TCP connection for each beside the session, which costs both sides \
+                far less; mux sends all through the session, as every Piko server knows it. auto takes direct where the \
+                server does.
+                """),
             Setting("server.enabled", \.metrics.isEnabled, "Serve the agent's metrics over HTTP, at /metrics."),
             Setting("server.bind_addr", \.metrics.bindAddress, "Where the agent serves its metrics."),
         ]

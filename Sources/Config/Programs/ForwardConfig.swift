@@ -30,6 +30,7 @@ public struct ForwardConfig: Configuration {
         public var url = ServerURL(host: "localhost", port: 8000)
         /// The time to the end of the upgrade.
         public var timeout = Duration.seconds(30)
+        public var transport = TransportChoice.auto
 
         public init() {}
     }
@@ -49,6 +50,12 @@ public struct ForwardConfig: Configuration {
             Setting(
                 "connect.timeout", \.connect.timeout, check: Rule.positive,
                 "How long it may take to reach the endpoint before a connection is closed."),
+            Setting(
+                "connect.transport", \.connect.transport,
+                """
+                How a connection's bytes travel. direct sends them as they are, mux in WebSocket messages, as every Piko \
+                server knows it. auto takes direct where the server does.
+                """),
         ]
             + Setting.group("log", \.log, LogConfig.settings)
             + [Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help)],

@@ -36,6 +36,27 @@ public struct ServerConfig: Configuration {
         public init(port: UInt16) { bindAddress = BindAddress(host: "", port: port) }
     }
 
+    /// The port that agents talk to.
+    public struct Upstream: Equatable, Sendable {
+        public var bindAddress = BindAddress(host: "", port: 8001)
+        public var direct = Direct()
+
+        public init() {}
+    }
+
+    /// Data connections beside agents' sessions.
+    public struct Direct: Equatable, Sendable {
+        public var isEnabled = true
+        /// Data connections of one endpoint that a worker takes.
+        public var connectionsMax = 1_024
+        /// Those of one listener of an agent that may wait for a stream.
+        public var idleMax = 128
+        /// How long a data connection may wait for a stream.
+        public var idleTimeout = Duration.seconds(60)
+
+        public init() {}
+    }
+
     /// The node's own processes.
     public struct Process: Equatable, Sendable {
         /// How many workers; zero means one for each processor that the process may use.
@@ -48,7 +69,7 @@ public struct ServerConfig: Configuration {
     }
 
     public var proxy = Proxy()
-    public var upstream = Port(port: 8001)
+    public var upstream = Upstream()
     public var admin = Port(port: 8002)
     public var log = LogConfig()
     /// The time that requests and tunnels have to end after SIGTERM.
@@ -63,6 +84,9 @@ public struct ServerConfig: Configuration {
                 Setting(
                     "upstream.bind_addr", \.upstream.bindAddress,
                     "Where agents connect. Without a host: all addresses, IPv6 and IPv4."),
+            ]
+            + Setting.group("upstream.direct", \.upstream.direct, Direct.settings)
+            + [
                 Setting(
                     "admin.bind_addr", \.admin.bindAddress,
                     "Where /health, /ready, /metrics and /status answer. Without a host: all addresses, IPv6 and IPv4."),
@@ -77,6 +101,9 @@ public struct ServerConfig: Configuration {
 
     public func validate() throws(ConfigError) {
         try proxy.accessLog.validate("proxy.access_log")
+        if upstream.direct.idleMax > upstream.direct.connectionsMax {
+            throw ConfigError("upstream.direct.max_idle: is more than upstream.direct.max_connections")
+        }
     }
 }
 
@@ -95,6 +122,26 @@ extension ServerConfig.Proxy {
         ]
         + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
         + Setting.group("http", \.http, ServerConfig.HTTP.settings)
+}
+
+extension ServerConfig.Direct {
+    static let settings: [Setting<ServerConfig.Direct>] = [
+        Setting(
+            "enabled", \.isEnabled,
+            """
+            Offer agents the direct transport: one TCP connection for each stream, whose bytes the kernel carries, beside \
+            the session. Agents that do not know it are served as ever.
+            """),
+        Setting(
+            "max_connections", \.connectionsMax, check: Rule.within(1...65_536),
+            "The most data connections of one endpoint that a worker takes. Beyond, streams go through the sessions."),
+        Setting(
+            "max_idle", \.idleMax, check: Rule.within(1...65_536),
+            "The most data connections that one listener of an agent keeps waiting for streams."),
+        Setting(
+            "idle_timeout", \.idleTimeout, check: Rule.positive,
+            "How long a data connection may wait for a stream before it is closed."),
+    ]
 }
 
 extension ServerConfig.HTTP {

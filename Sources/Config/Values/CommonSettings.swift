@@ -16,6 +16,16 @@ public enum IOBackend: String, Sendable, SettingWord {
         """
 }
 
+/// How the bytes of streams travel between an agent, or `forward`, and a server.
+public enum TransportChoice: String, Sendable, SettingWord {
+    /// `direct` where the server takes it, else `mux`.
+    case auto
+    /// One TCP connection for each stream; a server that does not take it is refused.
+    case direct
+    /// WebSocket, as every server speaks it.
+    case mux
+}
+
 /// Which log lines are written.
 public struct LogConfig: Equatable, Sendable {
     /// The least severe level that is written.

@@ -192,7 +192,7 @@ public struct HeadParser: Sendable {
             while let element = elements.next(bytes) {
                 if equalsIgnoringCase(bytes, element, "h2c") { head.upgradeIsRefused = true }
             }
-        case .authorization, .xPikoAuthorization, .xPikoTenant, .xPikoNode:
+        case .authorization, .xPikoAuthorization, .xPikoTenant, .xPikoNode, .xPikoCredential:
             if kind == .request && isRepeated { throw .malformed("repeated authorization field") }
         default:
             break

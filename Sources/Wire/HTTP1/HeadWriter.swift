@@ -66,7 +66,7 @@ public enum HeadWriter {
         copyFields(head, bytes, into: &output) { field in
             switch field.known {
             case .other: !field.isConnectionNamed
-            case .contentLength, .xPikoForward, .xPikoNode: false
+            case .contentLength, .xPikoForward, .xPikoNode, .xPikoCredential: false
             case .xForwardedFor: rewrite.client.isEmpty
             case .xPikoAuthorization: rewrite.keepsAuthorization
             case .xPikoEndpoint: rewrite.keepsEndpoint

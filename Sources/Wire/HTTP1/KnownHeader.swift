@@ -10,6 +10,7 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
     case date, server, contentType, origin, authorization, userAgent
     case forwarded, xForwardedFor, xForwardedHost, xForwardedProto, xRealIP
     case xPikoEndpoint, xPikoAuthorization, xPikoForward, xPikoTenant, xPikoNode
+    case xPikoTransport, xPikoPool, xPikoCredential
     case secWebSocketKey, secWebSocketVersion, secWebSocketAccept, secWebSocketProtocol, secWebSocketExtensions
     // Recognised because a trailer section may not carry them (RFC 9110 section 6.5.1).
     case cacheControl, contentEncoding, contentRange, cookie, setCookie, maxForwards, pragma, range, wwwAuthenticate
@@ -46,6 +47,9 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
         case .xPikoForward: "x-piko-forward"
         case .xPikoTenant: "x-piko-tenant-id"
         case .xPikoNode: "x-piko-node"
+        case .xPikoTransport: "x-piko-transport"
+        case .xPikoPool: "x-piko-pool"
+        case .xPikoCredential: "x-piko-credential"
         case .secWebSocketKey: "sec-websocket-key"
         case .secWebSocketVersion: "sec-websocket-version"
         case .secWebSocketAccept: "sec-websocket-accept"
@@ -88,6 +92,7 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
         case 10 where matches(.setCookie): self = .setCookie
         case 10 where matches(.keepAlive): self = .keepAlive
         case 11 where matches(.xPikoNode): self = .xPikoNode
+        case 11 where matches(.xPikoPool): self = .xPikoPool
         case 12 where matches(.contentType): self = .contentType
         case 12 where matches(.maxForwards): self = .maxForwards
         case 13 where matches(.authorization): self = .authorization
@@ -100,10 +105,12 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
         case 16 where matches(.contentEncoding): self = .contentEncoding
         case 16 where matches(.xForwardedHost): self = .xForwardedHost
         case 16 where matches(.xPikoTenant): self = .xPikoTenant
+        case 16 where matches(.xPikoTransport): self = .xPikoTransport
         case 16 where matches(.proxyConnection): self = .proxyConnection
         case 16 where matches(.wwwAuthenticate): self = .wwwAuthenticate
         case 17 where matches(.transferEncoding): self = .transferEncoding
         case 17 where matches(.xForwardedProto): self = .xForwardedProto
+        case 17 where matches(.xPikoCredential): self = .xPikoCredential
         case 17 where matches(.secWebSocketKey): self = .secWebSocketKey
         case 18 where matches(.proxyAuthenticate): self = .proxyAuthenticate
         case 19 where matches(.proxyAuthorization): self = .proxyAuthorization
@@ -131,7 +138,8 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
     var isProtected: Bool {
         switch self {
         case .host, .contentLength, .authorization, .forwarded, .xForwardedFor, .xForwardedHost, .xForwardedProto, .xRealIP,
-            .xPikoEndpoint, .xPikoAuthorization, .xPikoForward, .xPikoTenant, .xPikoNode, .cacheControl, .expect, .date,
+            .xPikoEndpoint, .xPikoAuthorization, .xPikoForward, .xPikoTenant, .xPikoNode, .xPikoTransport, .xPikoPool,
+            .xPikoCredential, .cacheControl, .expect, .date,
             .trailer, .contentType, .contentEncoding, .contentRange:
             true
         default: false

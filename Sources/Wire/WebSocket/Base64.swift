@@ -1,5 +1,5 @@
-// Base64 (RFC 4648 section 4) as the WebSocket handshake needs it: encoding, and the check that a text is the canonical
-// encoding of so many bytes.
+// Base64 (RFC 4648 section 4): encoding, decoding, and the check that a text is the canonical encoding of so many bytes, which
+// is all that the WebSocket handshake asks.
 
 import Memory
 
@@ -30,6 +30,23 @@ enum Base64 {
         for index in digits..<text.count where text[index] != UInt8(ascii: "=") { return false }
         guard padding > 0, let last = value(text[digits - 1]) else { return true }
         return last & (padding == 2 ? 0b1111 : 0b11) == 0
+    }
+
+    /// Appends the bytes that `text` encodes; false, with nothing of use appended, when it is not the canonical encoding of
+    /// anything.
+    static func decode(_ text: Span<UInt8>, into buffer: inout ByteBuffer) -> Bool {
+        guard text.count % 4 == 0 else { return false }
+        var padding = 0
+        while padding < 2, padding < text.count, text[text.count - 1 - padding] == UInt8(ascii: "=") { padding += 1 }
+        let count = text.count / 4 * 3 - padding
+        guard isEncoding(text, ofByteCount: count) else { return false }
+        for start in stride(from: 0, to: text.count, by: 4) {
+            var group: UInt32 = 0
+            for index in start..<start + 4 { group = group << 6 | UInt32(value(text[index]) ?? 0) }
+            let length = min(3, count - start / 4 * 3)
+            for index in 0..<length { buffer.append(UInt8(truncatingIfNeeded: group >> UInt32(16 - 8 * index))) }
+        }
+        return true
     }
 
     private static func character(_ sextet: UInt32) -> UInt8 {

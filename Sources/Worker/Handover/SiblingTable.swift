@@ -47,7 +47,7 @@ final class SiblingTable {
         let isInline = input.count <= ControlLimits.movedBytesMax
         var moved = MovedBytes.inMemory(UInt64(input.count))
         if isInline {
-            moved = .inline([UInt8](capacity: input.count) { output in for index in input.indices { output.append(input[index]) } })
+            moved = .inline([UInt8](copying: input))
         }
         scratch.removeAll()
         ControlMessage.move(listener: listener, client: client, moves: moves, bytes: moved).encode(into: &scratch)
@@ -61,6 +61,28 @@ final class SiblingTable {
             worker.telemetry.moved()
         } catch {
             worker.telemetry.moveFailed()
+        }
+    }
+
+    /// Gives the sibling an idle data connection, which is closed when it can't be sent.
+    func moveData(_ descriptor: consuming OwnedDescriptor, to sibling: UInt32, endpoint: String, agent: [UInt8], isUsed: Bool) {
+        guard let link = links[sibling] else { return }
+        scratch.removeAll()
+        ControlMessage.moveData(endpoint: endpoint, agent: agent, isUsed: isUsed).encode(into: &scratch)
+        do {
+            _ = try link.socket.send(scratch.span, descriptors: [descriptor.take()], taking: true)
+            worker.telemetry.dataConnectionMoved()
+        } catch {
+            worker.telemetry.moveFailed()
+        }
+    }
+
+    /// Tells every sibling that an agent takes no new streams.
+    func tellAgentLeft(_ endpoint: String, _ agent: [UInt8]) {
+        scratch.removeAll()
+        ControlMessage.agentLeft(endpoint: endpoint, agent: agent).encode(into: &scratch)
+        for link in links.values {
+            if (try? link.socket.send(scratch.span)) == nil { worker.telemetry.controlMessageRefused() }
         }
     }
 
@@ -98,10 +120,34 @@ private final class SiblingLink: MessageDelegate {
     }
 
     override func message(_ socket: MessageSocket, bytes: Span<UInt8>, descriptors: inout DescriptorList) {
-        guard let message = try? ControlMessage.decode(bytes, from: .sibling), descriptors.count == message.descriptorCount,
-            case .move(let listener, let client, let moves, let moved) = message,
-            let descriptor = descriptors.take(.streamSocket)
-        else {
+        guard let message = try? ControlMessage.decode(bytes, from: .sibling), descriptors.count == message.descriptorCount else {
+            worker.telemetry.controlMessageRefused()
+            return
+        }
+        switch message {
+        case .move(let listener, let client, let moves, let moved): take(listener, client, moves, moved, &descriptors)
+        case .moveData(let endpoint, let agent, let isUsed): takeData(endpoint, agent, isUsed, &descriptors)
+        case .agentLeft(let endpoint, let agent): worker.agentLeft(endpoint, agent, tellsSiblings: false)
+        default: worker.telemetry.controlMessageRefused()
+        }
+    }
+
+    private func takeData(_ endpoint: String, _ agent: [UInt8], _ isUsed: Bool, _ descriptors: inout DescriptorList) {
+        guard let descriptor = descriptors.take(.streamSocket) else {
+            worker.telemetry.controlMessageRefused()
+            return
+        }
+        let endpoint = worker.routes.endpoint(named: endpoint)
+        guard !worker.isDraining, endpoint.direct?.hasRoom ?? true, let stream = try? Stream(worker.loop, adopting: descriptor)
+        else { return }
+        worker.telemetry.connectionOpened(.upstream, isMoved: true)
+        worker.adoptData(stream, endpoint: endpoint, agent: agent, isUsed: isUsed)
+    }
+
+    private func take(
+        _ listener: ListenerKind, _ client: PeerAddress, _ moves: UInt8, _ moved: MovedBytes, _ descriptors: inout DescriptorList
+    ) {
+        guard let descriptor = descriptors.take(.streamSocket) else {
             worker.telemetry.controlMessageRefused()
             return
         }
@@ -117,7 +163,7 @@ private final class SiblingLink: MessageDelegate {
                 return
             }
         }
-        worker.adopt(descriptor, listener: listener, peer: client, moves: moves, input: input)
+        worker.adopt(descriptor, listener: listener, peer: client, moves: moves, from: sibling, input: input)
     }
 
     /// The most that a moved client may bring: a head, what was pipelined, and what was on its way.

@@ -1,9 +1,12 @@
 // A client on the proxy port: finds the endpoint of each request and brings it to a tunnel, here or on a sibling worker.
 //
-// Where a request goes. A tunnel of this worker serves it here. If only siblings have tunnels, the client's socket moves
-// to one of them, with every byte that was read and not served. A connection that has moved twice stays where it is, and
-// its requests are relayed: the sibling gets them over a socket pair and serves them as any plain client's, from its own
-// tunnels only, so that a request never circles.
+// Where a request goes. An idle data connection of this worker serves it, or a stream of a session here. If only siblings
+// have tunnels, the client's socket moves to one of them, with every byte that was read and not served. A connection that has
+// moved twice stays where it is, and its requests are relayed: the sibling gets them over a socket pair and serves them as
+// any plain client's, from its own tunnels only, so that a request never circles.
+//
+// Clients of an endpoint whose agents open data connections do not move: those connections come to every worker. Until they
+// do, requests are relayed, and the sibling gives one of its idle data connections along.
 
 import Base
 import Control
@@ -20,8 +23,12 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private let moves: UInt8
     /// Whether a sibling relays to us: then only our own tunnels serve it.
     private let isRelayed: Bool
+    /// The sibling that it came from.
+    private let sibling: UInt32?
     private var endpoint: Endpoint?
     private var isTCP = false
+    /// Whether the client of a TCP connection takes its bytes without WebSocket.
+    private var isRaw = false
     private var hasServed = false
     private var wasAnswered = false
     private var waitsForStream = false
@@ -38,7 +45,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// `moves` of a connection that is relayed by a sibling.
     static let relayedMark: UInt8 = 255
 
-    init(_ worker: Worker, stream: Stream, peer: PeerAddress, moves: UInt8, input: consuming ByteBuffer) {
+    init(
+        _ worker: Worker, stream: Stream, peer: PeerAddress, moves: UInt8, from sibling: UInt32?, input: consuming ByteBuffer
+    ) {
+        self.sibling = sibling
         self.worker = worker
         self.peer = peer
         self.moves = moves
@@ -68,7 +78,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             let path = head.path(in: bytes)
             if ReservedPath.isReserved(bytes.extracting(path)) {
                 let name = try ReservedPath.tcpEndpoint(bytes.extracting(path))
-                if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
+                isRaw = RawUpgrade.isOffered(head, bytes, Direct.rawProtocol)
+                if let problem = isRaw ? RawUpgrade.problem(head, bytes) : WebSocketUpgrade.problem(head, bytes) { throw problem }
                 isTCP = true
                 return worker.routes.endpoint(named: name)
             }
@@ -92,11 +103,11 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private func route() {
         guard let endpoint else { return }
         if isRelayed {
-            if endpoint.tunnels.isEmpty { noUpstream() } else { serveHere(endpoint) }
+            if endpoint.isServedHere { serveHere(endpoint) } else { noUpstream() }
             return
         }
         // A request whose tunnel broke tries each tunnel of this worker once, and then those of the others.
-        let avoidsOwn = summary.attempts > 0 && summary.attempts >= endpoint.tunnels.count
+        let avoidsOwn = summary.attempts > 0 && summary.attempts >= max(endpoint.tunnels.count, endpoint.hasIdleData ? 2 : 0)
         switch worker.routes.choice(endpoint, mayMove: !hasServed && moves == 0, avoidsOwn: avoidsOwn) {
         case .own:
             if !hasServed && moves == 0 && endpoint.route == nil { worker.ask(endpoint, for: nil) }
@@ -106,7 +117,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         case .unknown where !wasAnswered:
             if !worker.ask(endpoint, for: self) { noUpstream() }
         case .unknown, .none:
-            if endpoint.tunnels.isEmpty { noUpstream() } else { serveHere(endpoint) }
+            if endpoint.isServedHere { serveHere(endpoint) } else { noUpstream() }
         }
     }
 
@@ -123,25 +134,38 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             serveTCP(endpoint)
             return
         }
-        // A connection that was idle may be one that the agent or the service has just given up. Only a request that may be
-        // sent again is put on one (RFC 9112 section 9.3.1).
+        // After a failure the way that depends on nothing old comes first.
+        if summary.attempts == 0, serveOverData(endpoint, isRepeatable: head.method.isIdempotent) { return }
+        // A stream that was idle may be one that the agent or the service has just given up. Only a request that may be sent
+        // again is put on one (RFC 9112 section 9.3.1).
         let fresh = !head.method.isIdempotent || summary.attempts > 0
         let first = endpoint.rotateTunnels()
         let count = endpoint.tunnels.count
         for step in 0..<count {
             let tunnel = endpoint.tunnels[(first + step) % count]
             if let upstream = tunnel.upstream(fresh: fresh) {
+                if endpoint.isDirect { worker.telemetry.dataShortage() }
                 worker.telemetry.upstreamRequest()
                 proceed(with: upstream)
                 return
             }
         }
-        noStream(endpoint)
+        if !serveOverData(endpoint, isRepeatable: true) { noStream(endpoint) }
+    }
+
+    /// Serves the request over a data connection; false when none is to be had.
+    private func serveOverData(_ endpoint: Endpoint, isRepeatable: Bool) -> Bool {
+        guard let connection = endpoint.direct?.take(isRepeatable: isRepeatable) else { return false }
+        worker.telemetry.upstreamRequest()
+        connection.open(for: peer.bytes.span)
+        proceed(with: connection)
+        if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
+        return true
     }
 
     /// No tunnel opened a stream. An agent that has not yet accepted as many as may wait for that will: so does the request.
     private func noStream(_ endpoint: Endpoint) {
-        guard endpoint.tunnels.contains(where: \.isFull) else {
+        guard endpoint.tunnels.contains(where: \.isFull) || (endpoint.direct?.count ?? 0) > 0 else {
             noUpstream()
             return
         }
@@ -158,31 +182,55 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     private func serveTCP(_ endpoint: Endpoint) {
+        if let connection = endpoint.direct?.takeUnused() {
+            connection.open(for: peer.bytes.span)
+            relayTCP(to: connection.takeChannel())
+            return
+        }
         let first = endpoint.rotateTunnels()
         let count = endpoint.tunnels.count
         for step in 0..<count {
-            guard let tunnelChannel = endpoint.tunnels[(first + step) % count].open() else { continue }
-            worker.telemetry.upstreamRequest()
-            var answer = ByteBuffer()
-            withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
-            var summary = self.summary
-            summary.status = 101
-            worker.telemetry.requestFinished(head, summary)
-            var leftover = ByteBuffer()
-            let client = takeOver(leftover: &leftover)
-            client.write(answer.span)
-            let socket = WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover)
-            let worker = self.worker
-            worker.relayOpened()
-            let relay = Relay(socket, tunnelChannel) { outcome in
-                worker.telemetry.streamEnded(received: outcome.leftBytes, sent: outcome.rightBytes)
-                worker.relayClosed()
-                worker.untrack(self)
-            }
-            relay.start()
+            guard let channel = endpoint.tunnels[(first + step) % count].open() else { continue }
+            if endpoint.isDirect { worker.telemetry.dataShortage() }
+            relayTCP(to: channel)
             return
         }
         noStream(endpoint)
+    }
+
+    /// Agrees to the upgrade and joins the client to the stream.
+    private func relayTCP(to service: Channel) {
+        worker.telemetry.upstreamRequest()
+        var answer = ByteBuffer()
+        withHeadBytes { bytes in
+            if isRaw {
+                RawUpgrade.writeAcceptance(Direct.rawProtocol, into: &answer)
+            } else {
+                WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer)
+            }
+        }
+        answer.append("\r\n")
+        var summary = self.summary
+        summary.status = 101
+        worker.telemetry.requestFinished(head, summary)
+        var leftover = ByteBuffer()
+        let client = takeOver(leftover: &leftover)
+        client.write(answer.span)
+        let early = isRaw ? leftover.count : 0
+        if isRaw { service.write(leftover.span) }
+        let left = isRaw ? client : WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover)
+        let worker = self.worker
+        worker.relayOpened()
+        let relay = Relay(left, service) { outcome in
+            worker.telemetry.streamEnded(received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
+            worker.relayClosed()
+            worker.untrack(self)
+        }
+        relay.start()
+    }
+
+    override func upstreamDiedUnnoticed(_ upstream: HTTPUpstream) {
+        if let connection = upstream as? DataConnection { endpoint?.direct?.diedUnnoticed(connection) }
     }
 
     override func upstreamBroke(repeatable: Bool) -> Bool {
@@ -203,7 +251,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             noUpstream()
             return
         }
-        if moves < Self.movesMax, summary.attempts == 0 {
+        let stays = !isTCP && endpoint?.isDirect == true
+        if moves < Self.movesMax, summary.attempts == 0, !stays {
             destination = sibling
             worker.telemetry.requestMoved()
             moveAway()

@@ -1,7 +1,9 @@
-// An agent on the upstream port, until it is a tunnel: checks the upgrade, registers the endpoint with the supervisor, and only
-// when it is routable through every worker answers 101 and lets the session begin.
+// An agent on the upstream port, until it is a tunnel. Two things come here: sessions (WebSocket), which are registered with the
+// supervisor and only when they are routable through every worker get their 101; and data connections beside a session,
+// which prove themselves by a credential and wait for a stream at once.
 
 import Base
+import Config
 import Control
 import Memory
 import Reactor
@@ -22,16 +24,25 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
 
     override func requestArrived() {
         do throws(HTTPError) {
-            let name = try withHeadBytes { bytes throws(HTTPError) in
-                let name = try ReservedPath.upstreamEndpoint(bytes.extracting(head.path(in: bytes)))
-                if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
-                return name
+            let path = try withHeadBytes { bytes throws(HTTPError) in try ReservedPath.upstream(bytes.extracting(head.path(in: bytes))) }
+            switch path {
+            case .session(let endpoint): try beginSession(endpoint)
+            case .data(let endpoint): try acceptData(endpoint)
             }
-            guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
-            tunnel = worker.register(self, endpoint: name)
         } catch {
             respondError(status: error.status, error.reason)
         }
+    }
+
+    // MARK: Sessions
+
+    private func beginSession(_ endpoint: String) throws(HTTPError) {
+        let isDirect = try withHeadBytes { bytes throws(HTTPError) in
+            if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
+            return worker.config.upstream.direct.isEnabled && Direct.names(head, bytes, .xPikoTransport, Direct.transport)
+        }
+        guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
+        tunnel = worker.register(self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil)
     }
 
     /// The supervisor took the tunnel into its table.
@@ -39,6 +50,8 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         guard isRouting, let tunnel else { return }
         var answer = ByteBuffer()
         withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
+        if let agent = tunnel.agent { writeGrant(agent, tunnel.endpoint, into: &answer) }
+        answer.append("\r\n")
         var leftover = ByteBuffer()
         let agent = takeOver(leftover: &leftover)
         (agent as? Stream)?.setKeepAlive(
@@ -49,12 +62,74 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         worker.untrack(self, isOpen: true)
     }
 
+    /// What a session's 101 says about data connections.
+    private func writeGrant(_ agent: [UInt8], _ endpoint: Endpoint, into answer: inout ByteBuffer) {
+        let direct = worker.config.upstream.direct
+        answer.append("x-piko-transport: ")
+        answer.append(Direct.transport)
+        answer.append("\r\nx-piko-pool: ")
+        DirectPoolLimits(connectionsMax: direct.connectionsMax, idleMax: direct.idleMax).write(into: &answer)
+        answer.append("\r\n")
+        writeCredential(agent, endpoint.bytes, into: &answer)
+    }
+
+    private func writeCredential(_ agent: [UInt8], _ endpoint: [UInt8], into answer: inout ByteBuffer) {
+        answer.append("x-piko-credential: ")
+        worker.credentials.write(agent: agent, endpoint: endpoint, into: &answer)
+        answer.append("\r\n")
+    }
+
     /// The supervisor did not.
     func registrationRefused() {
         tunnel = nil
         worker.telemetry.tunnelRefused()
         guard isRouting else { return }
         respondError(status: 503, "too many endpoints")
+    }
+
+    // MARK: Data connections
+
+    private func acceptData(_ name: String) throws(HTTPError) {
+        let endpoint = worker.routes.endpoint(named: name)
+        let agent: [UInt8]
+        do throws(HTTPError) {
+            agent = try withHeadBytes { bytes throws(HTTPError) in try admitted(endpoint, bytes) }
+        } catch {
+            worker.telemetry.dataConnectionRefused()
+            throw error
+        }
+        var answer = ByteBuffer()
+        RawUpgrade.writeAcceptance(Direct.dataProtocol, into: &answer)
+        writeCredential(agent, endpoint.bytes, into: &answer)
+        answer.append("\r\n")
+        var leftover = ByteBuffer()
+        guard let stream = takeOver(leftover: &leftover) as? Stream else { preconditionFailure("agents come over sockets") }
+        worker.untrack(self, isOpen: true)
+        guard leftover.isEmpty else {
+            // An agent has nothing to say before the first stream.
+            worker.telemetry.connectionClosed(.upstream)
+            worker.telemetry.dataConnectionRefused()
+            stream.abort()
+            return
+        }
+        stream.write(answer.span)
+        worker.adoptData(stream, endpoint: endpoint, agent: agent, isUsed: false)
+    }
+
+    /// The agent whose credential the request has, when a data connection of the endpoint may be taken.
+    private func admitted(_ endpoint: Endpoint, _ bytes: Span<UInt8>) throws(HTTPError) -> [UInt8] {
+        guard worker.config.upstream.direct.isEnabled else { throw HTTPError(status: 404, reason: "not found") }
+        guard RawUpgrade.isOffered(head, bytes, Direct.dataProtocol) else {
+            throw HTTPError(status: 400, reason: "an upgrade to piko-direct/1 is required")
+        }
+        if let problem = RawUpgrade.problem(head, bytes) { throw problem }
+        guard let credential = head.firstValue(of: .xPikoCredential) else {
+            throw HTTPError(status: 401, reason: "missing credential")
+        }
+        let agent = try worker.credentials.agent(of: bytes.extracting(credential), endpoint: endpoint.bytes)
+        guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
+        guard endpoint.direct?.hasRoom ?? true else { throw HTTPError(status: 429, reason: "too many data connections") }
+        return agent
     }
 
     override func connectionClosed() {

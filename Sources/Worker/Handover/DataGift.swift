@@ -1,0 +1,38 @@
+// An idle data connection on its way to a sibling worker that has none: taken out of this loop, then sent with what is known
+// of it. A connection that says anything meanwhile is of no use and is closed.
+
+import Memory
+import Reactor
+import Transport
+
+/// One data connection that is given away. Keeps itself alive through its stream.
+final class DataGift: ChannelDelegate {
+    private let worker: Worker
+    private let endpoint: String
+    private let sibling: UInt32
+    private let agent: [UInt8]
+    private let isUsed: Bool
+    private var isSpoilt = false
+
+    /// Starts to give the connection away.
+    init(_ worker: Worker, _ connection: DataConnection, of endpoint: Endpoint, to sibling: UInt32) {
+        self.worker = worker
+        self.endpoint = endpoint.name
+        self.sibling = sibling
+        agent = connection.agent
+        isUsed = connection.isReused
+        super.init()
+        guard let stream = connection.takeChannel() as? Stream else { preconditionFailure("data connections are sockets") }
+        stream.delegate = self
+        stream.detach()
+    }
+
+    override func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) { isSpoilt = true }
+
+    override func channelEnded(_ channel: Channel) { isSpoilt = true }
+
+    override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {
+        if isSpoilt { return }
+        worker.siblings.moveData(descriptor, to: sibling, endpoint: endpoint, agent: agent, isUsed: isUsed)
+    }
+}
