@@ -46,11 +46,7 @@ static struct io_uring_sqe *submission_for(cio_loop *loop, struct slot *slot) {
 static void receive_arm(cio_loop *loop, struct slot *slot) {
     struct io_uring_sqe *submission = submission_for(loop, slot);
     if (submission == NULL) return;
-    submission->opcode = IORING_OP_RECV;
-    submission->fd = slot->descriptor;
-    submission->flags = IOSQE_BUFFER_SELECT;
-    submission->ioprio = (uint16_t)(IORING_RECV_MULTISHOT | (loop->uring->bundles ? RING_RECEIVE_BUNDLE : 0u));
-    submission->buf_group = 0;
+    uring_receive(loop->uring, submission, slot->descriptor);
     submission->user_data = user_data_of(loop, slot, OPERATION_RECEIVE);
     slot->flags |= SLOT_RECEIVE_ARMED;
     slot->in_flight++;

@@ -9,6 +9,9 @@
 #define SEND_VECTORS 4096u
 #define SEND_HEADERS 1024u
 
+/* Makes a submission a multishot receive into the ring of buffers. */
+void uring_receive(const struct uring_state *state, struct io_uring_sqe *submission, int descriptor);
+
 enum operation {
     OPERATION_RECEIVE = 1,
     OPERATION_SEND,
@@ -26,6 +29,7 @@ struct uring_state {
     uint16_t *given; /* buffers that the caller sees in this turn, in the order in which they came */
     uint32_t given_count;
     bool bundles;
+    uint32_t receive_limit; /* bytes after which a multishot receive ends by itself; 0: the kernel has no such limit */
     bool wake_armed;
     /* What submissions point to until the kernel has taken them. */
     struct msghdr *headers;

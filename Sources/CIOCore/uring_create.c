@@ -18,14 +18,22 @@
  * within the processor's cache, which matters more than fewer turns. */
 #define BUFFER_BYTES_DEFAULT 8192u
 #define BUFFERS_LIMIT 32768u
+/* What a stream brings at once before it is looked at: the rest may be spliced. Room for a body of 64 KiB and its head. */
+#define RECEIVE_LIMIT 73728u
 #define DESTROY_WAIT_NS 1000000000ull
 
-static void probe_submit(struct uring_state *state, int descriptor) {
-    struct io_uring_sqe *submission = ring_submission(&state->ring);
+void uring_receive(const struct uring_state *state, struct io_uring_sqe *submission, int descriptor) {
     submission->opcode = IORING_OP_RECV;
     submission->fd = descriptor;
     submission->flags = IOSQE_BUFFER_SELECT;
     submission->ioprio = (uint16_t)(IORING_RECV_MULTISHOT | (state->bundles ? RING_RECEIVE_BUNDLE : 0u));
+    submission->buf_group = 0;
+    submission->splice_fd_in = (int32_t)state->receive_limit; /* optlen: the same place, a newer name */
+}
+
+static void probe_submit(struct uring_state *state, int descriptor) {
+    struct io_uring_sqe *submission = ring_submission(&state->ring);
+    uring_receive(state, submission, descriptor);
     submission->user_data = OPERATION_PROBE;
 }
 
@@ -104,6 +112,11 @@ static int uring_make(struct uring_state *state, const struct cio_loop_options *
     result = buffer_ring_create(&state->ring, &state->buffers, count, bytes);
     if (result < 0) return result;
     state->bundles = (state->ring.features & RING_FEATURE_BUNDLE) != 0;
+    uint32_t half = count * bytes / 2; /* the kernel ends a receive at once whose limit is more than all buffers hold */
+    state->receive_limit = half < RECEIVE_LIMIT ? half : RECEIVE_LIMIT;
+    result = probe_receive(state, what);
+    if (result != -EINVAL) return result;
+    state->receive_limit = 0;
     return probe_receive(state, what);
 }
 

@@ -49,13 +49,21 @@ class Scenario:
                 system.end()
 
 
+def both_ways(options):
+    """Our systems for raw TCP: through the proxy port, and through forward."""
+    return [name for transport in options.transports for name in (f"piko-{transport}", f"piko-{transport}-forward")]
+
+
 def tcp_bulk(options):
     def variant(direction, streams):
         def measure(bench, system):
             result, shares = loads.load(bench, system, direction, options.seconds, connections=streams)
             return loads.figures(result, shares, bulk=True)
-        return Variant(f"{direction}, {streams} stream{'s' * (streams > 1)}", measure)
-    ours = [name for transport in options.transports for name in (f"piko-{transport}", f"piko-{transport}-forward")]
+
+        def warm(bench, system):
+            loads.load(bench, system, direction, 0.5, connections=streams)
+        return Variant(f"{direction}, {streams} stream{'s' * (streams > 1)}", measure, check=warm)
+    ours = both_ways(options)
     return Scenario("tcp-bulk", "raw bytes in one direction", ["direct", *ours, *TCP_PEERS],
                     [variant(direction, streams) for streams in (1, 16) for direction in ("up", "down")],
                     ["gb_s", "server_s_gb", "agent_s_gb", "cpu_s_gb", "forward_s_gb"], ["cpu_s_gb", "gb_s"])
@@ -66,8 +74,11 @@ def tcp_pingpong(options):
         def measure(bench, system):
             result, shares = loads.load(bench, system, "echo", options.seconds, connections=connections, bytes=size)
             return loads.figures(result, shares)
-        return Variant(f"{size} B, {connections} connection{'s' * (connections > 1)}", measure)
-    ours = [name for transport in options.transports for name in (f"piko-{transport}", f"piko-{transport}-forward")]
+
+        def warm(bench, system):
+            loads.load(bench, system, "echo", 0.5, connections=connections, bytes=size)
+        return Variant(f"{size} B, {connections} connection{'s' * (connections > 1)}", measure, check=warm)
+    ours = both_ways(options)
     return Scenario("tcp-pingpong", "a message there and back, again and again", ["direct", *ours, *TCP_PEERS],
                     [variant(size, connections) for size in (64, 1024) for connections in (1, 64, 512)],
                     ["rate", "server_us", "agent_us", "cpu_us", "forward_us", "p50", "p99", "p999"], ["cpu_us", "rate", "p99"])

@@ -58,24 +58,24 @@ class Bench:
         server.find_members()
         return server, ports["proxy"], ports["upstream"]
 
-    def start_agent(self, kind, endpoint, upstream_port):
+    def start_agent(self, kind, endpoint, upstream_port, transport="mux"):
         # Without a wait: who measures start-up has its own.
-        flags = ["--access-log.disable"] if kind == "http" else []
+        # As many connections to the service as the peers keep.
+        flags = ["--access-log.disable", "--http-client.max-idle-conns", "1024"] if kind == "http" else []
         return self.start("piko-agent", [
             self.binaries / "piko-agent", "agent", kind, endpoint, f"127.0.0.1:{self.service_port}",
-            "--connect.url", f"http://127.0.0.1:{upstream_port}", "--grace-period", "1s", *flags])
+            "--connect.url", f"http://127.0.0.1:{upstream_port}", "--connect.transport", transport, "--grace-period", "1s", *flags])
 
     def piko(self, transport, forward=False):
-        if transport != "mux":
-            raise Failure(f"no transport is called {transport}")
         server, proxy_port, upstream_port = self.start_server()
-        agent = self.start_agent("tcp" if forward else "http", "perf", upstream_port)
+        agent = self.start_agent("tcp" if forward else "http", "perf", upstream_port, transport)
         agent.wait_for('"connected"')
         roles, port = {"server": server, "agent": agent}, proxy_port
         if forward:
             port = free_port()
             roles["forward"] = self.start("piko-forward", [
-                self.binaries / "piko-agent", "forward", f"127.0.0.1:{port}", "perf", "--connect.url", f"http://127.0.0.1:{proxy_port}"])
+                self.binaries / "piko-agent", "forward", f"127.0.0.1:{port}", "perf", "--connect.url", f"http://127.0.0.1:{proxy_port}",
+                "--connect.transport", transport])
             roles["forward"].wait_for('"listening"')
         return System(f"piko-{transport}-forward" if forward else f"piko-{transport}", port, roles)
 

@@ -58,8 +58,6 @@ final class HTTPService: TunnelService {
         pool = UpstreamPool(loop, idleMax: settings.idleMax, idleTimeout: idleTimeout)
     }
 
-    override var reusesStreams: Bool { true }
-
     override func serve(_ stream: consuming IncomingStream) {
         ServiceConnection(self, stream).start()
     }
@@ -155,6 +153,8 @@ private final class ServiceConnection: HTTPConnection, DrainableConnection {
         proceedWithNewConnection()
         return true
     }
+
+    override func relayStarted(_ relay: Relay) { owner.becameRaw() }
 
     override func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {
         log.noteResponse(head, bytes)

@@ -1,10 +1,10 @@
 // How many data connections a listener keeps ready: none while nobody calls, more the faster they are used up. Pure; `DataPool`
 // performs it on sockets.
 //
-// An HTTP listener's connections come back after each exchange, so their number follows how many are in use at once: one
-// more is opened whenever a stream had to go through the session, and one waits. A TCP listener's connections carry one
-// stream each and are used up, so there must wait as many as are taken while one is being opened: each stream that had to
-// go through the session raises that number, and time lowers it.
+// Connections that carry HTTP exchanges come back, so their number follows how many are in use at once: one more is opened
+// whenever a request had to go through the session, and one waits. Those that carry a raw stream or an upgrade are used up.
+// So that the next burst finds as many as the last, there wait as many as were used up in the busiest second of the last
+// minute or two.
 
 internal import Base
 internal import Wire
@@ -14,10 +14,8 @@ struct DataPoolMachine {
     struct Limits: Equatable {
         /// Connections being opened at a time.
         var openingMax = 64
-        /// Without demand for so long, none is kept.
+        /// Without demand for so long, none is kept; the busiest second is forgotten after one to two times as long.
         var demandLife: Duration = .seconds(60)
-        /// How often the number that waits is lowered, while no stream goes through the session.
-        var decayEvery: Duration = .seconds(10)
         /// Waits after a refused or failed connection.
         var backoff = Backoff.Limits(firstWait: .seconds(1), waitMax: .seconds(30))
     }
@@ -27,6 +25,8 @@ struct DataPoolMachine {
         case granted(DirectPoolLimits?)
         /// A stream came through the session.
         case missed
+        /// A stream is raw or was upgraded: its connection, or the one that it should have had, does not come back.
+        case consumed
         /// A connection that waited, or served before, got a stream or a request.
         case taken
         /// It waits again.
@@ -41,25 +41,25 @@ struct DataPoolMachine {
     }
 
     private let limits: Limits
-    private let isReusable: Bool
     private var server: DirectPoolLimits?
     private var backoff: Backoff
     /// Connections that wait, are in use, are being opened.
     private(set) var idle = 0
     private(set) var busy = 0
     private(set) var opening = 0
-    /// How many should wait.
-    private(set) var wanted = 0
-    private var lastDemand = Instant(nanoseconds: 0)
-    private var nextDecay = Instant.never
-    private var missedSinceDecay = false
+    private var lastDemand: Instant?
+    /// Streams that used a connection up in the second that began at `second`, and the most of any second in this period and
+    /// in the one before.
+    private var consumedInSecond = 0
+    private var second = Instant(nanoseconds: 0)
+    private var peak = 0
+    private var peakBefore = 0
+    private var periodEnd = Instant.never
     /// No attempt before this, after one failed.
     private var blockedUntil: Instant?
     private var isStopped = false
 
-    /// `isReusable`: connections come back after use (HTTP).
-    init(isReusable: Bool, limits: Limits = Limits(), seed: UInt64) {
-        self.isReusable = isReusable
+    init(limits: Limits = Limits(), seed: UInt64) {
         self.limits = limits
         backoff = Backoff(limits: limits.backoff, seed: seed)
     }
@@ -67,10 +67,13 @@ struct DataPoolMachine {
     /// Whether nothing is open or being opened.
     var isEmpty: Bool { idle + busy + opening == 0 }
 
+    /// How many should wait.
+    var wanted: Int { lastDemand == nil ? 0 : max(1, peak, peakBefore) }
+
     /// When `tick` is due.
     var nextDeadline: Instant {
-        guard !isStopped, wanted > 0 else { return .never }
-        return min(nextDecay, blockedUntil ?? .never)
+        guard !isStopped, lastDemand != nil else { return .never }
+        return min(periodEnd, blockedUntil ?? .never)
     }
 
     /// Takes an event and returns how many connections to open now.
@@ -80,10 +83,16 @@ struct DataPoolMachine {
         case .granted(let server): self.server = server
         case .missed:
             noteDemand(now)
-            missedSinceDecay = true
-            if !isReusable { wanted += 1 }
             // What waits may wait at another worker.
             least = 1
+        case .consumed:
+            noteDemand(now)
+            if now - second >= .seconds(1) {
+                second = now
+                consumedInSecond = 0
+            }
+            consumedInSecond += 1
+            peak = max(peak, consumedInSecond)
         case .taken:
             idle -= 1
             busy += 1
@@ -108,30 +117,26 @@ struct DataPoolMachine {
     }
 
     private mutating func noteDemand(_ now: Instant) {
+        if lastDemand == nil { periodEnd = now + limits.demandLife }
         lastDemand = now
-        guard wanted == 0 else { return }
-        wanted = 1
-        missedSinceDecay = false
-        nextDecay = now + limits.decayEvery
     }
 
     private mutating func tick(_ now: Instant) {
         if let until = blockedUntil, until <= now { blockedUntil = nil }
-        guard now >= nextDecay else { return }
-        nextDecay = now + limits.decayEvery
-        if now - lastDemand >= limits.demandLife {
-            wanted = 0
-        } else if !missedSinceDecay {
-            wanted = max(1, wanted * 3 / 4)
+        guard now >= periodEnd else { return }
+        periodEnd = now + limits.demandLife
+        peakBefore = peak
+        peak = 0
+        if let last = lastDemand, now - last >= limits.demandLife {
+            lastDemand = nil
+            peakBefore = 0
         }
-        missedSinceDecay = false
     }
 
     private mutating func open(atLeast least: Int, _ now: Instant) -> Int {
-        guard !isStopped, let server, wanted > 0 else { return 0 }
+        guard !isStopped, let server, lastDemand != nil else { return 0 }
         if let until = blockedUntil, now < until { return 0 }
-        wanted = min(wanted, server.idleMax)
-        let missing = max(wanted - idle - opening, least)
+        let missing = max(min(wanted, server.idleMax) - idle - opening, least)
         let room = min(
             limits.openingMax - opening, server.connectionsMax - idle - busy - opening, server.idleMax - idle - opening)
         let count = max(0, min(missing, room))

@@ -62,6 +62,7 @@ private final class TCPConnection: ChannelDelegate, DrainableConnection {
 
     func start() {
         owner.add(self)
+        owner.becameRaw()
         channel.delegate = self
         channel.pauseReading()
         dial = service.dialer.dial(timeout: service.settings.timeout) { [self] result in
@@ -77,12 +78,12 @@ private final class TCPConnection: ChannelDelegate, DrainableConnection {
         stream.setNoDelay()
         stream.setKeepAlive(idle: .seconds(30), interval: .seconds(30), count: 3, userTimeout: .zero)
         log("connection opened")
-        let earlyCount = UInt64(early.count)
-        stream.write(early.span)
+        let waiting = early
         early = []
+        stream.write(waiting.span)
         let relay = Relay(channel, stream) { [self] outcome in
             var outcome = outcome
-            outcome.leftBytes &+= earlyCount
+            outcome.leftBytes &+= UInt64(waiting.count)
             log("connection closed", outcome: outcome)
             owner.remove(self)
         }

@@ -115,6 +115,8 @@ final class DataConnection: ChannelDelegate, StreamOwner {
         pool.taken()
     }
 
+    func becameRaw() { pool.consumed() }
+
     func exchangeEnded() {
         guard !countsAsIdle, case .serving = state else { return }
         countsAsIdle = true

@@ -32,7 +32,7 @@ final class DataPool {
         self.connector = connector
         self.service = service
         self.logger = logger
-        machine = DataPoolMachine(isReusable: service.reusesStreams, seed: Random.number())
+        machine = DataPoolMachine(seed: Random.number())
         timer = CallbackTimer(loop) { [unowned self] in self.send(.tick) }
     }
 
@@ -47,6 +47,9 @@ final class DataPool {
 
     /// A stream came through the session: no data connection was at hand.
     func missed() { send(.missed) }
+
+    /// A stream, of whatever way, carries bytes until its end.
+    func consumed() { send(.consumed) }
 
     // MARK: From the connections
 

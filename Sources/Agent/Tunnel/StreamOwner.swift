@@ -21,4 +21,6 @@ protocol StreamOwner: AnyObject {
     /// An HTTP exchange began or ended on a stream.
     func exchangeBegan()
     func exchangeEnded()
+    /// The stream carries bytes until its end: it is a TCP listener's, or was upgraded.
+    func becameRaw()
 }

@@ -76,6 +76,9 @@ final class TunnelListener {
         service.serve(IncomingStream(channel, owner: session))
     }
 
+    /// A stream of the session carries bytes until its end.
+    func streamBecameRaw() { pool?.consumed() }
+
     /// The server wants no more of a session.
     func sessionWentAway(_ session: TunnelSession) {
         guard session === current else { return }

@@ -29,9 +29,6 @@ struct IncomingStream: ~Copyable {
 
 /// Serves the streams of one listener.
 class TunnelService {
-    /// Whether a stream's connection can be used for another exchange after the first.
-    var reusesStreams: Bool { false }
-
     /// Serves a new stream.
     func serve(_ stream: consuming IncomingStream) {}
 

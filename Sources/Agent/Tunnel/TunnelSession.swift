@@ -59,6 +59,10 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
 
     func exchangeEnded() {}
 
+    func becameRaw() {
+        if !isRetired { listener.streamBecameRaw() }
+    }
+
     private func settled() {
         hasSettled = true
         for connection in Array(connections.values) { connection.finishSoon() }
