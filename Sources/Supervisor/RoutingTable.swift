@@ -119,11 +119,12 @@ struct RoutingTable {
         return (route.version, route.entries)
     }
 
-    /// Every endpoint with the number of its tunnels, by name. One that has data connections only, whose sessions are
-    /// elsewhere, has none.
+    /// Every endpoint with the number of its agents' sessions, by name. One of which there are only data connections is not
+    /// among them.
     var endpoints: [StatusEntry] {
-        routes.map { name, route in
-            StatusEntry(name: name, value: route.entries.reduce(0) { $0 + UInt64($1.tunnels) })
+        routes.compactMap { name, route in
+            let sessions = route.entries.reduce(0) { $0 + UInt64($1.tunnels) }
+            return sessions == 0 ? nil : StatusEntry(name: name, value: sessions)
         }.sorted { $0.name < $1.name }
     }
 }

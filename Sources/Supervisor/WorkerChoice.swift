@@ -1,4 +1,4 @@
-// Which worker gets the next connection: the one with the fewest open ones; among equals, each in turn.
+// Which worker gets the next connection: one of those with the fewest open ones, each in turn.
 //
 // A worker's load is what it says it has open, and what was passed to it that it has not received yet. The first comes from
 // shared memory, which a worker that went wild could fill with anything: then it gets more or fewer connections than the
@@ -48,23 +48,29 @@ struct WorkerRoom: Equatable {
 /// Chooses among workers. The turn is kept between calls.
 struct WorkerChoice {
     private var turn = 0
+    /// Of this call; kept for its memory.
+    private var loads: [UInt64?] = []
+
+    /// How much more than the least loaded one a worker may have and still get its turn: clients that come one after the other
+    /// reach all workers, and so all agents, and not always the one that has a connection less.
+    private static func slack(_ least: UInt64) -> UInt64 { 3 + least / 16 }
 
     /// The index of the worker to take; nil when there is none. `load` is asked once for each; nil: not that one.
     mutating func next(count: Int, load: (Int) -> UInt64?) -> Int? {
         guard count > 0 else { return nil }
-        turn = (turn + 1) % count
-        var best: Int?
+        loads.removeAll(keepingCapacity: true)
         var least = UInt64.max
-        for step in 0..<count {
-            let index = (turn + step) % count
-            guard let connections = load(index) else { continue }
-            if best == nil || connections < least {
-                best = index
-                least = connections
-            }
+        for index in 0..<count {
+            let connections = load(index)
+            loads.append(connections)
+            if let connections { least = min(least, connections) }
         }
-        // The next one's turn is behind the one that was taken, not behind one that was passed over.
-        if let best { turn = best }
-        return best
+        for step in 1...count {
+            let index = (turn + step) % count
+            guard let connections = loads[index], connections - least <= Self.slack(least) else { continue }
+            turn = index
+            return index
+        }
+        return nil
     }
 }

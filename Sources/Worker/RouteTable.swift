@@ -13,7 +13,13 @@ final class Endpoint {
     let name: String
     let bytes: [UInt8]
     /// This worker's own tunnels.
-    fileprivate(set) var tunnels: [Tunnel] = []
+    fileprivate(set) var tunnels: [Tunnel] = [] {
+        didSet { plainTunnels = tunnels.filter { $0.agent == nil } }
+    }
+    /// Those whose agent opens no data connections.
+    private(set) var plainTunnels: [Tunnel] = []
+    /// How far the turn of the sessions without data connections has come; see `choosesData`.
+    private var plainTurn = 0
     /// This worker's data connections; nil: it has none.
     var direct: DirectPool?
     /// The supervisor's answer: all workers that hold tunnels. nil: not asked, or out of date.
@@ -22,7 +28,7 @@ final class Endpoint {
     /// Whose requests wait until a tunnel takes another stream, in the order in which they came.
     private var waitingForStream: [ProxyConnection] = []
     private var isServingWaiting = false
-    fileprivate var nextTunnel = 0
+    private var turn = 0
     fileprivate var isAsked = false
     /// Whether the table has it; one that was forgotten is of no use to whoever still holds it.
     fileprivate var isKnown = true
@@ -47,7 +53,19 @@ final class Endpoint {
 
     /// Whether agents open data connections for the endpoint, as far as it is known here.
     var isDirect: Bool {
-        direct != nil || tunnels.contains { $0.agent != nil } || route?.contains { $0.directTunnels > 0 || $0.hasData } ?? false
+        direct != nil || plainTunnels.count < tunnels.count || route?.contains { $0.directTunnels > 0 || $0.hasData } ?? false
+    }
+
+    /// Whether the next request goes over a data connection. A session whose agent opens none is served by this worker alone,
+    /// data connections by all, so it has that many turns for one of an agent with data connections.
+    func choosesData(workers: Int) -> Bool {
+        guard let direct, !plainTunnels.isEmpty else { return true }
+        let plain = plainTunnels.count * workers
+        let total = plain + direct.agentCount
+        plainTurn += plain
+        if plainTurn < total { return true }
+        plainTurn -= total
+        return false
     }
 
     /// Whether this worker alone can serve it, now or in a moment.
@@ -72,11 +90,10 @@ final class Endpoint {
         waitingForStream.removeFirst(served)
     }
 
-    /// The own tunnels in turn, beginning behind the one that began the last time.
-    func rotateTunnels() -> Int {
-        nextTunnel &+= 1
-        if nextTunnel >= tunnels.count { nextTunnel = 0 }
-        return nextTunnel
+    /// A number that is one higher each time, to begin with another tunnel.
+    func nextTurn() -> Int {
+        turn &+= 1
+        return turn
     }
 }
 
@@ -84,8 +101,10 @@ final class Endpoint {
 enum RouteChoice: Equatable {
     /// A tunnel of this worker.
     case own
-    /// The sibling with that number.
+    /// The sibling with that number, for this worker has nothing to serve it with.
     case sibling(UInt32)
+    /// The sibling with that number, which has more than its share of the tunnels, though this worker could serve it.
+    case fuller(UInt32)
     /// The supervisor has to be asked.
     case unknown
     /// Nobody on this node listens.
@@ -153,30 +172,29 @@ final class RouteTable {
     /// Where a request for the endpoint goes. `mayMove`: the connection is new and its client was not promised to this
     /// worker yet, so that it can even out the tunnels. `avoidsOwn`: the worker's own tunnels broke under this request.
     func choice(_ endpoint: Endpoint, mayMove: Bool, avoidsOwn: Bool = false) -> RouteChoice {
-        if endpoint.hasIdleData && !avoidsOwn { return .own }
-        let own = endpoint.tunnels.count
-        guard let route = endpoint.route else { return own > 0 && !avoidsOwn ? .own : .unknown }
-        if own > 0 && !avoidsOwn {
-            // Data connections come to every worker, and even things out by themselves.
-            guard mayMove, !endpoint.isDirect, let sibling = Self.surplus(own: own, route: route, self: worker, workers: workerCount, using: &random)
-            else { return .own }
-            return .sibling(sibling)
+        let isServed = !avoidsOwn && (!endpoint.tunnels.isEmpty || endpoint.hasIdleData)
+        guard let route = endpoint.route else { return isServed ? .own : .unknown }
+        if isServed {
+            guard mayMove, let sibling = surplus(endpoint, route) else { return .own }
+            return .fuller(sibling)
         }
         return Self.other(route, self: worker, workers: workerCount, using: &random).map { .sibling($0) } ?? .none
     }
 
     /// A sibling, with a probability that evens out how often each tunnel is chosen, when connections come to all workers
     /// alike: a worker with more than its share of the tunnels keeps all of its clients, one with less gives some away
-    /// to those with more. nil: keep the client.
+    /// to those with more. Agents with data connections are at every worker alike. nil: keep the client. `own`: this
+    /// worker's sessions without data connections.
     static func surplus(
         own: Int, route: [RouteEntry], self worker: UInt32, workers: Int, using random: inout some RandomNumberGenerator
     ) -> UInt32? {
-        var total = own
-        for entry in route where entry.worker != worker { total += Int(entry.tunnels) }
+        let direct = route.reduce(0) { $0 + Int($1.directTunnels) }
+        var total = own + direct
+        for entry in route where entry.worker != worker { total += entry.plainTunnels }
         // Each worker is given total / workers of the load, in units of one tunnel's share.
-        let given = own * workers
+        let given = own * workers + direct
         guard given < total, Int.random(in: 0..<total, using: &random) >= given else { return nil }
-        return sibling(route, self: worker, using: &random) { max(0, Int($0.tunnels) * workers - total) }
+        return sibling(route, self: worker, using: &random) { max(0, $0.plainTunnels * workers + direct - total) }
     }
 
     /// A sibling for a client that can't be served here, chosen by what each has above its share; nil when none has any.
@@ -203,6 +221,14 @@ final class RouteTable {
             if pick < 0 { return entry.worker }
         }
         return nil
+    }
+
+    /// The same as `surplus` for a worker that serves the endpoint, as far as anything is known of the others.
+    private func surplus(_ endpoint: Endpoint, _ route: [RouteEntry]) -> UInt32? {
+        // Before its first data connection a worker has nothing of the agents that open them.
+        let hasPlain = route.contains { $0.plainTunnels > 0 }
+        guard hasPlain else { return nil }
+        return Self.surplus(own: endpoint.plainTunnels.count, route: route, self: worker, workers: workerCount, using: &random)
     }
 
     // MARK: Questions to the supervisor
@@ -253,4 +279,9 @@ final class RouteTable {
             if endpoint.route?.contains(where: { $0.worker == worker }) == true { endpoint.route = nil }
         }
     }
+}
+
+extension RouteEntry {
+    /// Sessions whose agents open no data connections.
+    var plainTunnels: Int { Int(tunnels) - Int(directTunnels) }
 }

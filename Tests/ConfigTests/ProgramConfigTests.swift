@@ -72,6 +72,7 @@ func refusal<Value: Configuration>(
                 max_header_bytes: 65536
             upstream:
               bind_addr: :2
+              direct: {enabled: false, max_connections: 9, max_idle: 8, idle_timeout: 7s}
             admin:
               bind_addr: '[::1]:3'
             log: {level: debug, subsystems: [proxy, upstream]}
@@ -94,6 +95,10 @@ func refusal<Value: Configuration>(
         expected.proxy.http.idleTimeout = .seconds(4)
         expected.proxy.http.headBytesMax = 65536
         expected.upstream.bindAddress = BindAddress(host: "", port: 2)
+        expected.upstream.direct.isEnabled = false
+        expected.upstream.direct.connectionsMax = 9
+        expected.upstream.direct.idleMax = 8
+        expected.upstream.direct.idleTimeout = .seconds(7)
         expected.admin.bindAddress = BindAddress(host: "::1", port: 3)
         expected.log.level = .debug
         expected.log.subsystems = ["proxy", "upstream"]
@@ -160,6 +165,7 @@ func refusal<Value: Configuration>(
             "upstream:\n  bind_addr: 8001\n",
             "file.yaml:2:14: upstream.bind_addr: \"8001\" is not an address (for example :8000, 127.0.0.1:8000 or [::1]:8000)"
         ),
+        ("upstream: {direct: {max_connections: 5, max_idle: 6}}\n", "upstream.direct.max_idle: is more than upstream.direct.max_connections"),
         (
             "proxy:\n  access_log:\n    request_headers: {allow_list: [a], block_list: [b]}\n",
             "proxy.access_log.request_headers: allow_list and block_list can't both be set"

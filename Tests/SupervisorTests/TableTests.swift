@@ -63,13 +63,45 @@ import Testing
     }
 }
 
+@Suite struct RoutingTableKindTests {
+    @Test func countsSessionsAndKnowsOfDataConnections() {
+        var table = RoutingTable()
+        _ = table.register(worker: 1, tunnel: 1, endpoint: "a", kind: .session)
+        _ = table.register(worker: 1, tunnel: 2, endpoint: "a", kind: .directSession)
+        _ = table.register(worker: 2, tunnel: 1, endpoint: "a", kind: .dataConnections)
+        #expect(table.lookup("a").entries == [
+            RouteEntry(worker: 1, tunnels: 2, directTunnels: 1), RouteEntry(worker: 2, tunnels: 0, hasData: true),
+        ])
+        #expect(table.tunnelCount == 2)
+        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a") != nil)
+        #expect(table.remove(worker: 1) == 1)
+        #expect(table.lookup("a").entries == [RouteEntry(worker: 2, tunnels: 0, hasData: true)], "still to be reached")
+        #expect(table.endpoints.isEmpty && table.endpointCount == 1 && table.tunnelCount == 0)
+        #expect(table.unregister(worker: 2, tunnel: 1, endpoint: "a") != nil)
+        #expect(table.endpointCount == 0)
+    }
+}
+
 @Suite struct WorkerChoiceTests {
     @Test func takesTheLeastLoaded() {
         var choice = WorkerChoice()
-        let loads: [UInt64] = [5, 2, 9, 2]
+        let loads: [UInt64] = [6, 2, 900, 2]
         var counts = [0, 0, 0, 0]
         for _ in 0..<100 { counts[choice.next(count: 4) { loads[$0] }!] += 1 }
-        #expect(counts[0] == 0 && counts[2] == 0 && counts[1] > 0 && counts[3] > 0)
+        #expect(counts == [0, 50, 0, 50])
+    }
+
+    /// A few connections more or less are no reason to pass a worker over; many are.
+    @Test func nearlyEqualsTakeTurns() {
+        var choice = WorkerChoice()
+        for loads: [UInt64] in [[2, 5], [100, 109], [1_600, 1_703]] {
+            var counts = [0, 0]
+            for _ in 0..<10 { counts[choice.next(count: 2) { loads[$0] }!] += 1 }
+            #expect(counts == [5, 5], "\(loads)")
+        }
+        for loads: [UInt64] in [[2, 6], [100, 110], [1_600, 1_704]] {
+            for _ in 0..<10 { #expect(choice.next(count: 2) { loads[$0] } == 0) }
+        }
     }
 
     @Test func takesEqualsInTurn() {

@@ -8,8 +8,6 @@ node's descriptors are back where they were, its log holds no unexpected error.
 import asyncio
 import itertools
 import os
-import socket
-import struct
 
 import pytest
 
@@ -17,10 +15,12 @@ import programs
 from peer import agent as agents
 from peer import http1
 from peer.background import Background
+from peer.direct import TcpStream
 from peer.server import Server
 from programs import BIN, Node, Program
 
 BACKENDS = os.environ.get("PIKO_BACKENDS", "io_uring,epoll").split(",")
+TRANSPORTS = os.environ.get("PIKO_TRANSPORTS", "mux,direct").split(",")
 numbers = itertools.count(1)
 
 
@@ -102,12 +102,21 @@ def host(endpoint):
     return f"{endpoint}.example.com"
 
 
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
+    """How streams travel. What uses a tunnel or one of our agents runs once for each."""
+    return request.param
+
+
 @pytest.fixture
-def tunnel(peers, endpoint):
+def tunnel(peers, endpoint, transport):
     """A factory: the Python agent on a node, for the test's endpoint unless another is named."""
     open_agents = []
 
     def make(node, handler=None, name=None, judged=True, **options):
+        if transport == "direct" and options:
+            pytest.skip("about the session only")
+        options["transport"] = transport
         handler = handler if handler is not None else agents.Recorder()
         agent = peers.call(agents.Agent.connect(node.upstream, name or endpoint, handler, **options))
         open_agents.append((agent, judged))
@@ -119,43 +128,6 @@ def tunnel(peers, endpoint):
             assert agent.violations == [], agent.violations
             assert agent.failures == [], agent.failures
             assert getattr(agent.handler, "bad", []) == []
-
-
-class TcpStream:
-    """A TCP connection with the interface of a yamux stream, so that one handler serves both."""
-
-    def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
-
-    async def read(self, most=1 << 18):
-        return await self.reader.read(most)
-
-    async def read_exactly(self, count):
-        try:
-            return await self.reader.readexactly(count)
-        except asyncio.IncompleteReadError as error:
-            raise EOFError(str(error)) from None
-
-    async def read_until(self, mark):
-        try:
-            return await self.reader.readuntil(mark)
-        except asyncio.IncompleteReadError as error:
-            raise EOFError(str(error)) from None
-
-    async def read_to_end(self):
-        return await self.reader.read(-1)
-
-    async def write(self, data):
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def finish(self):
-        self.writer.write_eof()
-
-    async def reset(self):
-        """A real RST: `abort` alone sends FIN when everything was read."""
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
 
 
 class Service:
@@ -240,11 +212,13 @@ def program():
 
 
 @pytest.fixture
-def real_agent(program, backend):
+def real_agent(program, backend, transport):
     """A factory: `piko agent http|tcp ENDPOINT ADDR` connected to a node (or to the Python server)."""
     def make(upstream, kind, endpoint, address, *arguments, wait=True, **options):
         url = upstream if isinstance(upstream, str) else f"http://{upstream[0]}:{upstream[1]}"
-        one = program("agent", kind, endpoint, address, "--connect.url", url, "--io-backend", backend, *arguments, **options)
+        # Against a server that does not know the direct transport, auto falls back to mux.
+        one = program("agent", kind, endpoint, address, "--connect.url", url, "--io-backend", backend,
+                      "--connect.transport", "auto" if transport == "direct" else "mux", *arguments, **options)
         if wait:
             one.wait_log("connected", **{"endpoint-id": endpoint})
         return one
@@ -252,11 +226,12 @@ def real_agent(program, backend):
 
 
 @pytest.fixture
-def real_forward(program, backend):
+def real_forward(program, backend, transport):
     """A factory: `piko forward tcp 127.0.0.1:0 ENDPOINT`; its `address` is read from the log."""
     def make(proxy, endpoint, *arguments, **options):
         one = program("forward", "tcp", "127.0.0.1:0", endpoint, "--connect.url", f"http://{proxy[0]}:{proxy[1]}",
-                      "--io-backend", backend, *arguments, **options)
+                      "--io-backend", backend, "--connect.transport", "auto" if transport == "direct" else "mux",
+                      *arguments, **options)
         one.address = programs.address_of(one.wait_log("listening")["addr"])
         return one
     return make

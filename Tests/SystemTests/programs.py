@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from peer.http1 import wait_until
+from peer.http1 import request, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("PIKO_BIN", ROOT / ".build" / "debug"))
@@ -245,7 +245,8 @@ class Program:
 class Node(Program):
     """`piko server`, with ports from the kernel."""
 
-    def __init__(self, backend="auto", workers=2, arguments=(), config=None, wait=True, ports=(0, 0, 0), host="127.0.0.1", **options):
+    def __init__(self, backend="auto", workers=2, arguments=(), config=None, wait=True, ports=(0, 0, 0), host="127.0.0.1",
+                 command=lambda *words: list(words), **options):
         self.folder = tempfile.TemporaryDirectory(prefix="piko-test-")
         self.backend = backend
         self.control_socket = Path(self.folder.name) / "control.sock"
@@ -257,7 +258,7 @@ class Node(Program):
             path = Path(self.folder.name) / "server.yaml"
             path.write_text(config)
             line += ["--config.path", path]
-        super().__init__(line + list(arguments), name="server", **options)
+        super().__init__(command(*line, *arguments), name="server", **options)
         if wait:
             self.wait_ready()
 
@@ -277,9 +278,9 @@ class Node(Program):
     def descriptor_counts(self):
         return {pid: len(descriptors(pid)) for pid in self.processes()}
 
-    def assert_descriptors_return_to(self, before, timeout=15):
-        """The total over the node's processes is back at (or below) what it was."""
-        total = sum(before.values())
+    def assert_descriptors_return_to(self, before, timeout=15, more=0):
+        """The total over the node's processes is back at (or below) what it was, `more` aside."""
+        total = sum(before.values()) + more
         wait_until(lambda: sum(self.descriptor_counts().values()) <= total, timeout * SLOW,
                    lambda: f"descriptors back to {before}, now {self.descriptor_counts()}: "
                            f"{[sorted(descriptors(pid).values()) for pid in self.processes()]}")
@@ -291,6 +292,12 @@ class Node(Program):
     @property
     def proxy_url(self):
         return f"http://{self.proxy[0]}:{self.proxy[1]}"
+
+
+def metric(node, name):
+    """The sum of a metric's series."""
+    text = request(node.admin, target="/metrics", host="admin").body.decode()
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
 def deny_io_uring():

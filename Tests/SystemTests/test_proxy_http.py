@@ -638,7 +638,8 @@ def test_upload_to_a_slow_service(node, tunnel, host):
                 total += client.socket.send(b"u" * min(65536, 30_000_000 - total))
         except TimeoutError:
             pass
-        assert total < 12 << 20, f"{total} bytes were taken for a service that does not read"
+        # What the sockets of the way hold, which the kernel lets grow: two connections, or three and a pipe.
+        assert total < 24 << 20, f"{total} bytes were taken for a service that does not read"
         client.socket.settimeout(30 * SLOW)
         release.set()
         while total < 30_000_000:

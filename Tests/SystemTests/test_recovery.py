@@ -18,9 +18,13 @@ def endpoints(node):
     return json.loads(request(node.admin, target="/status/upstream/endpoints", host="admin").body)
 
 
+# Data connections that are of no more use go soon; one for each endpoint waits for a while.
+SHORT_IDLE = ["--upstream.direct.idle-timeout", "1s"]
+
+
 def test_one_worker_of_four_under_load(new_node, real_agent, service, endpoint):
     """Requests on other workers unharmed, a new worker within a second, agents back, no leak."""
-    node = new_node(workers=4)
+    node = new_node(workers=4, arguments=SHORT_IDLE)
     node.expected_errors = ["worker"]
     target = service()
     names = [f"{endpoint}-{index}" for index in range(8)]
@@ -30,7 +34,7 @@ def test_one_worker_of_four_under_load(new_node, real_agent, service, endpoint):
     stop = threading.Event()
     results = []
 
-    def load(name):
+    def load(name, number):
         connection = None
         while not stop.is_set():
             try:
@@ -38,8 +42,8 @@ def test_one_worker_of_four_under_load(new_node, real_agent, service, endpoint):
                 status = connection.request(host=f"{name}.x.y").status
             except (OSError, EOFError):
                 status, connection = "cut", None
-            results.append((time.monotonic(), name, status))
-    threads = [threading.Thread(target=load, args=(name,)) for name in names for _ in range(2)]
+            results.append((time.monotonic(), f"{name} {number}", status))
+    threads = [threading.Thread(target=load, args=(name, number)) for name in names for number in range(2)]
     for thread in threads:
         thread.start()
     wait_until(lambda: len(results) > 200, 30 * SLOW, "load")
@@ -58,15 +62,15 @@ def test_one_worker_of_four_under_load(new_node, real_agent, service, endpoint):
     after = [row for row in results if row[0] > back + 0.5]
     assert all(status == 200 for _, _, status in after), [row for row in after if row[2] != 200][:5]
     hurt = {name for when, name, status in results if status != 200}
-    assert len(hurt) < 8, f"endpoints of every worker were hurt: {[row for row in results if row[2] != 200][:20]}"
+    assert len(hurt) < 16, f"clients of every worker were hurt: {[row for row in results if row[2] != 200][:20]}"
     assert all(one.process.poll() is None for one in started)
-    node.assert_descriptors_return_to(before)
+    node.assert_descriptors_return_to(before, more=8)
     new_worker = node.workers()
     assert len(new_worker) == 4
 
 
 def test_every_worker_in_turn(new_node, real_agent, service, endpoint, host):
-    node = new_node(workers=2)
+    node = new_node(workers=2, arguments=SHORT_IDLE)
     node.expected_errors = ["worker"]
     real_agent(node.upstream, "http", endpoint, service().port)
     before = node.descriptor_counts()
@@ -81,7 +85,7 @@ def test_every_worker_in_turn(new_node, real_agent, service, endpoint, host):
             except (OSError, EOFError):
                 return False
         wait_until(answered, 30 * SLOW, "requests are answered again", every=0.05)
-    node.assert_descriptors_return_to(before)
+    node.assert_descriptors_return_to(before, more=1)
 
 
 def test_service_killed_and_back(node, real_agent, service, peers, endpoint, host):

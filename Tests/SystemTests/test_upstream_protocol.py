@@ -14,6 +14,12 @@ from peer.http1 import request, response, wait_until
 from programs import SLOW, resident_bytes, scaled
 
 
+@pytest.fixture
+def transport():
+    """All of this is about the session."""
+    return "mux"
+
+
 def endpoints(node):
     return json.loads(request(node.admin, target="/status/upstream/endpoints", host="admin").body)
 

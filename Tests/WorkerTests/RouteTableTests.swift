@@ -36,6 +36,36 @@ import Testing
         }
     }
 
+    /// Agents with data connections are served by every worker, those without by the one that holds their session: each agent
+    /// must get its share all the same. `plain`: sessions without, by worker; `direct`: agents with.
+    @Test(arguments: [([1, 0], 1), ([0, 2], 2), ([1, 1], 2), ([3, 0, 0], 1), ([1, 0, 0, 0], 6)])
+    func everyAgentGetsItsShareWhateverItSpeaks(_ plain: [Int], _ direct: Int) {
+        var random = SeededGenerator(seed: 43)
+        let workers = plain.count
+        let route = plain.enumerated().map { worker, count in
+            let here = worker == 0 ? direct : 0
+            return RouteEntry(worker: UInt32(worker), tunnels: UInt32(count + here), directTunnels: UInt32(here), hasData: true)
+        }
+        var ofPlain = [Double](repeating: 0, count: workers)
+        var ofDirect = 0.0
+        let clients = 20_000
+        for client in 0..<clients {
+            let own = client % workers
+            let moved = RouteTable.surplus(own: plain[own], route: route, self: UInt32(own), workers: workers, using: &random)
+            let server = moved.map { Int($0) } ?? own
+            // What `Endpoint.choosesData` makes of it.
+            let share = Double(plain[server] * workers) / Double(plain[server] * workers + direct)
+            ofPlain[server] += share
+            ofDirect += 1 - share
+        }
+        let fair = Double(clients) / Double(plain.reduce(0, +) + direct)
+        #expect(ofDirect / Double(direct) > fair * 0.9 && ofDirect / Double(direct) < fair * 1.1)
+        for worker in plain.indices where plain[worker] > 0 {
+            let each = ofPlain[worker] / Double(plain[worker])
+            #expect(each > fair * 0.9 && each < fair * 1.1, "\(plain) \(direct): \(ofPlain) \(ofDirect)")
+        }
+    }
+
     @Test func nobodyIsNeverCached() {
         let table = RouteTable(worker: 0)
         let endpoint = table.endpoint(named: "e")

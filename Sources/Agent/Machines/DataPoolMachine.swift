@@ -23,7 +23,7 @@ struct DataPoolMachine {
     enum Event: Equatable {
         /// A session began, whose server takes data connections within these limits, or (nil) takes none.
         case granted(DirectPoolLimits?)
-        /// A stream came through the session.
+        /// A stream or an exchange came through the session.
         case missed
         /// A stream is raw or was upgraded: its connection, or the one that it should have had, does not come back.
         case consumed

@@ -62,6 +62,7 @@ private final class TCPConnection: ChannelDelegate, DrainableConnection {
 
     func start() {
         owner.add(self)
+        owner.exchangeBegan()
         owner.becameRaw()
         channel.delegate = self
         channel.pauseReading()

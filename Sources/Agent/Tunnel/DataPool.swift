@@ -45,7 +45,7 @@ final class DataPool {
         send(.granted(credential == nil ? nil : limits))
     }
 
-    /// A stream came through the session: no data connection was at hand.
+    /// A stream or an exchange came through the session: no data connection was at hand.
     func missed() { send(.missed) }
 
     /// A stream, of whatever way, carries bytes until its end.

@@ -18,7 +18,7 @@ protocol StreamOwner: AnyObject {
     func add(_ connection: any DrainableConnection)
     /// It ended.
     func remove(_ connection: any DrainableConnection)
-    /// An HTTP exchange began or ended on a stream.
+    /// An HTTP exchange began or ended on a stream, or a raw stream began.
     func exchangeBegan()
     func exchangeEnded()
     /// The stream carries bytes until its end: it is a TCP listener's, or was upgraded.

@@ -72,9 +72,11 @@ final class TunnelListener {
 
     /// The server opened a stream.
     func serve(_ channel: YamuxChannel, of session: TunnelSession) {
-        if !session.isRetired { pool?.missed() }
         service.serve(IncomingStream(channel, owner: session))
     }
+
+    /// An exchange or a raw stream began on the session: no data connection was at hand.
+    func sessionWasUsed() { pool?.missed() }
 
     /// A stream of the session carries bytes until its end.
     func streamBecameRaw() { pool?.consumed() }

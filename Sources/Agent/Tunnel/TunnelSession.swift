@@ -55,7 +55,9 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
         connections[ObjectIdentifier(connection)] = nil
     }
 
-    func exchangeBegan() {}
+    func exchangeBegan() {
+        if !isRetired { listener.sessionWasUsed() }
+    }
 
     func exchangeEnded() {}
 

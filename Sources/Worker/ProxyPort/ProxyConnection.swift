@@ -110,10 +110,14 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         let avoidsOwn = summary.attempts > 0 && summary.attempts >= max(endpoint.tunnels.count, endpoint.hasIdleData ? 2 : 0)
         switch worker.routes.choice(endpoint, mayMove: !hasServed && moves == 0, avoidsOwn: avoidsOwn) {
         case .own:
+            // Where else it is served must be known before it can be shared out.
             if !hasServed && moves == 0 && endpoint.route == nil { worker.ask(endpoint, for: nil) }
             serveHere(endpoint)
         case .sibling(let sibling):
-            serve(at: sibling)
+            // Its data connections will come here, too.
+            serve(at: sibling, moves: isTCP || !endpoint.isDirect)
+        case .fuller(let sibling):
+            serve(at: sibling, moves: true)
         case .unknown where !wasAnswered:
             if !worker.ask(endpoint, for: self) { noUpstream() }
         case .unknown, .none:
@@ -130,27 +134,37 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func serveHere(_ endpoint: Endpoint) {
         hasServed = true
+        // The sibling's help is not needed any more.
+        if !relays.isEmpty { closeRelays() }
         if isTCP {
             serveTCP(endpoint)
             return
         }
         // After a failure the way that depends on nothing old comes first.
-        if summary.attempts == 0, serveOverData(endpoint, isRepeatable: head.method.isIdempotent) { return }
+        let isRepeatable = head.method.isIdempotent
+        let prefersData = summary.attempts == 0 && endpoint.choosesData(workers: worker.routes.workerCount)
+        if prefersData, serveOverData(endpoint, isRepeatable: isRepeatable) { return }
+        let isPlainsTurn = summary.attempts == 0 && !prefersData
+        if serveOverSession(endpoint, of: isPlainsTurn ? endpoint.plainTunnels : endpoint.tunnels) { return }
+        if serveOverData(endpoint, isRepeatable: true) || serveOverSession(endpoint, of: endpoint.tunnels) { return }
+        noStream(endpoint)
+    }
+
+    /// Serves the request over a stream of one of the sessions, each in turn; false when none is to be had.
+    private func serveOverSession(_ endpoint: Endpoint, of tunnels: [Tunnel]) -> Bool {
         // A stream that was idle may be one that the agent or the service has just given up. Only a request that may be sent
         // again is put on one (RFC 9112 section 9.3.1).
         let fresh = !head.method.isIdempotent || summary.attempts > 0
-        let first = endpoint.rotateTunnels()
-        let count = endpoint.tunnels.count
-        for step in 0..<count {
-            let tunnel = endpoint.tunnels[(first + step) % count]
-            if let upstream = tunnel.upstream(fresh: fresh) {
-                if endpoint.isDirect { worker.telemetry.dataShortage() }
-                worker.telemetry.upstreamRequest()
-                proceed(with: upstream)
-                return
-            }
+        let first = endpoint.nextTurn()
+        for step in tunnels.indices {
+            let tunnel = tunnels[(first &+ step) % tunnels.count]
+            guard let upstream = tunnel.upstream(fresh: fresh) else { continue }
+            if tunnel.agent != nil { worker.telemetry.dataShortage() }
+            worker.telemetry.upstreamRequest()
+            proceed(with: upstream)
+            return true
         }
-        if !serveOverData(endpoint, isRepeatable: true) { noStream(endpoint) }
+        return false
     }
 
     /// Serves the request over a data connection; false when none is to be had.
@@ -182,15 +196,15 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     private func serveTCP(_ endpoint: Endpoint) {
-        if let connection = endpoint.direct?.takeUnused() {
+        if endpoint.choosesData(workers: worker.routes.workerCount), let connection = endpoint.direct?.takeUnused() {
             connection.open(for: peer.bytes.span)
             relayTCP(to: connection.takeChannel())
             return
         }
-        let first = endpoint.rotateTunnels()
-        let count = endpoint.tunnels.count
-        for step in 0..<count {
-            guard let channel = endpoint.tunnels[(first + step) % count].open() else { continue }
+        let first = endpoint.nextTurn()
+        let tunnels = endpoint.tunnels
+        for step in tunnels.indices {
+            guard let channel = tunnels[(first &+ step) % tunnels.count].open() else { continue }
             if endpoint.isDirect { worker.telemetry.dataShortage() }
             relayTCP(to: channel)
             return
@@ -246,13 +260,12 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     // MARK: Siblings
 
-    private func serve(at sibling: UInt32) {
+    private func serve(at sibling: UInt32, moves mayMove: Bool) {
         guard worker.siblings.isLinked(sibling) else {
             noUpstream()
             return
         }
-        let stays = !isTCP && endpoint?.isDirect == true
-        if moves < Self.movesMax, summary.attempts == 0, !stays {
+        if moves < Self.movesMax, summary.attempts == 0, mayMove {
             destination = sibling
             worker.telemetry.requestMoved()
             moveAway()
@@ -317,8 +330,12 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func connectionClosed() {
+        closeRelays()
+        worker.untrack(self)
+    }
+
+    private func closeRelays() {
         for upstream in relays.values { upstream.closeIfIdle() }
         relays = [:]
-        worker.untrack(self)
     }
 }

@@ -1,11 +1,12 @@
 // The data connections of one endpoint at this worker: each is one TCP connection that an agent opened ahead of its use, and
 // carries one raw stream, or one HTTP exchange after another. docs/protocol-direct.md says how they come about.
 //
-// The pool is the endpoint's and not the agent's: whichever data connection was used last is taken next, so that those that
-// are not needed age and are closed. All of them together are one tunnel in the node's routing table, from the first one's
-// arrival until there has been none for a while.
+// Each agent's are a group, and the groups take turns, so that agents share the load. Of a group, whichever was used last is
+// taken next, so that those that are not needed age and are closed. All of them together are one entry in the node's routing
+// table, from the first one's arrival until there has been none for a while.
 //
-// Invariants: `connections` holds exactly those that are open, each at the place it knows; one that waits is in `idle` too.
+// Invariants: `connections` holds exactly those that are open, each at the place it knows; one that waits is in its group's
+// `idle` too; a group is there exactly while it has a connection.
 
 import Base
 import Config
@@ -21,10 +22,12 @@ final class DataConnection: HTTPUpstream {
     private let owner: DirectPool
     fileprivate var place = -1
 
-    fileprivate init(_ stream: Stream, agent: [UInt8], isUsed: Bool, owner: DirectPool, headLimits: HeadLimits) {
+    fileprivate init(
+        _ stream: Stream, agent: [UInt8], isUsed: Bool, owner: DirectPool, pool: UpstreamPool, headLimits: HeadLimits
+    ) {
         self.agent = agent
         self.owner = owner
-        super.init(stream, pool: owner.idle, isReused: isUsed, headLimits: headLimits)
+        super.init(stream, pool: pool, isReused: isUsed, headLimits: headLimits)
     }
 
     /// Writes the preamble, which goes before the first bytes of the first stream.
@@ -40,13 +43,26 @@ final class DataConnection: HTTPUpstream {
     override func becameIdle() { owner.endpoint.serveWaiting() }
 }
 
+/// The data connections of one agent's session: a unit of load, as a session is.
+private final class DirectGroup {
+    let agent: [UInt8]
+    let idle: UpstreamPool
+    var count = 0
+
+    init(agent: [UInt8], idle: UpstreamPool) {
+        self.agent = agent
+        self.idle = idle
+    }
+}
+
 /// The data connections of one endpoint.
 final class DirectPool {
     /// The number under which the worker registered them.
     let id: UInt64
     private unowned let worker: Worker
     fileprivate unowned let endpoint: Endpoint
-    fileprivate let idle: UpstreamPool
+    private var groups: [DirectGroup] = []
+    private var nextGroup = 0
     private var connections: [DataConnection] = []
     private var retirement: CallbackTimer?
     private var isClosed = false
@@ -58,16 +74,20 @@ final class DirectPool {
         self.worker = worker
         self.id = id
         self.endpoint = endpoint
-        let direct = worker.config.upstream.direct
-        idle = UpstreamPool(worker.loop, idleMax: direct.connectionsMax, idleTimeout: direct.idleTimeout)
         retirement = CallbackTimer(worker.loop) { [unowned self] in self.retireIfEmpty() }
     }
 
     /// Data connections that are open.
     var count: Int { connections.count }
 
+    /// How many agents they are of.
+    var agentCount: Int { groups.count }
+
     /// Whether one waits for a stream.
-    var hasIdle: Bool { idle.count > 0 }
+    var hasIdle: Bool {
+        for group in groups where group.idle.count > 0 { return true }
+        return false
+    }
 
     /// Whether another one is taken.
     var hasRoom: Bool { !isClosed && connections.count < worker.config.upstream.direct.connectionsMax }
@@ -76,13 +96,26 @@ final class DirectPool {
 
     /// Takes over a data connection whose upgrade is done, or which a sibling gave.
     func add(_ stream: Stream, agent: [UInt8], isUsed: Bool) {
+        let group = self.group(of: agent)
         let connection = DataConnection(
-            stream, agent: agent, isUsed: isUsed, owner: self, headLimits: worker.proxyContext.settings.headLimits)
+            stream, agent: agent, isUsed: isUsed, owner: self, pool: group.idle,
+            headLimits: worker.proxyContext.settings.headLimits)
         connection.place = connections.count
         connections.append(connection)
+        group.count += 1
         retirement?.cancel()
         worker.telemetry.dataConnectionOpened()
-        if idle.add(connection) { endpoint.serveWaiting() }
+        if group.idle.add(connection) { endpoint.serveWaiting() }
+    }
+
+    private func group(of agent: [UInt8]) -> DirectGroup {
+        if let known = groups.first(where: { $0.agent == agent }) { return known }
+        let direct = worker.config.upstream.direct
+        let pool = UpstreamPool(worker.loop, idleMax: direct.connectionsMax, idleTimeout: direct.idleTimeout)
+        if isClosed { pool.close() }
+        let fresh = DirectGroup(agent: agent, idle: pool)
+        groups.append(fresh)
+        return fresh
     }
 
     fileprivate func remove(_ connection: DataConnection) {
@@ -93,6 +126,10 @@ final class DirectPool {
             last.place = connection.place
         }
         connection.place = -1
+        if let index = groups.firstIndex(where: { $0.agent == connection.agent }) {
+            groups[index].count -= 1
+            if groups[index].count == 0 { groups.remove(at: index) }
+        }
         worker.telemetry.dataConnectionClosed()
         if connections.isEmpty, !isClosed { retirement?.schedule(after: Self.emptyTime) }
     }
@@ -103,44 +140,51 @@ final class DirectPool {
 
     /// The agent takes no new streams: what waits is closed, what serves ends with its exchange.
     func agentLeft(_ agent: [UInt8]) {
-        idle.close { ($0 as? DataConnection)?.agent == agent }
         for connection in connections where connection.agent == agent { connection.retires = true }
+        groups.first { $0.agent == agent }?.idle.close()
     }
 
     /// Closes all that wait, and takes no more.
     func close() {
         isClosed = true
         retirement?.cancel()
-        idle.close()
+        for group in groups { group.idle.close() }
     }
 
     // MARK: Use
 
-    /// A connection for an exchange. `isRepeatable`: the request may be sent again. One that may not is not put on a
-    /// connection that has been idle for so long that it may be dead, if it has another way.
+    /// A connection for an exchange, of each agent in turn. `isRepeatable`: the request may be sent again. One that may not is
+    /// not put on a connection that has been idle for so long that it may be dead, if it has another way.
     func take(isRepeatable: Bool) -> DataConnection? {
-        guard let next = idle.next else { return nil }
-        if !isRepeatable, worker.loop.now - next.idleSince >= HTTPUpstream.doubtAfter { return nil }
-        return taken(idle.take())
+        take { pool in
+            guard let next = pool.next else { return nil }
+            if !isRepeatable, worker.loop.now - next.idleSince >= HTTPUpstream.doubtAfter { return nil }
+            return pool.take()
+        }
     }
 
     /// A connection on which nothing was sent yet, for a raw stream.
-    func takeUnused() -> DataConnection? { taken(idle.takeUnused()) }
+    func takeUnused() -> DataConnection? { take { $0.takeUnused() } }
 
-    private func taken(_ upstream: HTTPUpstream?) -> DataConnection? {
-        guard let connection = upstream as? DataConnection else { return nil }
-        worker.telemetry.dataStream()
-        return connection
+    private func take(_ of: (UpstreamPool) -> HTTPUpstream?) -> DataConnection? {
+        for step in 0..<groups.count {
+            let index = (nextGroup + step) % groups.count
+            guard let connection = of(groups[index].idle) as? DataConnection else { continue }
+            nextGroup = index + 1
+            worker.telemetry.dataStream()
+            return connection
+        }
+        return nil
     }
 
     /// One died without a word: those that have been idle for longer died with it, most likely.
     func diedUnnoticed(_ connection: DataConnection) {
-        idle.close { ($0 as? DataConnection)?.agent == connection.agent && $0.idleSince <= connection.idleSince }
+        groups.first { $0.agent == connection.agent }?.idle.close { $0.idleSince <= connection.idleSince }
     }
 
-    /// One that can be spared for a sibling, if more than one waits.
+    /// One that can be spared for a sibling, of an agent of which more than one waits.
     func spare() -> DataConnection? {
-        guard idle.count > 1 else { return nil }
-        return (idle.takeUnused() ?? idle.take()) as? DataConnection
+        guard let group = groups.first(where: { $0.idle.count > 1 }) else { return nil }
+        return (group.idle.takeUnused() ?? group.idle.take()) as? DataConnection
     }
 }

@@ -2,13 +2,14 @@
 
     agent = await Agent.connect(upstream_address, "my-endpoint", handler=serve_http(recorder))
 
-`handler(stream)` is a coroutine that is run for each stream that the server opens. Options of `connect` turn on the
-misbehaviour that a test wants (see `websocket.WebSocket` and `yamux.Session`).
+`handler(stream)` is a coroutine that is run for each stream that the server opens. With `transport="direct"` some data
+connections wait beside the session, and streams come over either. Options of `connect` turn on the misbehaviour that a test
+wants (see `websocket.WebSocket` and `yamux.Session`).
 """
 
 import asyncio
 
-from . import http1, websocket, yamux
+from . import direct, http1, websocket, yamux
 
 
 def every_byte(data):
@@ -27,10 +28,13 @@ class Agent:
         self.tasks = set()
         self.failures = []
         self.answer = {}
+        self.pool = None
 
     @classmethod
     async def connect(cls, address, endpoint, handler=None, headers=(), writes=None, messages=None, prefix="",
-                      host=None, **session_options):
+                      host=None, transport="mux", waiting=4, **session_options):
+        if transport == "direct":
+            headers = [*headers, direct.OFFER]
         reader, writer = await asyncio.open_connection(*address, limit=1 << 20)
         try:
             answer = await websocket.upgrade(reader, writer, f"{prefix}/piko/v1/upstream/{endpoint}",
@@ -44,6 +48,9 @@ class Agent:
         agent.answer = answer
         if handler is not None:
             agent._track(asyncio.create_task(agent._serve()))
+            if transport == "direct" and answer.get("x-piko-transport") == "direct/1":
+                agent.pool = direct.DataPool(agent, address, waiting, host)
+                await agent.pool.fill()
         return agent
 
     def _track(self, task):
@@ -60,7 +67,7 @@ class Agent:
     async def _run(self, stream):
         try:
             await self.handler(stream)
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):      # ENOTCONN too: FIN on a connection that was reset
             await self._quietly(stream.reset())
         except asyncio.CancelledError:
             raise
@@ -76,12 +83,16 @@ class Agent:
 
     async def close(self):
         """Go away, then the WebSocket's Close, as an agent that ends properly."""
+        if self.pool:
+            self.pool.end()
         await self._quietly(self.session.go_away())
         await self._quietly(self.session.close())
         await self._stop()
 
     async def abort(self):
-        """The TCP connection is reset."""
+        """The TCP connections are reset."""
+        if self.pool:
+            self.pool.abort()
         self.session.abort()
         await self._stop()
 

@@ -3,12 +3,13 @@ something that is not ours.
 
 The proxy port is a byte pipe: a request's head is read for its endpoint, then the connection is joined to a new stream of
 that endpoint's newest tunnel, head first. Tests that want to look closer take a tunnel (`await server.tunnel("e1")`) and
-open streams on it themselves.
+open streams on it themselves. With `pool="connections=8, idle=4"` it takes data connections of the direct transport, which
+tests take with `await server.data("e1")`.
 """
 
 import asyncio
 
-from . import websocket, yamux
+from . import direct, websocket, yamux
 
 
 class Tunnel:
@@ -17,8 +18,24 @@ class Tunnel:
         self.headers, self.target = headers, target
 
 
+class Data:
+    """A data connection that waits."""
+
+    def __init__(self, reader, writer, credential):
+        self.stream, self.credential = direct.TcpStream(reader, writer), credential
+
+    async def begin(self, address="192.0.2.7", port=4711, **preamble):
+        """The stream, after a preamble."""
+        await self.stream.write(direct.preamble(address, port, **preamble))
+        return self.stream
+
+
 class Server:
-    def __init__(self, **session_options):
+    def __init__(self, pool=None, **session_options):
+        self.pool = pool
+        self.waiting = {}                # endpoint -> [Data]
+        self.credentials = []            # all that were given out, oldest first
+        self.data_refusals = []          # (status, reason, body bytes): answers to the next data connections
         self.tunnels = {}                # endpoint -> [Tunnel], newest last
         self.handshakes = []             # (target, headers) of every upgrade that was asked for
         self.refusals = []               # (status, reason, body bytes): answers to the next handshakes
@@ -75,6 +92,9 @@ class Server:
                              f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
                 await writer.drain()
                 return
+            if "/piko/v1/data/" in target:
+                await self._on_data(reader, writer, first, target, headers)
+                return
             problem = self._check(first, headers)
             if problem:
                 self.violations.append(problem)
@@ -87,7 +107,8 @@ class Server:
             self.changed.set()
             # Only now: who learns from the agent that it is connected finds the tunnel.
             writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                         b"Sec-WebSocket-Accept: " + websocket.accept_key(headers["sec-websocket-key"].encode()) + b"\r\n\r\n")
+                         b"Sec-WebSocket-Accept: " + websocket.accept_key(headers["sec-websocket-key"].encode()) + b"\r\n"
+                         + self._grant(headers) + b"\r\n")
             await session.run()
             self.violations += session.violations
             if isinstance(session.failure, websocket.ProtocolError):
@@ -101,6 +122,42 @@ class Server:
             self.tasks.discard(task)
             self.writers.discard(writer)
             writer.close()
+
+    def _grant(self, headers):
+        if not self.pool or "direct/1" not in headers.get("x-piko-transport", ""):
+            return b""
+        return f"x-piko-transport: direct/1\r\nx-piko-pool: {self.pool}\r\n{self._new_credential()}".encode()
+
+    def _new_credential(self):
+        self.credentials.append(f"credential+{len(self.credentials)}/=")
+        return f"x-piko-credential: {self.credentials[-1]}\r\n"
+
+    async def _on_data(self, reader, writer, first, target, headers):
+        if self.data_refusals:
+            status, reason, body = self.data_refusals.pop(0)
+            writer.write(f"HTTP/1.1 {status} {reason}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+            await writer.drain()
+            return
+        used = headers.get("x-piko-credential")
+        if first.split(" ")[0] != "GET" or headers.get("upgrade") != "piko-direct/1" or "upgrade" not in headers.get("connection", "").lower():
+            self.violations.append(f"data connection without its upgrade: {first} {headers}")
+        if used not in self.credentials:
+            self.violations.append(f"data connection with a credential that was never given: {used}")
+        writer.write(f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: piko-direct/1\r\n{self._new_credential()}\r\n".encode())
+        data = Data(reader, writer, used)
+        self.waiting.setdefault(target.rsplit("/", 1)[1], []).append(data)
+        self.changed.set()
+        data.ended = asyncio.Event()
+        await data.ended.wait()
+
+    async def data(self, endpoint, timeout=15):
+        """A data connection that waits, no longer in `waiting`."""
+        async def find():
+            while not self.waiting.get(endpoint):
+                self.changed.clear()
+                await self.changed.wait()
+            return self.waiting[endpoint].pop(0)
+        return await asyncio.wait_for(find(), timeout)
 
     def _check(self, first, headers):
         method, target, version = first.split(" ")
