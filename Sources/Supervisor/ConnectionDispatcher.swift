@@ -27,7 +27,8 @@ final class ConnectionDispatcher: AfterTurn {
     private(set) var isFull = false
     /// Called when `isFull` changed.
     var fullChanged: () -> Void = {}
-    private var choice = WorkerChoice()
+    /// One for each port, so that connections of a kind are dealt out evenly whatever comes between them.
+    private var choices = [WorkerChoice](repeating: WorkerChoice(), count: ListenerKind.allCases.count)
     private var waiting: [Waiting] = []
 
     /// Connections that wait for a worker.
@@ -53,7 +54,7 @@ final class ConnectionDispatcher: AfterTurn {
 
     private func put(_ connection: Waiting) {
         let workers = processes.workers
-        let chosen = choice.next(count: workers.count) { index in
+        let chosen = choices[connection.listener.batchIndex].next(count: workers.count) { index in
             guard workers[index].isServing else { return nil }
             let connections = workers[index].load.connections
             return room.hasRoom(connections, for: connection.listener) ? connections : nil

@@ -142,9 +142,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         }
         // After a failure the way that depends on nothing old comes first.
         let isRepeatable = head.method.isIdempotent
-        let prefersData = summary.attempts == 0 && endpoint.choosesData(workers: worker.routes.workerCount)
+        // What a sibling relays goes through the session: so the agent learns that data connections are short.
+        let prefersData = summary.attempts == 0 && !isRelayed && endpoint.choosesData(workers: worker.routes.workerCount)
         if prefersData, serveOverData(endpoint, isRepeatable: isRepeatable) { return }
-        let isPlainsTurn = summary.attempts == 0 && !prefersData
+        let isPlainsTurn = summary.attempts == 0 && !isRelayed && !prefersData
         if serveOverSession(endpoint, of: isPlainsTurn ? endpoint.plainTunnels : endpoint.tunnels) { return }
         if serveOverData(endpoint, isRepeatable: true) || serveOverSession(endpoint, of: endpoint.tunnels) { return }
         noStream(endpoint)
@@ -162,6 +163,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             if tunnel.agent != nil { worker.telemetry.dataShortage() }
             worker.telemetry.upstreamRequest()
             proceed(with: upstream)
+            if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
             return true
         }
         return false
@@ -173,7 +175,6 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.upstreamRequest()
         connection.open(for: peer.bytes.span)
         proceed(with: connection)
-        if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
         return true
     }
 
