@@ -1,4 +1,4 @@
-// Entry point of `piko-agent`, which is `piko agent …` and `piko forward …`: understands the command line, reads the
+// Entry point of `piko-agent`, which is `piko agent …`, `piko forward …` and `piko bench …`: understands the command line, reads the
 // configuration's file, runs. Exit statuses: 0 done, 1 it can't run, 2 the command line is wrong.
 
 internal import Config
@@ -36,8 +36,10 @@ enum AgentMain {
             try AgentProgram(try load(AgentConfig.self, invocation)).run()
         case .forwardStart, .forwardTCP:
             try ForwardProgram(try load(ForwardConfig.self, invocation)).run()
+        case .benchHTTP:
+            try BenchProgram(try load(BenchConfig.self, invocation)) { write($0, to: 1) }.run()
         default:
-            throw ProgramError("piko-agent runs agent and forward only")
+            throw ProgramError("piko-agent runs agent, forward and bench only")
         }
     }
 

@@ -33,7 +33,7 @@ enum CLIMain {
             switch invocation.command {
             case .serverRun:
                 text = try become("piko-supervisor", words: invocation.words)
-            case .agentStart, .agentHTTP, .agentTCP, .forwardStart, .forwardTCP:
+            case .agentStart, .agentHTTP, .agentTCP, .forwardStart, .forwardTCP, .benchHTTP:
                 text = try become("piko-agent", words: invocation.path.dropFirst() + invocation.words)
             case .serverCheck:
                 text = try ServerCheck.run(invocation)

@@ -23,6 +23,8 @@ public enum Command: Equatable, Sendable {
     case forwardStart
     /// `piko forward tcp ADDR ENDPOINT`, and `piko forward ADDR ENDPOINT`
     case forwardTCP
+    /// `piko bench http`
+    case benchHTTP
 }
 
 /// A flag that a command takes.

@@ -33,16 +33,16 @@ public enum Commands {
             ExampleSpec("piko agent http my-endpoint 3000", "Make the HTTP service on port 3000 reachable through it:"),
             ExampleSpec("curl -H 'x-piko-endpoint: my-endpoint' http://localhost:8000", "Ask for it:"),
         ],
-        subcommands: [server, agent, forward])
+        subcommands: [server, agent, forward, bench])
 
     /// What `piko-supervisor` understands: `piko server` without the commands that ask a running server.
     public static let supervisor = CommandSpec(
         name: server.name, summary: server.summary, details: server.details, command: server.command,
         flags: server.flags, examples: server.examples)
 
-    /// What `piko-agent` understands: `agent` and `forward`.
+    /// What `piko-agent` understands: `agent`, `forward` and `bench`.
     public static let agentProgram = CommandSpec(
-        name: "piko", summary: piko.summary, details: piko.details, subcommands: [agent, forward])
+        name: "piko", summary: piko.summary, details: piko.details, subcommands: [agent, forward, bench])
 
     // MARK: piko server
 
@@ -173,6 +173,24 @@ public enum Commands {
         command: .forwardTCP, arguments: forwardArguments, flags: CommonFlags.all + ForwardConfig.keys.map(FlagSpec.init),
         examples: [ExampleSpec("piko forward 3000 my-endpoint", "Reach the endpoint through port 3000 of this machine:")],
         subcommands: [forwardStart, forwardTCP])
+
+    private static let bench = CommandSpec(
+        name: "bench", summary: "Measure a server.",
+        details: "Sends requests through a server to upstreams of its own, and says how many came back and how fast.",
+        subcommands: [
+            CommandSpec(
+                name: "http", summary: "Measure HTTP requests.",
+                details: """
+                    Registers upstreams at a server and sends them requests through it, each client one after the other over a kept \
+                    connection. Prints how many were answered in a second, and how long they took. Clients and upstreams \
+                    run in this process and need their share of the machine. The exit status is 1 when a request failed.
+                    """,
+                command: .benchHTTP, flags: CommonFlags.all + BenchConfig.keys.map(FlagSpec.init),
+                examples: [
+                    ExampleSpec("piko bench http", "Measure the server on this machine:"),
+                    ExampleSpec("piko bench http --requests 10000 --clients 8 --endpoints 1 --upstreams 1", "A small one:"),
+                ])
+        ])
 
     private static let forwardStart = CommandSpec(
         name: "start", summary: "Listen on the ports of a file.",

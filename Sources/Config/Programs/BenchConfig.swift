@@ -7,6 +7,7 @@ public struct BenchConfig: Configuration {
         public var proxyURL = ServerURL(host: "localhost", port: 8000)
         public var upstreamURL = ServerURL(host: "localhost", port: 8001)
         public var timeout = Duration.seconds(5)
+        public var transport = TransportChoice.auto
 
         public init() {}
     }
@@ -19,6 +20,7 @@ public struct BenchConfig: Configuration {
     public var size = 1024
     public var connect = Connect()
     public var log = LogConfig()
+    public var ioBackend = IOBackend.auto
 
     public init() {}
 
@@ -32,7 +34,12 @@ public struct BenchConfig: Configuration {
             Setting("connect.proxy_url", \.connect.proxyURL, "The server's proxy port."),
             Setting("connect.upstream_url", \.connect.upstreamURL, "The server's upstream port."),
             Setting("connect.timeout", \.connect.timeout, check: Rule.positive, "How long connecting may take."),
-        ] + Setting.group("log", \.log, LogConfig.settings))
+            Setting(
+                "connect.transport", \.connect.transport,
+                "How streams travel between the upstreams and the server: auto, direct or mux, as for piko agent."),
+        ]
+            + Setting.group("log", \.log, LogConfig.settings)
+            + [Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help)])
 
     public func validate() throws(ConfigError) {
         if upstreams < endpoints { throw ConfigError("upstreams: \(upstreams) can't serve \(endpoints) endpoints") }

@@ -21,7 +21,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private let peer: PeerAddress
     /// How often the connection has moved between workers.
     private let moves: UInt8
-    /// Whether a sibling relays to us: then only our own tunnels serve it.
+    /// Whether a sibling relays to us: then only our own tunnels serve it, and the sibling counts and logs its requests.
     private let isRelayed: Bool
     /// The sibling that it came from.
     private let sibling: UInt32?
@@ -59,7 +59,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     // MARK: Routing
 
     override func requestArrived() {
-        worker.telemetry.requestStarted()
+        if !isRelayed { worker.telemetry.requestStarted() }
         wasAnswered = false
         waitsForStream = false
         do throws(HTTPError) {
@@ -227,17 +227,18 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         answer.append("\r\n")
         var summary = self.summary
         summary.status = 101
-        worker.telemetry.requestFinished(head, summary)
+        if !isRelayed { worker.telemetry.requestFinished(head, summary) }
         var leftover = ByteBuffer()
         let client = takeOver(leftover: &leftover)
         client.write(answer.span)
         let early = isRaw ? leftover.count : 0
         if isRaw { service.write(leftover.span) }
         let left = isRaw ? client : WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover)
-        let worker = self.worker
         worker.relayOpened()
-        let relay = Relay(left, service) { outcome in
-            worker.telemetry.streamEnded(received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
+        let relay = Relay(left, service) { [self] outcome in
+            if !isRelayed {
+                worker.telemetry.streamEnded(received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
+            }
             worker.relayClosed()
             worker.untrack(self)
         }
@@ -310,15 +311,18 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     override func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {
         responseBytes.removeAll()
-        guard worker.telemetry.keepsResponses else { return }
+        guard worker.telemetry.keepsResponses, !isRelayed else { return }
         responseHead = copy head
         responseBytes.append(bytes)
     }
 
-    override func requestRefused(status: Int) { worker.telemetry.headRefused() }
+    override func requestRefused(status: Int) {
+        if !isRelayed { worker.telemetry.headRefused() }
+    }
 
     override func exchangeFinished() {
         if summary.wasUpgraded { worker.relayClosed() }
+        if isRelayed { return }
         worker.telemetry.requestFinished(head, summary)
         guard worker.telemetry.keepsResponses, !isTCP else { return }
         let kept = responseBytes.count
