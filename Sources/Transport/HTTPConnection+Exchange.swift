@@ -116,6 +116,27 @@ extension HTTPConnection {
         return used
     }
 
+    /// Data of at least this many bytes is written where it lies; less is gathered in the scratch with its frame, so that many
+    /// small chunks make one write.
+    private static let gatherLimit = 4_096
+
+    /// Writes one chunk of `data`, behind what the scratch holds already.
+    private static func writeChunk(_ data: Span<UInt8>, scratch: inout ByteBuffer, to channel: Channel) {
+        ChunkedEncoder.writeHeader(size: data.count, into: &scratch)
+        if data.count < gatherLimit {
+            scratch.append(data)
+        } else {
+            channel.write(scratch.span)
+            scratch.removeAll()
+            channel.write(data)
+        }
+        scratch.append("\r\n")
+        if scratch.count > 32_768 {
+            channel.write(scratch.span)
+            scratch.removeAll()
+        }
+    }
+
     /// Decodes chunks and writes their data to `channel`, in chunks of ours or bare.
     private static func rechunk(
         _ bytes: Span<UInt8>, decoder: inout ChunkedDecoder, scratch: inout ByteBuffer, asChunks: Bool, to channel: Channel
@@ -134,13 +155,7 @@ extension HTTPConnection {
                     channel.write(bytes.extracting(range))
                     continue
                 }
-                ChunkedEncoder.writeHeader(size: range.count, into: &scratch)
-                scratch.append(bytes.extracting(range))
-                scratch.append("\r\n")
-                if scratch.count > 32_768 {
-                    channel.write(scratch.span)
-                    scratch.removeAll()
-                }
+                writeChunk(bytes.extracting(range), scratch: &scratch, to: channel)
             case .end:
                 if asChunks { ChunkedEncoder.writeEnd(trailers: decoder.trailers.span, into: &scratch) }
                 if !scratch.isEmpty { channel.write(scratch.span) }
@@ -292,9 +307,7 @@ extension HTTPConnection {
         case .untilClose:
             summary.responseBodyBytes &+= UInt64(bytes.count)
             if sendsChunks {
-                ChunkedEncoder.writeHeader(size: bytes.count, into: &context.scratch)
-                context.scratch.append(bytes)
-                context.scratch.append("\r\n")
+                Self.writeChunk(bytes, scratch: &context.scratch, to: channel)
                 context.flush(to: channel)
             } else {
                 channel.write(bytes)
