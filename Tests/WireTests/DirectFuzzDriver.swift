@@ -1,0 +1,1 @@
+../Fuzz/direct.swift
