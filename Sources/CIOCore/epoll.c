@@ -246,6 +246,7 @@ static void message_service(cio_loop *loop, struct slot *slot) {
     if ((slot->flags & (SLOT_BLOCKED | SLOT_RETRY)) == SLOT_BLOCKED && message_flush(loop, slot)) {
         write_block(loop, slot);
     }
+    if (slot->flags & SLOT_DETACHING) handle_settle(loop, slot);
 }
 
 static void message_edges(cio_loop *loop, struct slot *slot, uint32_t edges) {
@@ -275,7 +276,7 @@ static bool slot_wants_input(const struct slot *slot) {
     switch (slot->kind) {
     case SLOT_STREAM: return stream_wants_input(slot) || stream_wants_splice(slot);
     case SLOT_LISTENER: return (slot->flags & (SLOT_READING | SLOT_ZOMBIE)) == SLOT_READING;
-    case SLOT_MESSAGE: return (slot->flags & (SLOT_ENDED | SLOT_FAILED | SLOT_ZOMBIE)) == 0;
+    case SLOT_MESSAGE: return (slot->flags & (SLOT_ENDED | SLOT_FAILED | SLOT_ZOMBIE | SLOT_DETACHING)) == 0;
     default: return false;
     }
 }
@@ -290,6 +291,7 @@ static void epoll_service(cio_loop *loop, struct slot *slot) {
     case SLOT_STREAM: stream_service(loop, slot); break;
     case SLOT_MESSAGE: message_service(loop, slot); break;
     case SLOT_POLL: poll_service(loop, slot); break;
+    case SLOT_LISTENER: handle_settle(loop, slot); break;
     default: break;
     }
     if (slot->generation == generation) ready_if_readable(loop, slot);

@@ -144,6 +144,7 @@ enum pump_flags {
     /* io_uring: what the request in flight is, a poll or not; outlives the pump. */
     STREAM_POLLS_IN = 1 << 5,
     STREAM_POLLS_OUT = 1 << 6,
+    STREAM_DETACH_UNSENT = 1 << 7, /* a detach does not wait for the output */
 };
 
 struct link {
@@ -176,6 +177,7 @@ struct slot {
             struct cio_stream_totals totals;
             /* The pump that takes from this stream, and the one that gives to it: index + 1, 0 for none. */
             uint32_t pump_from, pump_to;
+            uint8_t *unsent; /* given to the caller with DETACHED; freed with the slot */
         } output;
         struct { /* SLOT_MESSAGE */
             struct message *first, *last;
@@ -305,6 +307,8 @@ int output_gather(struct slot *slot, struct iovec *vectors, int max, size_t *tot
 /* Removes the oldest `length` bytes. */
 void output_consume(cio_loop *loop, struct slot *slot, size_t length);
 void output_drop(cio_loop *loop, struct slot *slot);
+/* Moves what waits into one piece of memory: its length, 0 when nothing waits, -ENOMEM. `*bytes` is the caller's to free. */
+ssize_t output_take(cio_loop *loop, struct slot *slot, uint8_t **bytes);
 
 /* ---- Streams, as a backend sees them (stream.c) --------------------------------------------------------------------- */
 
@@ -341,7 +345,8 @@ static inline bool stream_wants_splice(const struct slot *slot) {
 /* Whether there is something to send, and sending makes sense. */
 static inline bool stream_wants_output(const struct slot *slot) {
     return slot->output.pending > 0 &&
-           (slot->flags & (SLOT_CONNECTING | SLOT_WRITE_BROKEN | SLOT_FAILED | SLOT_ZOMBIE | SLOT_GONE)) == 0;
+           (slot->flags & (SLOT_CONNECTING | SLOT_WRITE_BROKEN | SLOT_FAILED | SLOT_ZOMBIE | SLOT_GONE)) == 0 &&
+           (slot->pump_flags & STREAM_DETACH_UNSENT) == 0;
 }
 /* Ends every stream whose time to linger is over, lets message sockets try again; the next deadline of that kind, or
  * UINT64_MAX. */
@@ -372,6 +377,8 @@ uint64_t pipes_expire(cio_loop *loop);
 
 /* ---- Listeners, polls (watch.c) and messages (descriptor_pass.c) ----------------------------------------------------- */
 
+/* Goes on with the detach of a listener or a message socket. */
+void handle_settle(cio_loop *loop, struct slot *slot);
 /* What became of an accept: a descriptor or -errno. False when the listener was paused by an error. */
 bool listener_accepted(cio_loop *loop, struct slot *slot, int result);
 /* Whether an accept error concerns only the connection that was about to be accepted. */

@@ -109,7 +109,10 @@ void cio_loop_destroy(cio_loop *loop) {
     for (uint32_t index = 0; index < loop->slots_used; index++) {
         struct slot *slot = &loop->slots[index];
         if (slot->kind == SLOT_FREE) continue;
-        if (slot->kind == SLOT_STREAM) output_drop(loop, slot);
+        if (slot->kind == SLOT_STREAM) {
+            output_drop(loop, slot);
+            free(slot->output.unsent);
+        }
         if (slot->kind == SLOT_MESSAGE) message_queue_drop(slot);
         if (slot->descriptor >= 0 && slot->kind != SLOT_POLL) close(slot->descriptor);
     }

@@ -8,6 +8,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 static bool output_over_limit(const cio_loop *loop, size_t length) {
@@ -90,6 +91,22 @@ void output_consume(cio_loop *loop, struct slot *slot, size_t length) {
 
 void output_drop(cio_loop *loop, struct slot *slot) {
     output_consume(loop, slot, slot->output.pending);
+}
+
+ssize_t output_take(cio_loop *loop, struct slot *slot, uint8_t **bytes) {
+    size_t length = slot->output.pending, offset = 0;
+    *bytes = NULL;
+    if (length == 0) return 0;
+    uint8_t *taken = malloc(length);
+    if (taken == NULL) return -ENOMEM;
+    for (struct chunk *chunk = slot->output.first; chunk != NULL; chunk = chunk->next) {
+        size_t part = chunk->end - chunk->start;
+        memcpy(taken + offset, chunk_data(chunk) + chunk->start, part);
+        offset += part;
+    }
+    output_drop(loop, slot);
+    *bytes = taken;
+    return (ssize_t)length;
 }
 
 uint8_t *cio_stream_reserve(cio_loop *loop, cio_handle handle, size_t want, size_t *got) {

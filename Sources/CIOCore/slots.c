@@ -7,6 +7,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 static const uint32_t list_flags[LIST_COUNT] = {
     [LIST_DIRTY] = SLOT_DIRTY,
@@ -95,6 +96,7 @@ int slot_open(cio_loop *loop, enum slot_kind kind, int descriptor, uint32_t flag
 
 void slot_free(cio_loop *loop, struct slot *slot) {
     for (int list = 0; list < LIST_COUNT; list++) list_remove(loop, (enum list_kind)list, slot);
+    if (slot->kind == SLOT_STREAM) free(slot->output.unsent);
     slot->generation++;
     slot->kind = SLOT_FREE;
     slot->flags = 0;

@@ -128,12 +128,13 @@ static void pumps_leave(cio_loop *loop, struct slot *slot) {
     if (slot->output.pump_to != 0) pump_target_over(loop, slot);
 }
 
-int cio_stream_detach(cio_loop *loop, cio_handle handle) {
+int cio_stream_detach(cio_loop *loop, cio_handle handle, enum cio_detach_mode mode) {
     struct slot *slot = slot_find(loop, handle, SLOT_STREAM);
     if (slot == NULL || (slot->flags & SLOT_FAILED) != 0) return -EBADF;
     pumps_leave(loop, slot);
     list_remove(loop, LIST_PAUSED, slot);
     slot->flags = (slot->flags & ~(uint32_t)SLOT_READING) | SLOT_DETACHING;
+    if (mode == CIO_DETACH_UNSENT) slot->pump_flags |= STREAM_DETACH_UNSENT;
     slot_touch(loop, slot);
     return 0;
 }
@@ -180,6 +181,7 @@ static void stream_linger(cio_loop *loop, struct slot *slot) {
     linger_make_room(loop);
     list_remove(loop, LIST_PAUSED, slot);
     slot->flags &= ~(uint32_t)SLOT_DETACHING;
+    slot->pump_flags &= (uint8_t)~STREAM_DETACH_UNSENT;
     slot->flags |= SLOT_CLOSED | SLOT_LINGERING | SLOT_FINISHING | SLOT_READING;
     loop->counters.handles_lingering++;
     slot->timed_since = loop->now;
@@ -398,10 +400,32 @@ static void stream_finish_now(cio_loop *loop, struct slot *slot) {
     }
 }
 
+/* Hands the descriptor back once nothing is in flight. */
+static void stream_detach_now(cio_loop *loop, struct slot *slot) {
+    if (!loop->backend->quiesce(loop, slot)) return;
+    ssize_t length = output_take(loop, slot, &slot->output.unsent);
+    if (length < 0) {
+        /* No memory for the rest: then it is sent first, after all. */
+        slot->pump_flags &= (uint8_t)~STREAM_DETACH_UNSENT;
+        slot_touch(loop, slot);
+        return;
+    }
+    struct cio_event *event = event_add(loop, slot, CIO_EVENT_DETACHED, slot->descriptor);
+    event->data = slot->output.unsent;
+    event->length = (uint32_t)length;
+    slot->descriptor = -1;
+    slot->flags |= SLOT_GONE;
+    slot_touch(loop, slot);
+}
+
 void stream_settle(cio_loop *loop, struct slot *slot) {
     if (stream_is_over(slot) || (slot->flags & SLOT_CONNECTING) != 0) return;
     if (slot->flags & SLOT_WRITE_BROKEN) {
         if (!stream_is_read(slot)) stream_failed(loop, slot, slot->error);
+        return;
+    }
+    if (slot->pump_flags & STREAM_DETACH_UNSENT) {
+        stream_detach_now(loop, slot);
         return;
     }
     if (slot->output.pending > 0 || (slot->flags & SLOT_SENDING) != 0) return;
@@ -413,10 +437,5 @@ void stream_settle(cio_loop *loop, struct slot *slot) {
         slot_close(loop, slot);
         return;
     }
-    if ((slot->flags & SLOT_DETACHING) != 0 && loop->backend->quiesce(loop, slot)) {
-        event_add(loop, slot, CIO_EVENT_DETACHED, slot->descriptor);
-        slot->descriptor = -1;
-        slot->flags |= SLOT_GONE;
-        slot_touch(loop, slot);
-    }
+    if (slot->flags & SLOT_DETACHING) stream_detach_now(loop, slot);
 }

@@ -186,13 +186,18 @@ static void stream_service(cio_loop *loop, struct slot *slot) {
 }
 
 static void listener_service(cio_loop *loop, struct slot *slot) {
-    if (!(slot->flags & SLOT_READING)) input_stop(loop, slot);
+    if (slot->flags & SLOT_DETACHING) handle_settle(loop, slot);
+    else if (!(slot->flags & SLOT_READING)) input_stop(loop, slot);
     else if (!(slot->flags & SLOT_RECEIVE_ARMED)) accept_arm(loop, slot);
 }
 
 static void message_service(cio_loop *loop, struct slot *slot) {
     if ((slot->flags & (SLOT_BLOCKED | SLOT_RETRY | SLOT_SENDING)) == SLOT_BLOCKED && message_flush(loop, slot)) {
         poll_arm(loop, slot, POLLOUT, OPERATION_POLL_OUT);
+    }
+    if (slot->flags & SLOT_DETACHING) {
+        handle_settle(loop, slot);
+        return;
     }
     if ((slot->flags & (SLOT_RECEIVE_ARMED | SLOT_READY | SLOT_ENDED)) == 0) {
         poll_arm(loop, slot, POLLIN, OPERATION_POLL_IN);
@@ -374,6 +379,8 @@ static void completion_handle(cio_loop *loop, struct slot *slot, enum operation 
         stream_settle(loop, slot);
     } else if (slot->kind == SLOT_LISTENER && (slot->flags & SLOT_READING) != 0) {
         slot_touch(loop, slot);
+    } else if (slot->flags & SLOT_DETACHING) {
+        handle_settle(loop, slot);
     }
 }
 

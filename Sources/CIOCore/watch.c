@@ -70,6 +70,25 @@ void cio_poll_arm(cio_loop *loop, cio_handle handle, uint32_t mask) {
     slot_touch(loop, slot);
 }
 
+int cio_handle_detach(cio_loop *loop, cio_handle handle) {
+    struct slot *slot = slot_find(loop, handle, SLOT_FREE);
+    if (slot == NULL || (slot->kind != SLOT_LISTENER && slot->kind != SLOT_MESSAGE)) return -EBADF;
+    if (slot->flags & (SLOT_FAILED | SLOT_ENDED)) return -EBADF;
+    slot->flags = (slot->flags & ~(uint32_t)SLOT_READING) | SLOT_DETACHING;
+    slot_touch(loop, slot);
+    return 0;
+}
+
+void handle_settle(cio_loop *loop, struct slot *slot) {
+    if ((slot->flags & (SLOT_DETACHING | SLOT_FAILED | SLOT_ENDED | SLOT_ZOMBIE | SLOT_GONE)) != SLOT_DETACHING) return;
+    if (slot->kind == SLOT_MESSAGE && slot->queue.count > 0) return;
+    if (!loop->backend->quiesce(loop, slot)) return;
+    event_add(loop, slot, CIO_EVENT_DETACHED, slot->descriptor);
+    slot->descriptor = -1;
+    slot->flags |= SLOT_GONE;
+    slot_touch(loop, slot);
+}
+
 void cio_handle_close(cio_loop *loop, cio_handle handle) {
     struct slot *slot = slot_find(loop, handle, SLOT_FREE);
     if (slot == NULL || slot->kind == SLOT_STREAM) return;

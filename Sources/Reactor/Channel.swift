@@ -73,6 +73,7 @@ open class ChannelDelegate {
     /// The pump of limited length that took from this stream carried all of it; what follows comes as received bytes again.
     open func streamPumped(_ stream: Stream) {}
 
-    /// A stream was taken out of the loop: the descriptor is the delegate's, the stream is dead.
-    open func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {}
+    /// A stream was taken out of the loop: the descriptor is the delegate's, the stream is dead. `unsent`: what was written
+    /// to it and did not reach the kernel (after `detachWithUnsent`).
+    open func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {}
 }

@@ -11,6 +11,9 @@ open class ListenerDelegate {
     /// Accepting failed for want of descriptors or memory. The listener is paused; call `resume` when it makes sense to
     /// try again.
     open func acceptFailed(_ listener: Listener, error: SystemError) {}
+
+    /// The listener was taken out of its loop: the descriptor is the delegate's, the listener is closed.
+    open func listenerDetached(_ listener: Listener, descriptor: consuming OwnedDescriptor) {}
 }
 
 /// A listening socket in a loop.
@@ -40,6 +43,10 @@ public final class Listener {
 
     /// Accepts again.
     public func resume() { unsafe cio_listener_accept(loop.core, handle, true) }
+
+    /// Takes the socket out of the loop: connections that the kernel had accepted for us still come, then the delegate's
+    /// `listenerDetached` gets the descriptor.
+    public func detach() { _ = unsafe cio_handle_detach(loop.core, handle) }
 
     /// Closes the socket of this process; another process that holds it goes on.
     public func close() {
@@ -76,7 +83,12 @@ public final class Listener {
 
     func handle(_ event: UnsafePointer<cio_event>) {
         let result = unsafe event.pointee.result
-        if result >= 0 {
+        if unsafe event.pointee.kind == CIO_EVENT_DETACHED.rawValue {
+            let descriptor = OwnedDescriptor(result)
+            let told = delegate
+            close()
+            told?.listenerDetached(self, descriptor: descriptor)
+        } else if result >= 0 {
             let descriptor = OwnedDescriptor(result)
             delegate?.accepted(self, descriptor: descriptor)
         } else {

@@ -10,6 +10,9 @@ open class MessageDelegate {
 
     /// The other end closed (no error), or the socket broke. The socket is closed.
     open func messageSocketEnded(_ socket: MessageSocket, error: SystemError?) {}
+
+    /// The socket was taken out of its loop: the descriptor is the delegate's, the socket is closed.
+    open func messageSocketDetached(_ socket: MessageSocket, descriptor: consuming OwnedDescriptor) {}
 }
 
 /// A connected SEQPACKET socket in a loop.
@@ -60,6 +63,10 @@ public final class MessageSocket {
         return Int(try result.orThrow("send a message"))
     }
 
+    /// Takes the socket out of the loop: messages that were received still come and those that wait are sent, then the
+    /// delegate's `messageSocketDetached` gets the descriptor.
+    public func detach() { _ = unsafe cio_handle_detach(loop.core, handle) }
+
     /// Closes the socket; messages that wait are dropped.
     public func close() {
         if handle == 0 { return }
@@ -77,6 +84,11 @@ public final class MessageSocket {
             var list = DescriptorList(numbers)
             let buffer = unsafe UnsafeBufferPointer(start: event.pointee.data, count: Int(event.pointee.length))
             delegate?.message(self, bytes: unsafe Span(_unsafeElements: buffer), descriptors: &list)
+        case CIO_EVENT_DETACHED.rawValue:
+            let descriptor = unsafe OwnedDescriptor(event.pointee.result)
+            let told = delegate
+            close()
+            told?.messageSocketDetached(self, descriptor: descriptor)
         case CIO_EVENT_END.rawValue: ended(nil)
         case CIO_EVENT_FAILED.rawValue: ended(SystemError.of(unsafe event.pointee.result, "receive a message"))
         default: preconditionFailure("an event that no message socket has")

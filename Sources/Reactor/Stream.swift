@@ -172,7 +172,10 @@ public final class Stream: Channel {
 
     /// Takes the socket out of the loop: sends what is queued, then the delegate's `streamDetached` gets the descriptor.
     /// Until then bytes may still be received.
-    public func detach() { _ = unsafe cio_stream_detach(loop.core, handle) }
+    public func detach() { _ = unsafe cio_stream_detach(loop.core, handle, CIO_DETACH_SENT) }
+
+    /// The same, but what the kernel has not taken yet comes with `streamDetached`, for whoever goes on with the socket.
+    public func detachWithUnsent() { _ = unsafe cio_stream_detach(loop.core, handle, CIO_DETACH_UNSENT) }
 
     /// The descriptor, for names and options; -1 when dead.
     public var descriptor: Int32 { max(-1, unsafe cio_handle_descriptor(loop.core, handle)) }
@@ -236,9 +239,10 @@ public final class Stream: Channel {
             fail(code == ECONNRESET || code == EPIPE ? .reset : .system(code), CIO_CLOSE_NOW)
         case CIO_EVENT_DETACHED.rawValue:
             let descriptor = unsafe OwnedDescriptor(event.pointee.result)
+            let buffer = unsafe UnsafeBufferPointer(start: event.pointee.data, count: Int(event.pointee.length))
             let told = delegate
             end(CIO_CLOSE_NOW)
-            told?.streamDetached(self, descriptor: descriptor)
+            told?.streamDetached(self, descriptor: descriptor, unsent: unsafe Span(_unsafeElements: buffer))
         default: preconditionFailure("an event that no stream has")
         }
     }

@@ -312,7 +312,7 @@ open class HTTPConnection: ChannelDelegate {
         connectionClosed()
     }
 
-    public override final func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {
+    public override final func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
         var moving = ByteBuffer()
         swap(&moving, &input)
         die()

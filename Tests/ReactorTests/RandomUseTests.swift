@@ -60,7 +60,7 @@ private final class End: ChannelDelegate {
         isOver = true
         stream = nil
     }
-    override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {
+    override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
         if !isDetaching { problems.append("detached without being asked to") }
         do { try adopt(descriptor) } catch { problems.append("\(error)") }
     }

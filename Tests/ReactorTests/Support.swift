@@ -41,6 +41,7 @@ final class Recorder: ChannelDelegate {
     var bytes: [UInt8] = []
     var log: [String] = []
     var detached: Int32 = -1
+    var unsent: [UInt8] = []
     var isPausedAfterEach = false
     var onData: ((Channel, borrowing MutableSpan<UInt8>) -> Void)?
 
@@ -54,8 +55,9 @@ final class Recorder: ChannelDelegate {
     override func channelFinished(_ channel: Channel) { log.append("finished") }
     override func channelFailed(_ channel: Channel, error: ChannelError) { log.append("failed \(error)") }
     override func streamConnected(_ stream: Stream) { log.append("connected") }
-    override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {
+    override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
         log.append("detached")
+        self.unsent = [UInt8](copying: unsent)
         detached = descriptor.take()
     }
     func has(_ word: String) -> Bool { log.contains { $0.hasPrefix(word) } }

@@ -65,7 +65,8 @@ enum cio_event_kind {
     CIO_EVENT_CONNECTED = 4, /* a cio_stream_connect succeeded */
     CIO_EVENT_FAILED = 5,    /* result -errno: the socket is broken or the connect failed; the last event of the handle,
                                 which the caller must still close */
-    CIO_EVENT_DETACHED = 6,  /* result: the descriptor, the caller's from now on; the handle is dead */
+    CIO_EVENT_DETACHED = 6,  /* result: the descriptor, the caller's from now on; the handle is dead. data, length: what a
+                                stream had not sent (CIO_DETACH_UNSENT) */
     CIO_EVENT_ACCEPTED = 7,  /* result: a new connection's descriptor (O_NONBLOCK, CLOEXEC), the caller's; or -errno
                                 (EMFILE, ENFILE, ENOBUFS, ENOMEM), after which the listener is paused: the caller decides
                                 when to resume */
@@ -173,9 +174,15 @@ enum cio_close_mode {
 /* Closes. The handle is dead to the caller from here on; no event follows. */
 void cio_stream_close(cio_loop *loop, cio_handle handle, enum cio_close_mode mode);
 
-/* Takes the socket out of the loop: stops reading, waits for every operation in flight (queued output is sent first),
- * then DETACHED hands the descriptor back. DATA and END may still come before it. -EBADF for a dead handle. */
-int cio_stream_detach(cio_loop *loop, cio_handle handle);
+enum cio_detach_mode {
+    CIO_DETACH_SENT = 0,   /* what is queued is sent first */
+    CIO_DETACH_UNSENT = 1, /* what the kernel has not taken yet comes with DETACHED, to be sent by whoever goes on; a finish
+                              that waits for it is forgotten */
+};
+
+/* Takes the socket out of the loop: stops reading, waits for every operation in flight, then DETACHED hands the descriptor
+ * back. DATA and END may still come before it. -EBADF for a dead handle. */
+int cio_stream_detach(cio_loop *loop, cio_handle handle, enum cio_detach_mode mode);
 
 /* The descriptor behind a handle, still owned by the loop: for socket options and names only. -EBADF if dead. */
 int cio_handle_descriptor(const cio_loop *loop, cio_handle handle);
@@ -220,6 +227,10 @@ int cio_message_send(cio_loop *loop, cio_handle handle, const void *bytes, size_
 /* Polls a descriptor that stays the caller's (POLLIN …, as poll(2)). READY once, then cio_poll_arm for the next. */
 int cio_poll_open(cio_loop *loop, int descriptor, uint32_t mask, uint64_t tag, cio_handle *handle);
 void cio_poll_arm(cio_loop *loop, cio_handle handle, uint32_t mask);
+
+/* Takes a listener or a message socket out of the loop: what was accepted and the messages that were received come first,
+ * queued messages are sent; then DETACHED hands the descriptor back. -EBADF for a dead handle. */
+int cio_handle_detach(cio_loop *loop, cio_handle handle);
 
 /* Closes a listener, message socket (queued messages are dropped), poll, or resolve. */
 void cio_handle_close(cio_loop *loop, cio_handle handle);

@@ -31,7 +31,7 @@ final class DataGift: ChannelDelegate {
 
     override func channelEnded(_ channel: Channel) { isSpoilt = true }
 
-    override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor) {
+    override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
         if isSpoilt { return }
         worker.siblings.moveData(descriptor, to: sibling, endpoint: endpoint, agent: agent, isUsed: isUsed)
     }
