@@ -36,7 +36,7 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
     func selects(row: Int) { #expect(outcome(Self.rows[row].0) == Self.rows[row].1) }
 
     static let refusals: [(String, String)] = [
-        ("", "piko needs a command: server, agent, forward\nRun \"piko --help\" for usage."),
+        ("", "piko needs a command: server, agent, forward, bench\nRun \"piko --help\" for usage."),
         ("serve", "unknown command \"serve\"; did you mean \"server\"?\nRun \"piko --help\" for usage."),
         ("sevrer --x", "unknown command \"sevrer\"; did you mean \"server\"?\nRun \"piko --help\" for usage."),
         ("xyz", "unknown command \"xyz\"\nRun \"piko --help\" for usage."),
@@ -116,6 +116,6 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
             if spec.command == nil { #expect(!spec.subcommands.isEmpty) }
             for subcommand in spec.subcommands { commands.append((path + [subcommand.name], subcommand)) }
         }
-        #expect(count == 15)
+        #expect(count == 17)
     }
 }
