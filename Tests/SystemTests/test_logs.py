@@ -23,7 +23,7 @@ def access_lines(node, **fields):
 def test_access_log(node, tunnel, host, endpoint):
     tunnel(node, agents.Recorder(lambda seen: response(201, "Created", body=b"x")))
     request(node.proxy, "POST", "/the/path?secret=1", host=host, body=b"abc", headers=[("X-Mine", "1")])
-    line = wait_until(lambda: access_lines(node, path="/the/path"), what="the access log line")[0]
+    line = wait_until(lambda: access_lines(node, host=host, path="/the/path"), what="the access log line")[0]
     assert {"proto": "HTTP/1.1", "method": "POST", "host": host, "status": 201}.items() <= line["request"].items()
     assert re.fullmatch(r"[0-9.]+(ns|µs|us|ms|s|m|h)[0-9.a-zµ]*", line["request"]["duration"])
     assert line["level"] == "info" and "secret=1" not in json.dumps(line)
@@ -32,7 +32,7 @@ def test_access_log(node, tunnel, host, endpoint):
 
 def test_access_log_of_errors(node, host):
     request(node.proxy, target="/fails-502", host=host)
-    line = wait_until(lambda: access_lines(node, path="/fails-502"), what="the line")[0]
+    line = wait_until(lambda: access_lines(node, host=host, path="/fails-502"), what="the line")[0]
     assert line["level"] == "warn" and line["request"]["status"] == 502
 
 
