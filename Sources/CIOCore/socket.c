@@ -12,13 +12,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-int cio_socket_listen(const struct sockaddr *address, socklen_t length, bool v6_only) {
+int cio_socket_listen(const struct sockaddr *address, socklen_t length, bool v6_only, bool share_port) {
     int descriptor = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (descriptor < 0) return -errno;
     int on = 1, only = v6_only, result = 0;
     if (setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0) goto failed;
     if (address->sa_family == AF_INET6 &&
         setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only) != 0) goto failed;
+    if (share_port && setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) != 0) goto failed;
     if (bind(descriptor, address, length) != 0) goto failed;
     if (listen(descriptor, SOMAXCONN) != 0) goto failed;
     return descriptor;
@@ -26,6 +27,11 @@ failed:
     result = -errno;
     close(descriptor);
     return result;
+}
+
+int cio_socket_share_port(int descriptor, bool share) {
+    int value = share;
+    return setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &value, sizeof value) == 0 ? 0 : -errno;
 }
 
 /* Removes the socket file at the address if nobody listens on it; -EADDRINUSE if somebody does, or if it is no socket. */

@@ -5,6 +5,7 @@
 internal import Config
 internal import Glibc
 internal import Reactor
+internal import Telemetry
 
 @main
 enum CLIMain {
@@ -43,6 +44,16 @@ enum CLIMain {
                 text = try ControlCommand.run("info", invocation)
             case .serverWorkers:
                 text = try ControlCommand.run("workers", invocation)
+            case .serverReload:
+                text = try ControlCommand.run("reload", invocation, within: ControlCommand.changeTimeMax)
+            case .serverUpgrade:
+                // A relative path is the caller's, not the server's.
+                let binary = try invocation.binary.map { path throws(CommandFailure) in try ControlCommand.absolutePath(path) }
+                text = try ControlCommand.run(
+                    "upgrade", invocation, binary.map { [JSONMember("binary", .string($0))] } ?? [],
+                    within: ControlCommand.changeTimeMax)
+            case .serverDrain:
+                text = try ControlCommand.run("drain", invocation, [JSONMember("off", .bool(invocation.isOff))])
             }
             return Output.print(text) ? 0 : 1
         } catch {

@@ -7,8 +7,13 @@ internal import Reactor
 internal import Telemetry
 
 enum ControlCommand {
-    /// Asks for what `command` names and prints the result as YAML.
-    static func run(_ command: String, _ invocation: Invocation) throws(CommandFailure) -> String {
+    /// The time for a reload or an upgrade: the server's own limits are shorter.
+    static let changeTimeMax = Duration.seconds(120)
+
+    /// Asks for what `command` names, with `members` beside it, and prints the result as YAML.
+    static func run(
+        _ command: String, _ invocation: Invocation, _ members: [JSONMember] = [], within time: Duration = Questioner.timeMax
+    ) throws(CommandFailure) -> String {
         let environment = ProgramEnvironment.variables
         let config = try ConfigurationFile.load(ServerConfig.self, invocation, environment: environment)
         let paths = config.server.controlSocket.isEmpty
@@ -18,7 +23,7 @@ enum ControlCommand {
         for path in paths {
             let answer: [UInt8]
             do throws(CommandFailure) {
-                answer = try ask(command, at: path)
+                answer = try ask(command, members, at: path, within: time)
             } catch {
                 failures.append("\(path): \(error.message)")
                 continue
@@ -36,13 +41,24 @@ enum ControlCommand {
             """)
     }
 
-    private static func ask(_ command: String, at path: String) throws(CommandFailure) -> [UInt8] {
+    private static func ask(
+        _ command: String, _ members: [JSONMember], at path: String, within time: Duration
+    ) throws(CommandFailure) -> [UInt8] {
         var question = ByteBuffer()
-        JSONValue.object([JSONMember("command", .string(command))]).write(into: &question)
+        JSONValue.object([JSONMember("command", .string(command))] + members).write(into: &question)
         question.append(UInt8(ascii: "\n"))
         var words: [UInt8] = []
         for index in 0..<question.count { words.append(question.span[index]) }
-        return try Questioner().ask(.unix(path: path), words) { $0[$0.count - 1] == UInt8(ascii: "\n") }
+        return try Questioner(within: time).ask(.unix(path: path), words) { $0[$0.count - 1] == UInt8(ascii: "\n") }
+    }
+
+    /// The path from the root.
+    static func absolutePath(_ path: String) throws(CommandFailure) -> String {
+        if path.hasPrefix("/") { return path }
+        guard let folder = ProgramEnvironment.workingDirectory else {
+            throw CommandFailure("piko: \(path): the working directory is not known; give a path that begins with /")
+        }
+        return "\(folder)/\(path)"
     }
 
     /// What an answer says.

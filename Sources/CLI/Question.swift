@@ -20,14 +20,14 @@ struct Questioner {
     private let loop: Loop
     private let deadline: Instant
 
-    init() throws(CommandFailure) {
+    init(within time: Duration = Questioner.timeMax) throws(CommandFailure) {
         do throws(SystemError) {
             // One connection needs no ring, and epoll can always be had.
             loop = try Loop(backend: .epoll)
         } catch {
             throw CommandFailure("piko: \(error)")
         }
-        deadline = loop.now + Self.timeMax
+        deadline = loop.now + time
     }
 
     /// Sends the question and returns what came back once `isWhole` finds the answer complete, or the peer has ended;

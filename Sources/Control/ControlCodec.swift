@@ -10,7 +10,7 @@ public import Memory
 /// Every bound of the protocol.
 public enum ControlLimits {
     /// The protocol's version; both ends of a connection speak the same.
-    public static let protocolVersion: UInt32 = 2
+    public static let protocolVersion: UInt32 = 3
     /// Bytes of type, flags and length.
     public static let headerBytes = 8
     /// A whole message, header included. The kernel refuses SEQPACKET messages over some 200 KiB.
@@ -72,15 +72,24 @@ enum ControlType: UInt16 {
     case ready = 11
     case drain = 12
     case shutdown = 13
+    case retire = 14
+    case siblingRetires = 15
+    case admitTunnels = 16
+    case ping = 17
     case workerReady = 64
     case register = 65
     case unregister = 66
     case lookup = 67
     case statusRequest = 68
     case drained = 69
+    case pong = 70
     case move = 128
     case moveData = 129
     case agentLeft = 130
+    case moveStreams = 131
+    case moveSession = 132
+    case sessionTaken = 133
+    case noMore = 134
 
     func maySend(_ party: ControlParty) -> Bool {
         if self == .hello { return true }
@@ -131,15 +140,24 @@ extension ControlMessage {
         case .ready: .ready
         case .drain: .drain
         case .shutdown: .shutdown
+        case .retire: .retire
+        case .siblingRetires: .siblingRetires
+        case .admitTunnels: .admitTunnels
+        case .ping: .ping
         case .workerReady: .workerReady
         case .register: .register
         case .unregister: .unregister
         case .lookup: .lookup
         case .statusRequest: .statusRequest
         case .drained: .drained
+        case .pong: .pong
         case .move: .move
         case .moveData: .moveData
         case .agentLeft: .agentLeft
+        case .moveStreams: .moveStreams
+        case .moveSession: .moveSession
+        case .sessionTaken: .sessionTaken
+        case .noMore: .noMore
         }
     }
 
@@ -165,11 +183,16 @@ extension ControlMessage {
             buffer.append(UInt8(peers.count))
             buffer.append(acceptedAt.nanoseconds)
             for peer in peers { buffer.append(peer.bytes.span) }
-        case .sibling(let worker), .siblingGone(let worker):
+        case .sibling(let worker, let generation, let protocolVersion):
             buffer.append(worker)
-        case .routes(let endpoint, let version, let entries):
+            buffer.append(generation)
+            buffer.append(protocolVersion)
+        case .siblingGone(let worker), .siblingRetires(let worker):
+            buffer.append(worker)
+        case .routes(let endpoint, let version, let lostFor, let entries):
             precondition(entries.count <= ControlLimits.routesMax)
             buffer.append(version)
+            buffer.append(lostFor ?? .max)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
             buffer.append(UInt16(entries.count))
             for entry in entries {
@@ -192,10 +215,10 @@ extension ControlMessage {
                 buffer.append(entry.value)
                 buffer.appendText(entry.name, max: ControlLimits.endpointBytesMax)
             }
-        case .ready(let ready):
-            buffer.append(UInt8(ready ? 1 : 0))
-        case .drain(let milliseconds):
-            buffer.append(milliseconds)
+        case .ready(let value), .admitTunnels(let value):
+            buffer.append(UInt8(value ? 1 : 0))
+        case .drain(let number), .retire(let number), .ping(let number), .pong(let number):
+            buffer.append(number)
         case .register(let tunnel, let endpoint, let kind):
             buffer.append(tunnel)
             buffer.append(kind.rawValue)
@@ -224,7 +247,18 @@ extension ControlMessage {
             case .inMemory(let length):
                 buffer.append(length)
             }
-        case .shutdown, .workerReady, .drained:
+        case .moveStreams(let handover, let count):
+            precondition(count >= 1 && count <= ControlLimits.descriptorsMax)
+            buffer.append(handover)
+            buffer.append(count)
+        case .moveSession(let handover, let endpoint, let stateBytes):
+            buffer.append(handover)
+            buffer.append(stateBytes)
+            buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
+        case .sessionTaken(let handover, let isTaken):
+            buffer.append(handover)
+            buffer.append(UInt8(isTaken ? 1 : 0))
+        case .shutdown, .workerReady, .drained, .noMore:
             break
         }
     }
@@ -232,6 +266,7 @@ extension ControlMessage {
     private func encode(_ setup: WorkerSetup, into buffer: inout ByteBuffer) {
         precondition(setup.settings.count <= ControlLimits.settingsMax)
         buffer.append(setup.index)
+        buffer.append(setup.generation)
         buffer.append(setup.worker)
         buffer.append(setup.slab)
         buffer.append(setup.nodeStart)
@@ -306,7 +341,9 @@ extension ControlMessage {
             return .hello(protocolVersion: version, binaryVersion: try cursor.text(bytes, max: ControlLimits.versionBytesMax))
         case .configure: return .configure(try setup(bytes, &cursor))
         case .accepted: return try accepted(bytes, &cursor)
-        case .sibling: return .sibling(worker: try cursor.u32(bytes))
+        case .sibling:
+            return .sibling(
+                worker: try cursor.u32(bytes), generation: try cursor.u32(bytes), protocolVersion: try cursor.u32(bytes))
         case .siblingGone: return .siblingGone(worker: try cursor.u32(bytes))
         case .routes: return try routes(bytes, &cursor)
         case .routeChanged:
@@ -315,13 +352,15 @@ extension ControlMessage {
         case .registered: return .registered(tunnel: try cursor.u64(bytes))
         case .refused: return .refused(tunnel: try cursor.u64(bytes))
         case .statusPage: return try statusPage(last: flags & flagLast != 0, bytes, &cursor)
-        case .ready:
-            let value = try cursor.u8(bytes)
-            guard value <= 1 else { throw .invalidValue }
-            return .ready(value == 1)
+        case .ready: return .ready(try cursor.truth(bytes))
+        case .retire: return .retire(milliseconds: try cursor.u64(bytes))
+        case .siblingRetires: return .siblingRetires(worker: try cursor.u32(bytes))
+        case .admitTunnels: return .admitTunnels(try cursor.truth(bytes))
+        case .ping: return .ping(try cursor.u64(bytes))
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .shutdown: return .shutdown
-        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData, .agentLeft:
+        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .move, .moveData, .agentLeft,
+            .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
     }
@@ -343,6 +382,7 @@ extension ControlMessage {
             let request = try cursor.u64(bytes)
             return .statusRequest(request: request, kind: try cursor.statusKind(bytes))
         case .drained: return .drained
+        case .pong: return .pong(try cursor.u64(bytes))
         case .move: return try move(inMemory: flags & flagInMemory != 0, bytes, &cursor)
         case .moveData:
             let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
@@ -350,15 +390,28 @@ extension ControlMessage {
         case .agentLeft:
             let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
             return .agentLeft(endpoint: try cursor.endpoint(bytes), agent: agent)
+        case .moveStreams:
+            let handover = try cursor.u64(bytes)
+            let count = try cursor.u8(bytes)
+            guard (1...UInt8(ControlLimits.descriptorsMax)).contains(count) else { throw .invalidValue }
+            return .moveStreams(handover: handover, count: count)
+        case .moveSession:
+            let handover = try cursor.u64(bytes)
+            let stateBytes = try cursor.u64(bytes)
+            return .moveSession(handover: handover, endpoint: try cursor.endpoint(bytes), stateBytes: stateBytes)
+        case .sessionTaken:
+            let handover = try cursor.u64(bytes)
+            return .sessionTaken(handover: handover, isTaken: try cursor.truth(bytes))
+        case .noMore: return .noMore
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
-            .statusPage, .ready, .drain, .shutdown:
+            .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping:
             throw .unexpectedType(type.rawValue)
         }
     }
 
     private static func setup(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> WorkerSetup {
         var setup = WorkerSetup(
-            index: try cursor.u32(bytes), worker: try cursor.u32(bytes), slab: try cursor.u32(bytes),
+            index: try cursor.u32(bytes), generation: try cursor.u32(bytes), worker: try cursor.u32(bytes), slab: try cursor.u32(bytes),
             nodeStart: try cursor.u64(bytes), directKey: try cursor.array(bytes, count: ControlLimits.keyBytes), settings: [])
         let count = Int(try cursor.u16(bytes))
         guard count <= ControlLimits.settingsMax else { throw .oversized }
@@ -386,6 +439,7 @@ extension ControlMessage {
 
     private static func routes(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> ControlMessage {
         let version = try cursor.u64(bytes)
+        let lost = try cursor.u32(bytes)
         let endpoint = try cursor.endpoint(bytes)
         let count = Int(try cursor.u16(bytes))
         guard count <= ControlLimits.routesMax else { throw .oversized }
@@ -395,11 +449,11 @@ extension ControlMessage {
             let worker = try cursor.u32(bytes)
             let tunnels = try cursor.u32(bytes)
             let direct = try cursor.u32(bytes)
-            let data = try cursor.u8(bytes)
-            guard direct <= tunnels, data <= 1 else { throw .invalidValue }
-            entries.append(RouteEntry(worker: worker, tunnels: tunnels, directTunnels: direct, hasData: data == 1))
+            let hasData = try cursor.truth(bytes)
+            guard direct <= tunnels else { throw .invalidValue }
+            entries.append(RouteEntry(worker: worker, tunnels: tunnels, directTunnels: direct, hasData: hasData))
         }
-        return .routes(endpoint: endpoint, version: version, entries: entries)
+        return .routes(endpoint: endpoint, version: version, lostFor: lost == .max ? nil : lost, entries: entries)
     }
 
     private static func statusPage(
@@ -458,6 +512,12 @@ private struct Cursor {
 
     mutating func u8(_ bytes: Span<UInt8>) throws(ControlError) -> UInt8 {
         UInt8(truncatingIfNeeded: try number(bytes, length: 1))
+    }
+
+    mutating func truth(_ bytes: Span<UInt8>) throws(ControlError) -> Bool {
+        let value = try u8(bytes)
+        guard value <= 1 else { throw .invalidValue }
+        return value == 1
     }
 
     mutating func u16(_ bytes: Span<UInt8>) throws(ControlError) -> UInt16 {

@@ -22,12 +22,14 @@ public enum ControlMessage: Equatable, Sendable {
     case configure(WorkerSetup)
     /// New connections, one descriptor each, in the order of `peers`. `acceptedAt` is on the monotonic clock.
     case accepted(listener: ListenerKind, acceptedAt: Instant, peers: [PeerAddress])
-    /// Another worker lives. Descriptor: a SOCK_SEQPACKET socket to it.
-    case sibling(worker: UInt32)
+    /// Another worker lives: its generation, and the protocol version that it speaks. Descriptor: a SOCK_SEQPACKET socket
+    /// to it.
+    case sibling(worker: UInt32, generation: UInt32, protocolVersion: UInt32)
     /// That worker ended; its socket is to be closed.
     case siblingGone(worker: UInt32)
-    /// The answer to `lookup`: the workers that hold tunnels of the endpoint. Empty: nobody does.
-    case routes(endpoint: String, version: UInt64, entries: [RouteEntry])
+    /// The answer to `lookup`: the workers that hold tunnels of the endpoint. Empty: nobody does; then `lostFor` is how many
+    /// milliseconds ago the last tunnel went away, nil when that is long ago.
+    case routes(endpoint: String, version: UInt64, lostFor: UInt32?, entries: [RouteEntry])
     /// What is cached about the endpoint from before `version` is out of date.
     case routeChanged(endpoint: String, version: UInt64)
     /// The tunnel is in the node's routing table, and every worker was told.
@@ -42,6 +44,15 @@ public enum ControlMessage: Equatable, Sendable {
     case drain(milliseconds: UInt64)
     /// End now.
     case shutdown
+    /// A newer generation serves: give it every connection and tunnel that can move, finish what can't, say `drained`; within
+    /// so many milliseconds, 0 for as long as it takes.
+    case retire(milliseconds: UInt64)
+    /// That worker is about to end: send it nothing more, and tell it so with `noMore`.
+    case siblingRetires(worker: UInt32)
+    /// Whether new tunnels are taken; when not, those that are there are told to go elsewhere.
+    case admitTunnels(Bool)
+    /// Are you there? Answered by `pong` with the same number.
+    case ping(UInt64)
 
     // Worker to supervisor.
 
@@ -57,6 +68,8 @@ public enum ControlMessage: Equatable, Sendable {
     case statusRequest(request: UInt64, kind: StatusKind)
     /// Nothing runs any more.
     case drained
+    /// The answer to `ping`.
+    case pong(UInt64)
 
     // Worker to sibling worker.
 
@@ -67,6 +80,14 @@ public enum ControlMessage: Equatable, Sendable {
     case moveData(endpoint: String, agent: [UInt8], isUsed: Bool)
     /// An agent takes no new streams: its idle data connections are to be closed.
     case agentLeft(endpoint: String, agent: [UInt8])
+    /// The bridges of a session's running streams, in the order of the session's state. Descriptors: their sockets.
+    case moveStreams(handover: UInt64, count: UInt8)
+    /// A tunnel on its way to this worker, after its bridges. Descriptors: its socket, and a memfd with its state.
+    case moveSession(handover: UInt64, endpoint: String, stateBytes: UInt64)
+    /// Whether the tunnel is served there now, and can be found.
+    case sessionTaken(handover: UInt64, isTaken: Bool)
+    /// Nothing more comes from here.
+    case noMore
 }
 
 /// What kind of thing was registered as a tunnel.
@@ -96,6 +117,8 @@ public enum StatusKind: UInt8, Sendable {
 public struct WorkerSetup: Equatable, Sendable {
     /// The worker's place among the workers of its generation: 0 ..< `server.workers`.
     public var index: UInt32
+    /// The generation: one for each configuration that the node has run with. Grows.
+    public var generation: UInt32
     /// The worker's number, unique in the life of the supervisor.
     public var worker: UInt32
     /// The counter slab in the shared memory that this worker alone writes.
@@ -107,8 +130,12 @@ public struct WorkerSetup: Equatable, Sendable {
     /// The effective configuration, as `Config` flattens it.
     public var settings: [Setting]
 
-    public init(index: UInt32, worker: UInt32, slab: UInt32, nodeStart: UInt64, directKey: [UInt8], settings: [Setting]) {
+    public init(
+        index: UInt32, generation: UInt32, worker: UInt32, slab: UInt32, nodeStart: UInt64, directKey: [UInt8],
+        settings: [Setting]
+    ) {
         self.index = index
+        self.generation = generation
         self.worker = worker
         self.slab = slab
         self.nodeStart = nodeStart
@@ -206,9 +233,11 @@ extension ControlMessage {
         case .configure, .sibling: 1
         case .accepted(_, _, let peers): peers.count
         case .move(_, _, _, .inline), .moveData: 1
-        case .move(_, _, _, .inMemory): 2
+        case .move(_, _, _, .inMemory), .moveSession: 2
+        case .moveStreams(_, let count): Int(count)
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
-            .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .agentLeft:
+            .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
+            .drained, .pong, .agentLeft, .sessionTaken, .noMore:
             0
         }
     }

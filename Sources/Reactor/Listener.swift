@@ -67,14 +67,20 @@ public final class Listener {
     ///
     /// Its connections have TCP keep-alive on, which an accepted socket takes over from the listening one: a peer that vanished
     /// without a word is noticed within two minutes even when nothing is sent to it, and holds nothing for ever.
-    public static func bind(_ address: SocketAddress, v6Only: Bool = false) throws(SystemError) -> OwnedDescriptor {
+    /// `sharesPort`: other sockets that share theirs (`setSharesPort`) may have the address, or one that overlaps with it.
+    public static func bind(
+        _ address: SocketAddress, v6Only: Bool = false, sharesPort: Bool = false
+    ) throws(SystemError) -> OwnedDescriptor {
         let result = unsafe address.withKernelAddress { pointer, length in
-            unsafe cio_socket_listen(pointer, length, v6Only)
+            unsafe cio_socket_listen(pointer, length, v6Only, sharesPort)
         }
         let descriptor = OwnedDescriptor(try result.orThrow("listen on \(address)"))
         _ = cio_socket_keepalive(descriptor.raw, 60, 15, 4, 0)
         return descriptor
     }
+
+    /// Whether sockets that are bound later may have an address that overlaps with this one's (SO_REUSEPORT).
+    public static func setSharesPort(_ descriptor: Int32, _ shares: Bool) { _ = cio_socket_share_port(descriptor, shares) }
 
     /// A listening Unix socket with the given permissions; takes the place of a stale one.
     public static func bindUnix(_ path: String, mode: UInt32) throws(SystemError) -> OwnedDescriptor {

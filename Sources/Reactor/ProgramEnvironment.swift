@@ -42,6 +42,14 @@ public enum ProgramEnvironment {
         return own[...slash] + name
     }
 
+    /// The folder that relative paths begin in.
+    public static var workingDirectory: String? {
+        unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4_096) { buffer in
+            guard let path = unsafe getcwd(buffer.baseAddress!, buffer.count) else { return nil }
+            return unsafe String(cString: path)
+        }
+    }
+
     /// The user who runs this process.
     public static var userIdentifier: UInt32 { geteuid() }
 

@@ -25,9 +25,16 @@ struct BindError: Error, Equatable, CustomStringConvertible {
 final class ListenerTable {
     private let loop: Loop
     private var sockets: [ListeningSocket] = []
-    private var listeners: [(kind: ListenerKind, listener: Listener, port: AcceptingPort)] = []
     private var acceptsTraffic = true
     private var acceptsAdmin = true
+    private var acceptor: Acceptor?
+
+    /// What connections are accepted for.
+    private struct Acceptor {
+        var dispatcher: ConnectionDispatcher
+        var counters: Counters
+        var log: Logger
+    }
 
     /// How long an address that is in use is tried again: the process that had it may just be ending.
     private let inUseRetry: Duration
@@ -37,8 +44,33 @@ final class ListenerTable {
         self.inUseRetry = inUseRetry
     }
 
+    // MARK: Making sockets
+
     /// Makes the sockets of a port. Waits for the name to be resolved, and for an address that is in use.
     func bind(_ kind: ListenerKind, key: String, address: BindAddress) throws(BindError) {
+        let deadline = loop.now + inUseRetry
+        sockets += try prepare(kind, key: key, address: address) {
+            guard loop.now < deadline else { return false }
+            let next = loop.now + .milliseconds(100)
+            while loop.now < next { loop.runTurn(until: next) }
+            return true
+        }
+    }
+
+    /// Takes over a listening socket.
+    func adopt(_ kind: ListenerKind, _ descriptor: consuming OwnedDescriptor) {
+        sockets.append(ListeningSocket(kind, descriptor))
+    }
+
+    /// The sockets for another address of a port: those that the port has already, where the address is the same, and new ones.
+    /// They count for nothing until `change`.
+    func prepare(_ kind: ListenerKind, key: String, address: BindAddress) throws(BindError) -> [ListeningSocket] {
+        try prepare(kind, key: key, address: address) { false }
+    }
+
+    private func prepare(
+        _ kind: ListenerKind, key: String, address: BindAddress, waitsInUse: () -> Bool
+    ) throws(BindError) -> [ListeningSocket] {
         func failure(_ reason: String) -> BindError { BindError(key: key, address: address.settingText, reason: reason) }
         let plan: BindPlan
         switch BindPlan(address) {
@@ -49,17 +81,21 @@ final class ListenerTable {
             }
         case let known: plan = known
         }
-        let deadline = loop.now + inUseRetry
         while true {
             do throws(SystemError) {
-                sockets += try Self.open(plan, kind)
-                return
+                return try open(plan, kind)
             } catch {
-                guard error.isAddressInUse, loop.now < deadline else { throw failure(SystemError.text(of: error.code)) }
-                let next = loop.now + .milliseconds(100)
-                while loop.now < next { loop.runTurn(until: next) }
+                guard error.isAddressInUse, waitsInUse() else { throw failure(SystemError.text(of: error.code)) }
             }
         }
+    }
+
+    /// From now on the port has these sockets: the new ones are accepted from, those that it had and that are not among them
+    /// are closed, once what the kernel had accepted from them is handed on.
+    func change(_ kind: ListenerKind, to prepared: [ListeningSocket]) throws(SystemError) {
+        for socket in sockets where socket.kind == kind && !prepared.contains(where: { $0 === socket }) { socket.retire() }
+        sockets = sockets.filter { $0.kind != kind } + prepared
+        try acceptFromNew()
     }
 
     private func lookUp(_ host: String, port: UInt16) -> Result<[SocketAddress], ResolveError> {
@@ -72,7 +108,8 @@ final class ListenerTable {
     }
 
     /// The sockets of a plan: all, or the error of the first that failed.
-    private static func open(_ plan: BindPlan, _ kind: ListenerKind) throws(SystemError) -> [ListeningSocket] {
+    private func open(_ plan: BindPlan, _ kind: ListenerKind) throws(SystemError) -> [ListeningSocket] {
+        let own = sockets.filter { $0.kind == kind }
         var sockets: [ListeningSocket] = []
         var lastError: SystemError?
         let addresses: [SocketAddress]
@@ -86,7 +123,11 @@ final class ListenerTable {
             // A port that the kernel chose is the same for all addresses of a name.
             if address.port == 0, let first = sockets.first?.address { address.port = first.port }
             do throws(SystemError) {
-                sockets.append(ListeningSocket(kind, try Listener.bind(address)))
+                if address.port != 0, let known = own.first(where: { $0.address == address }) {
+                    sockets.append(known)
+                } else {
+                    sockets.append(ListeningSocket(kind, try Self.open(address, besides: own)))
+                }
                 if needsOne { break }
             } catch {
                 guard error.isAddressMissing else { throw error }
@@ -97,18 +138,39 @@ final class ListenerTable {
         return sockets
     }
 
+    /// A socket for the address, which may overlap with those that the port has: the port goes from all addresses to one of
+    /// them, say.
+    private static func open(_ address: SocketAddress, besides own: [ListeningSocket]) throws(SystemError) -> OwnedDescriptor {
+        let overlapping = own.filter { $0.address?.port == address.port }
+        do throws(SystemError) {
+            return try Listener.bind(address)
+        } catch {
+            guard error.isAddressInUse, !overlapping.isEmpty else { throw error }
+        }
+        for socket in overlapping { Listener.setSharesPort(socket.descriptor, true) }
+        defer { for socket in overlapping { Listener.setSharesPort(socket.descriptor, false) } }
+        let opened = try Listener.bind(address, sharesPort: true)
+        Listener.setSharesPort(opened.raw, false)
+        return opened
+    }
+
     /// The addresses of a port, as the kernel says them.
     func addresses(_ kind: ListenerKind) -> [SocketAddress] {
         sockets.filter { $0.kind == kind }.compactMap(\.address)
     }
 
+    // MARK: Accepting
+
     /// Begins to accept on all ports.
     func accept(_ dispatcher: ConnectionDispatcher, counters: Counters, log: Logger) throws(SystemError) {
+        acceptor = Acceptor(dispatcher: dispatcher, counters: counters, log: log)
+        try acceptFromNew()
+    }
+
+    private func acceptFromNew() throws(SystemError) {
+        guard let acceptor else { return }
         for socket in sockets {
-            guard let descriptor = socket.take() else { continue }
-            let port = AcceptingPort(loop, socket.kind, dispatcher: dispatcher, counters: counters, log: log)
-            let listener = try Listener(loop, adopting: descriptor, delegate: port)
-            listeners.append((socket.kind, listener, port))
+            try socket.accept(loop, dispatcher: acceptor.dispatcher, counters: acceptor.counters, log: acceptor.log)
         }
         pauseOrResume()
     }
@@ -122,37 +184,83 @@ final class ListenerTable {
     }
 
     private func pauseOrResume() {
-        for (kind, listener, port) in listeners {
-            let isPaused = kind == .admin ? !acceptsAdmin : !acceptsTraffic
-            if port.isPaused == isPaused { continue }
-            port.isPaused = isPaused
-            if isPaused { listener.pause() } else { listener.resume() }
-        }
+        for socket in sockets { socket.setPaused(socket.kind == .admin ? !acceptsAdmin : !acceptsTraffic) }
     }
 
     /// Closes the ports for clients and agents.
     func closeAllButAdmin() {
-        for (kind, listener, port) in listeners where kind != .admin {
-            port.isClosed = true
-            listener.close()
+        for socket in sockets where socket.kind != .admin { socket.close() }
+        sockets.removeAll { $0.kind != .admin }
+    }
+
+    /// Takes all sockets out of the loop, for another program: connections that were accepted still come until `done` gets
+    /// them.
+    func detach(_ done: @escaping ([(kind: ListenerKind, descriptor: Int32)]) -> Void) {
+        var taken: [(kind: ListenerKind, descriptor: Int32)] = []
+        let count = sockets.count
+        for socket in sockets {
+            let kind = socket.kind
+            socket.detach { descriptor in
+                taken.append((kind, descriptor.take()))
+                if taken.count == count { done(taken) }
+            }
         }
-        listeners.removeAll { $0.kind != .admin }
+        sockets = []
+        if count == 0 { done([]) }
     }
 }
 
-/// A socket that is bound; from `take` on the loop's.
-private final class ListeningSocket {
+/// A listening socket: bound at first, then accepted from.
+final class ListeningSocket {
     let kind: ListenerKind
     let address: SocketAddress?
-    private var descriptor: OwnedDescriptor?
+    private var bound: OwnedDescriptor?
+    private var listener: Listener?
+    private var port: AcceptingPort?
 
-    init(_ kind: ListenerKind, _ descriptor: consuming OwnedDescriptor) {
+    fileprivate init(_ kind: ListenerKind, _ descriptor: consuming OwnedDescriptor) {
         self.kind = kind
         address = SocketAddress.name(of: descriptor.raw)
-        self.descriptor = consume descriptor
+        bound = consume descriptor
     }
 
-    func take() -> OwnedDescriptor? { descriptor.take() }
+    fileprivate var descriptor: Int32 {
+        if let listener { return listener.descriptor }
+        return bound?.raw ?? -1
+    }
+
+    fileprivate func accept(
+        _ loop: Loop, dispatcher: ConnectionDispatcher, counters: Counters, log: Logger
+    ) throws(SystemError) {
+        guard let descriptor = bound.take() else { return }
+        let port = AcceptingPort(loop, kind, dispatcher: dispatcher, counters: counters, log: log)
+        listener = try Listener(loop, adopting: descriptor, delegate: port)
+        self.port = port
+    }
+
+    fileprivate func setPaused(_ isPaused: Bool) {
+        guard let port, let listener, port.isPaused != isPaused else { return }
+        port.isPaused = isPaused
+        if isPaused { listener.pause() } else { listener.resume() }
+    }
+
+    fileprivate func close() {
+        port?.isClosed = true
+        listener?.close()
+        bound = nil
+    }
+
+    /// Closes it once what was accepted is handed on.
+    fileprivate func retire() { detach { _ = $0 } }
+
+    fileprivate func detach(_ done: @escaping (consuming OwnedDescriptor) -> Void) {
+        if let descriptor = bound.take() { return done(descriptor) }
+        guard let port, let listener else { return }
+        port.isClosed = true
+        port.detached = done
+        // A paused one is taken out as it is.
+        listener.detach()
+    }
 }
 
 /// Accepts from one socket.
@@ -167,6 +275,7 @@ private final class AcceptingPort: ListenerDelegate {
     /// Accepting is paused by others.
     var isPaused = false
     var isClosed = false
+    var detached: ((consuming OwnedDescriptor) -> Void)?
 
     private static let rest = Duration.milliseconds(100)
 
@@ -181,6 +290,12 @@ private final class AcceptingPort: ListenerDelegate {
     override func accepted(_ listener: Listener, descriptor: consuming OwnedDescriptor) {
         counters.add(kind.label.accepted)
         dispatcher.dispatch(descriptor, listener: kind)
+    }
+
+    override func listenerDetached(_ listener: Listener, descriptor: consuming OwnedDescriptor) {
+        let done = detached
+        detached = nil
+        done?(descriptor)
     }
 
     override func acceptFailed(_ listener: Listener, error: SystemError) {

@@ -10,78 +10,164 @@ import Memory
 import Reactor
 import Telemetry
 
+/// What a node is made of that does not change with its configuration.
+struct NodeParts {
+    let loop: Loop
+    let log: Logger
+    let ports: ListenerTable
+    /// How the server was started: its configuration is read again by it.
+    let invocation: Invocation
+    let program: WorkerProgram
+    let room: WorkerRoom
+}
+
+/// The configuration that a generation of workers runs with.
+struct GenerationSetup {
+    let config: ServerConfig
+    let settings: [Control.Setting]
+
+    init(_ config: ServerConfig) {
+        self.config = config
+        settings = config.flattened.map { Control.Setting(key: $0.0, value: $0.1) }
+    }
+
+    /// How many workers it has.
+    var workers: Int { config.server.workers > 0 ? config.server.workers : System.processorCount }
+
+    var policy: SupervisorPolicy {
+        SupervisorPolicy(
+            gracePeriod: config.gracePeriod, shutdownDelay: config.shutdownDelay, drainTimeout: config.reload.drainTimeout,
+            generationsMax: config.reload.generationsMax)
+    }
+}
+
 /// One server node.
 final class Node {
-    let loop: Loop
-    let config: ServerConfig
-    let log: Logger
+    let parts: NodeParts
     let counters: Counters
-    let ports: ListenerTable
-    private(set) var machine: SupervisorMachine
-    private(set) var routes = RoutingTable()
+    let memory: SharedMemory
+    let region: CounterRegion
+    var machine: SupervisorMachine
+    var routes: RoutingTable
     let processes: ProcessTable
-    private let dispatcher: ConnectionDispatcher
-    private let memory: SharedMemory
-    private let region: CounterRegion
-    private let settings: [Control.Setting]
-    private let started = SystemClock.unixNanoseconds
+    let dispatcher: ConnectionDispatcher
+    /// The configurations of the generations that live.
+    var setups: [UInt32: GenerationSetup]
+    var slabs: SlabPool
+    let started: UInt64
     /// Of the credentials for data connections. They end with the node, as the sessions do that they were made for.
-    private let directKey = Random.bytes(ControlLimits.keyBytes)
+    let directKey: [UInt8]
+    var controlServer: ControlServer?
+    var reloading: ReloadTask?
+    var upgrade: UpgradeTask?
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
-    private var controlServer: ControlServer?
+    private var heartbeat: CallbackTimer?
     private var lastFullWarning: Instant?
-    /// The node's readiness, as all workers were told.
-    private(set) var isReady = false
+    /// Whether the machine would have the node ready, and whether people took it out of use.
+    private var mayBeReady = false
+    private(set) var isOutOfUse = false
     /// What the process ends with.
     private(set) var exitCode: Int32 = 0
 
     /// How often the loop's counters are copied to where they are read.
     private static let publishEvery = Duration.seconds(5)
+    /// How often workers are asked whether they are there, and how many questions may be open.
+    private static let pingEvery = Duration.seconds(2)
+    private static let pingsOpenMax: UInt64 = 5
 
     /// Makes the counters' memory; nothing is started yet.
-    init(_ loop: Loop, config: ServerConfig, log: Logger, ports: ListenerTable, workerPath: String, room: WorkerRoom)
-        throws(SystemError)
-    {
-        self.loop = loop
-        self.config = config
-        self.log = log
-        self.ports = ports
-        let workers = config.server.workers > 0 ? config.server.workers : System.processorCount
-        let size = CounterRegion.byteCount(layout: Counters.layout, slabs: workers + 1)
-        memory = try SharedMemory(name: "piko-counters", size: size)
-        region = CounterRegion(formatting: memory.region, layout: Counters.layout, slabs: workers + 1)
+    init(_ parts: NodeParts, config: ServerConfig) throws(SystemError) {
+        self.parts = parts
+        let setup = GenerationSetup(config)
+        let slabs = SlabPool.count(workers: setup.workers)
+        let memory = try SharedMemory(
+            name: "piko-counters", size: CounterRegion.byteCount(layout: Counters.layout, slabs: slabs))
+        self.memory = memory
+        region = CounterRegion(formatting: memory.region, layout: Counters.layout, slabs: slabs)
+        self.slabs = SlabPool(slabs: slabs)
         let own = region.slab(0)
         own.owner = 0
         counters = Counters(slab: own)
-        log.counters = counters
-        settings = config.flattened.map { Control.Setting(key: $0.0, value: $0.1) }
-        machine = SupervisorMachine(workers: workers, gracePeriod: config.gracePeriod)
-        processes = ProcessTable(loop, path: workerPath, backend: config.server.ioBackend.rawValue)
-        dispatcher = ConnectionDispatcher(loop, processes: processes, counters: counters, room: room)
-        dispatcher.fullChanged = { [unowned self] in fullChanged() }
+        machine = SupervisorMachine(workers: setup.workers, policy: setup.policy)
+        setups = [machine.currentGeneration: setup]
+        routes = RoutingTable()
+        started = SystemClock.unixNanoseconds
+        directKey = Random.bytes(ControlLimits.keyBytes)
+        processes = ProcessTable(parts.loop, program: parts.program)
+        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room)
+        connectParts()
     }
 
-    /// How many workers the node is to have.
-    var workerCount: Int { region.slabCount - 1 }
+    /// A node that was taken over from another program. Its workers are added afterwards.
+    init(_ parts: NodeParts, taking state: TakenState, memory: SharedMemory, region: CounterRegion) {
+        self.parts = parts
+        self.memory = memory
+        self.region = region
+        slabs = SlabPool(slabs: region.slabCount)
+        counters = Counters(slab: region.slab(0))
+        machine = SupervisorMachine(
+            adopting: state.workers.map { .init(worker: $0.worker, generation: $0.generation, place: $0.place) },
+            current: state.currentGeneration, nextGeneration: state.nextGeneration, nextWorker: state.nextWorker,
+            policy: state.setup.policy, now: parts.loop.now)
+        setups = [state.currentGeneration: state.setup]
+        routes = RoutingTable(taking: state.tunnels, version: state.routesVersion)
+        started = state.started
+        directKey = state.directKey
+        isOutOfUse = state.isOutOfUse
+        mayBeReady = true
+        processes = ProcessTable(parts.loop, program: parts.program)
+        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room)
+        connectParts()
+    }
+
+    private func connectParts() {
+        parts.log.counters = counters
+        dispatcher.fullChanged = { [unowned self] in fullChanged() }
+        clock = CallbackTimer(loop) { [unowned self] in handle(.tick) }
+        publisher = CallbackTimer(loop) { [unowned self] in publishLoop() }
+        heartbeat = CallbackTimer(loop) { [unowned self] in askWorkers() }
+    }
+
+    var loop: Loop { parts.loop }
+    var log: Logger { parts.log }
+    var ports: ListenerTable { parts.ports }
+
+    /// The configuration that new connections are served with.
+    var setup: GenerationSetup {
+        guard let setup = setups[machine.currentGeneration] else { preconditionFailure("a generation without its configuration") }
+        return setup
+    }
+
+    /// Whether `/ready` says that the node is.
+    var isReady: Bool { mayBeReady && !isOutOfUse }
 
     /// Starts the workers. From here on the machine decides.
     func start(_ controlServer: ControlServer?) {
         self.controlServer = controlServer
-        let clock = CallbackTimer(loop) { [unowned self] in handle(.tick) }
-        self.clock = clock
-        let publisher = CallbackTimer(loop) { [unowned self] in publishLoop() }
-        self.publisher = publisher
-        publishLoop()
+        runClocks()
         handle(.begin)
+    }
+
+    func runClocks() {
+        publishLoop()
+        heartbeat?.schedule(after: Self.pingEvery)
+        clock?.schedule(at: machine.nextDeadline)
+    }
+
+    /// Nothing happens by itself any more: another program takes over.
+    func stopClocks() {
+        clock?.cancel()
+        publisher?.cancel()
+        heartbeat?.cancel()
     }
 
     /// Gives an event to the machine and does what it says.
     func handle(_ event: SupervisorEvent) {
         var failed: [UInt32] = []
         for action in machine.handle(event, now: loop.now) {
-            if case .start(let worker, let place) = action {
-                if !start(worker, place: place) { failed.append(worker) }
+            if case .start(let worker, let generation, let place) = action {
+                if !start(worker, generation, place) { failed.append(worker) }
             } else {
                 perform(action)
             }
@@ -94,11 +180,25 @@ final class Node {
         switch action {
         case .start: preconditionFailure("started by handle")
         case .serve: serve()
+        case .switchOver(let generation): switchOver(generation)
+        case .reloadFailed(let failure): reloading?.failed(failure)
         case .announceReady(let ready):
-            isReady = ready
-            for worker in processes.workers where worker.isServing { worker.link.send(.ready(ready)) }
-            if !ready { log.info(.server, "draining") { $0.field("grace_period", config.gracePeriod) } }
+            mayBeReady = ready
+            announceReady()
+            if !ready {
+                upgrade?.abandon("the node is told to end")
+                log.info(.server, "draining") {
+                    $0.field("grace_period", setup.config.gracePeriod)
+                    if setup.config.shutdownDelay > .zero { $0.field("shutdown_delay", setup.config.shutdownDelay) }
+                }
+            }
         case .stopAccepting: ports.closeAllButAdmin()
+        case .retire(let worker, let time):
+            processes[worker]?.link.send(.retire(milliseconds: time.clampedNanoseconds / 1_000_000))
+        case .part(let worker):
+            for other in processes.workers where other.isLinked && other.worker != worker {
+                other.link.send(.siblingRetires(worker: worker))
+            }
         case .drain(let worker, let time):
             processes[worker]?.link.send(.drain(milliseconds: time.clampedNanoseconds / 1_000_000))
         case .shutdown(let worker):
@@ -107,6 +207,9 @@ final class Node {
         case .kill(let worker):
             stopServing(worker)
             processes[worker]?.child.signal(EndSignal.kill)
+        case .generationEnded(let generation):
+            setups[generation] = nil
+            log.info(.server, "the last worker of an old generation has ended") { $0.field("generation", UInt64(generation)) }
         case .giveUp:
             log.error(.server, "giving up: workers keep ending before they are ready; the log lines above may say why")
         case .exit(let code):
@@ -115,6 +218,19 @@ final class Node {
             exitCode = code
             loop.stop()
         }
+    }
+
+    private func announceReady() {
+        for worker in processes.workers where worker.isLinked { worker.link.send(.ready(isReady)) }
+    }
+
+    /// Takes the node out of use, or back into it.
+    func setOutOfUse(_ isOut: Bool) {
+        guard isOut != isOutOfUse else { return }
+        isOutOfUse = isOut
+        log.info(.server, isOut ? "taken out of use" : "back in use")
+        announceReady()
+        for worker in processes.workers where worker.isLinked { worker.link.send(.admitTunnels(!isOut)) }
     }
 
     private func serve() {
@@ -126,7 +242,11 @@ final class Node {
             loop.stop()
             return
         }
-        log.info(.server, "server ready") {
+        logServing("server ready")
+    }
+
+    func logServing(_ text: StaticString) {
+        log.info(.server, text) {
             for kind in ListenerKind.allCases {
                 let addresses = ports.addresses(kind).map(\.description)
                 switch kind {
@@ -135,7 +255,7 @@ final class Node {
                 case .admin: $0.field("admin_addr", addresses.joined(separator: " "))
                 }
             }
-            $0.field("workers", workerCount)
+            $0.field("workers", setup.workers)
             if let path = controlServer?.path { $0.field("control_socket", path) }
         }
     }
@@ -143,15 +263,27 @@ final class Node {
     // MARK: Workers
 
     /// Starts a worker process; false when it can't be started.
-    private func start(_ worker: UInt32, place: Int) -> Bool {
-        let slab = region.slab(place + 1)
-        slab.owner = UInt64(worker)
+    private func start(_ worker: UInt32, _ generation: UInt32, _ place: Int) -> Bool {
+        guard let setup = setups[generation] else { preconditionFailure("a generation without its configuration") }
+        guard let slab = slabs.take() else {
+            log.warn(.server, "cannot start a worker: so many workers need a restart of the node") {
+                $0.field("worker", UInt64(worker))
+            }
+            return false
+        }
+        let memory = region.slab(slab)
+        memory.owner = UInt64(worker)
         do throws(SystemError) {
-            try processes.start(worker: worker, place: place, counters: Counters(slab: slab), owner: self) { [unowned self] status in
+            try processes.start(
+                worker: worker, generation: generation, place: place, slab: slab,
+                backend: setup.config.server.ioBackend.rawValue, counters: Counters(slab: memory), owner: self
+            ) { [unowned self] status in
                 ended(worker, status)
             }
             return true
         } catch {
+            memory.owner = nil
+            slabs.free(slab)
             log.warn(.server, "cannot start a worker") {
                 $0.field("worker", UInt64(worker))
                 $0.field("err", error.description)
@@ -160,26 +292,30 @@ final class Node {
         }
     }
 
-    private func ended(_ worker: UInt32, _ status: ExitStatus) {
+    func ended(_ worker: UInt32, _ status: ExitStatus) {
         guard let process = processes.remove(worker) else { return }
+        let wasLinked = process.isLinked
+        let wasExpected = machine.isLeaving(worker)
         process.isServing = false
-        let wasServing = machine.isServing
+        process.isLinked = false
         dispatcher.workerEnded(process)
         process.link.close()
-        region.fold(process.place + 1, into: 0, isGauge: Counters.isGauge)
+        region.fold(process.slab, into: 0, isGauge: Counters.isGauge)
+        slabs.free(process.slab)
         // This ends what every other worker knows of its routes; single endpoints need not be named.
-        let lost = routes.remove(worker: worker)
-        if process.hasServed {
-            for other in processes.workers where other.hasServed { other.link.send(.siblingGone(worker: worker)) }
+        let lost = routes.remove(worker: worker, now: loop.now)
+        if wasLinked {
+            for other in processes.workers where other.isLinked { other.link.send(.siblingGone(worker: worker)) }
         }
         publishRoutes()
-        log.log(wasServing ? .warn : .info, .server, "worker ended") {
+        log.log(machine.isServing && !wasExpected ? .warn : .info, .server, "worker ended") {
             $0.field("ended_worker", UInt64(worker))
             $0.field("pid", Int(process.child.pid))
             $0.field("status", status.description)
             $0.field("tunnels_lost", lost)
         }
-        if wasServing { counters.add(.workerRestarts) }
+        if machine.isServing, !wasExpected { counters.add(.workerRestarts) }
+        reloading?.workerEnded(worker, status)
         workersChanged()
         handle(.workerEnded(worker))
     }
@@ -192,7 +328,7 @@ final class Node {
     }
 
     /// The number of workers that serve changed.
-    private func workersChanged() {
+    func workersChanged() {
         let serving = processes.workers.count { $0.isServing }
         counters.set(.workersReady, UInt64(serving))
         pauseOrResume()
@@ -213,16 +349,29 @@ final class Node {
 
     private func becameReady(_ process: WorkerProcess) {
         guard machine.isStarting(process.worker) else { return }
-        for other in processes.workers where other.isServing { connect(process, other) }
-        process.isServing = true
-        process.hasServed = true
+        for other in processes.workers where other.isLinked && !machine.isParting(other.worker) { connect(process, other) }
+        process.isLinked = true
         process.link.send(.ready(isReady))
+        if isOutOfUse { process.link.send(.admitTunnels(false)) }
         log.debug(.server, "worker ready") {
             $0.field("ready_worker", UInt64(process.worker))
             $0.field("pid", Int(process.child.pid))
         }
+        if process.generation == machine.currentGeneration { process.isServing = true }
         workersChanged()
         handle(.workerReady(process.worker))
+        if process.isServing { dispatcher.workerServes() }
+    }
+
+    /// The workers of the generation get all new connections from now on.
+    private func switchOver(_ generation: UInt32) {
+        for process in processes.workers {
+            let serves = process.generation == generation && process.isLinked
+            if process.isServing, !serves { dispatcher.workerEnded(process) }
+            process.isServing = serves
+        }
+        workersChanged()
+        reloading?.succeeded()
         dispatcher.workerServes()
     }
 
@@ -230,16 +379,36 @@ final class Node {
     private func connect(_ one: WorkerProcess, _ other: WorkerProcess) {
         do throws(SystemError) {
             var pair = try MessageSocket.pair()
-            one.link.send(.sibling(worker: other.worker), taking: [pair.takeFirst().take()])
-            other.link.send(.sibling(worker: one.worker), taking: [pair.takeSecond().take()])
+            one.link.send(.sibling(of: other), taking: [pair.takeFirst().take()])
+            other.link.send(.sibling(of: one), taking: [pair.takeSecond().take()])
         } catch {
             log.warn(.server, "cannot connect two workers; their clients are not moved") { $0.field("err", error.description) }
         }
     }
 
+    /// Asks every worker whether it is there. One that has not answered for long is killed, and replaced.
+    private func askWorkers() {
+        for process in processes.workers where process.isLinked {
+            if process.pinged &- process.ponged >= Self.pingsOpenMax {
+                log.error(.server, "a worker does not answer; it is killed") {
+                    $0.field("hung_worker", UInt64(process.worker))
+                    $0.field("pid", Int(process.child.pid))
+                    $0.field("silent_for", Self.pingEvery * Int(Self.pingsOpenMax))
+                }
+                counters.add(.controlErrors)
+                stopServing(process.worker)
+                process.child.signal(EndSignal.kill)
+                continue
+            }
+            process.pinged &+= 1
+            process.link.send(.ping(process.pinged))
+        }
+        heartbeat?.schedule(after: Self.pingEvery)
+    }
+
     // MARK: Counters
 
-    private func publishRoutes() {
+    func publishRoutes() {
         counters.set(.connectedUpstreams, UInt64(routes.tunnelCount))
         counters.set(.registeredEndpoints, UInt64(routes.endpointCount))
     }
@@ -256,15 +425,22 @@ final class Node {
     }
 }
 
+extension ControlMessage {
+    /// The news of another worker.
+    fileprivate static func sibling(of process: WorkerProcess) -> ControlMessage {
+        .sibling(worker: process.worker, generation: process.generation, protocolVersion: process.link.protocolVersion)
+    }
+}
+
 // MARK: - What workers say
 
 extension Node: WorkerLinkOwner {
     func linkGreeted(_ link: WorkerLink) {
-        guard let process = processes[link.worker] else { return }
-        let setup = WorkerSetup(
-            index: UInt32(process.place), worker: process.worker, slab: UInt32(process.place + 1), nodeStart: started,
-            directKey: directKey, settings: settings)
-        link.send(.configure(setup), lending: [memory.descriptor])
+        guard let process = processes[link.worker], let setup = setups[process.generation] else { return }
+        let message = WorkerSetup(
+            index: UInt32(process.place), generation: process.generation, worker: process.worker, slab: UInt32(process.slab),
+            nodeStart: started, directKey: directKey, settings: setup.settings)
+        link.send(.configure(message), lending: [memory.descriptor])
     }
 
     func linkFailed(_ link: WorkerLink, reason: String) {
@@ -288,15 +464,19 @@ extension Node: WorkerLinkOwner {
         case .workerReady: becameReady(process)
         case .register(let tunnel, let endpoint, let kind): register(process, tunnel, endpoint, kind)
         case .unregister(let tunnel, let endpoint):
-            guard let version = routes.unregister(worker: process.worker, tunnel: tunnel, endpoint: endpoint) else { return }
-            broadcast(endpoint, version: version)
+            let version = routes.unregister(worker: process.worker, tunnel: tunnel, endpoint: endpoint, now: loop.now)
+            if let version { broadcast(endpoint, version: version) }
         case .lookup(let endpoint):
             let (version, entries) = routes.lookup(endpoint)
-            link.send(.routes(endpoint: endpoint, version: version, entries: entries))
+            let lost = entries.isEmpty ? routes.lostFor(endpoint, now: loop.now) : nil
+            let milliseconds = lost.map { UInt32(clamping: $0.clampedNanoseconds / 1_000_000) }
+            link.send(.routes(endpoint: endpoint, version: version, lostFor: milliseconds, entries: entries))
         case .statusRequest(let request, let kind): answer(link, request, kind)
         case .drained: handle(.workerDrained(process.worker))
+        case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
-            .statusPage, .ready, .drain, .shutdown, .move, .moveData, .agentLeft:
+            .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .move, .moveData,
+            .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             preconditionFailure("decoded as a worker's message")
         }
     }
@@ -316,7 +496,7 @@ extension Node: WorkerLinkOwner {
 
     /// Tells every worker that what it knows of the endpoint is out of date.
     private func broadcast(_ endpoint: String, version: UInt64) {
-        for worker in processes.workers where worker.isServing { worker.link.routeChanged(endpoint, version: version) }
+        for worker in processes.workers where worker.isLinked { worker.link.routeChanged(endpoint, version: version) }
         publishRoutes()
     }
 

@@ -6,13 +6,22 @@ import Reactor
 import Telemetry
 
 extension Node {
-    /// The reply to a request.
-    func answer(_ request: JSONValue) -> JSONValue {
-        guard let command = request["command"]?.string else { return failure("a request is {\"command\": \"…\"}") }
+    /// Makes the reply to a request, and gives it to `reply` now or when it is done.
+    func answer(_ request: JSONValue, _ reply: @escaping (JSONValue) -> Void) {
+        guard let command = request["command"]?.string else { return reply(failure("a request is {\"command\": \"…\"}")) }
         switch command {
-        case "info": return .object(info)
-        case "workers": return .object([JSONMember("workers", workers)])
-        default: return failure("unknown command \"\(command)\"")
+        case "info": reply(.object(info))
+        case "workers": reply(.object([JSONMember("workers", workers)]))
+        case "reload": reload { reply($0.json) }
+        case "upgrade": startUpgrade(to: request["binary"]?.string, asks: true) { reply($0) }
+        case "drain":
+            if machine.isServing {
+                setOutOfUse(request["off"] != .bool(true))
+                reply(.object([JSONMember("ready", .bool(isReady))]))
+            } else {
+                reply(failure("the node is \(machine.stateName)"))
+            }
+        default: reply(failure("unknown command \"\(command)\""))
         }
     }
 
@@ -26,6 +35,7 @@ extension Node {
             JSONMember("pid", .integer(Int64(System.processIdentifier))),
             JSONMember("state", .string("\(machine.stateName)")),
             JSONMember("ready", .bool(isReady)),
+            JSONMember("generation", .integer(Int64(machine.currentGeneration))),
             JSONMember("io_backend", .string(loop.backendDescription)),
             JSONMember("endpoints", .integer(Int64(routes.endpointCount))),
             JSONMember("upstreams", .integer(Int64(routes.tunnelCount))),
@@ -51,6 +61,7 @@ extension Node {
                 .object([
                     JSONMember("pid", .integer(Int64(worker.child.pid))),
                     JSONMember("id", .integer(Int64(worker.worker))),
+                    JSONMember("generation", .integer(Int64(worker.generation))),
                     JSONMember("place", .integer(Int64(worker.place))),
                     JSONMember("state", .string("\(machine.stateName(of: worker.worker))")),
                     JSONMember("connections", .integer(Int64(clamping: worker.load.connections))),

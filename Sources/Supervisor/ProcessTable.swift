@@ -1,7 +1,6 @@
 // The worker processes of this node: starting one, and finding it by its number.
 //
-// Invariants: a worker is in the table from its start to the news of its end; its counter slab is that of its place, which
-// nobody else uses meanwhile.
+// Invariants: a worker is in the table from its start to the news of its end; its counter slab is its own meanwhile.
 
 import Control
 import Reactor
@@ -11,23 +10,34 @@ import Telemetry
 final class WorkerProcess {
     /// The worker's number, never used again.
     let worker: UInt32
-    /// Its place among the workers.
+    /// The configuration and program that it runs with.
+    let generation: UInt32
+    /// Its place among the workers of its generation.
     let place: Int
+    /// Its counter slab.
+    let slab: Int
     let child: ChildProcess
     let link: WorkerLink
     private let counters: Counters
     /// Connections handed to it.
     var passed: UInt64 = 0
-    /// Whether it takes connections: from READY until it is told to end.
+    /// Whether it is READY, and so has siblings and hears what changes; until its end.
+    var isLinked = false
+    /// Whether it gets new connections: it is of the current generation, and READY.
     var isServing = false
-    /// Whether it was ever READY, and so has siblings.
-    var hasServed = false
+    /// Its last answer to a ping, and what was asked last.
+    var ponged: UInt64 = 0
+    var pinged: UInt64 = 0
     /// Connections of this turn, by port.
     var batches = [ConnectionBatch](repeating: ConnectionBatch(), count: ListenerKind.allCases.count)
 
-    init(worker: UInt32, place: Int, child: ChildProcess, link: WorkerLink, counters: Counters) {
+    init(
+        worker: UInt32, generation: UInt32, place: Int, slab: Int, child: ChildProcess, link: WorkerLink, counters: Counters
+    ) {
         self.worker = worker
+        self.generation = generation
         self.place = place
+        self.slab = slab
         self.child = child
         self.link = link
         self.counters = counters
@@ -46,19 +56,34 @@ struct ConnectionBatch {
     var peers: [PeerAddress] = []
 }
 
+/// The program that workers run: held open, so that a package that is replaced on disk never mixes versions.
+final class WorkerProgram {
+    let path: String
+    let descriptor: OwnedDescriptor
+
+    /// Opens the program at the path.
+    init(path: String) throws(SystemError) {
+        self.path = path
+        descriptor = try FileContents.open(path)
+    }
+
+    /// One that was opened by somebody else.
+    init(path: String, adopting descriptor: consuming OwnedDescriptor) {
+        self.path = path
+        self.descriptor = descriptor
+    }
+}
+
 /// All living workers.
 final class ProcessTable {
     /// In the order of their start.
     private(set) var workers: [WorkerProcess] = []
     private let loop: Loop
-    private let path: String
-    private let arguments: [String]
+    let program: WorkerProgram
 
-    /// `path` is the worker program's.
-    init(_ loop: Loop, path: String, backend: String) {
+    init(_ loop: Loop, program: WorkerProgram) {
         self.loop = loop
-        self.path = path
-        arguments = ["piko-worker", "--io-backend", backend]
+        self.program = program
     }
 
     /// The worker with the number.
@@ -68,22 +93,31 @@ final class ProcessTable {
 
     /// Starts a worker process, whose control socket is its descriptor 3. It dies with this process.
     func start(
-        worker: UInt32, place: Int, counters: Counters, owner: any WorkerLinkOwner, ended: @escaping (ExitStatus) -> Void
+        worker: UInt32, generation: UInt32, place: Int, slab: Int, backend: String, counters: Counters,
+        owner: any WorkerLinkOwner, ended: @escaping (ExitStatus) -> Void
     ) throws(SystemError) {
         var pair = try MessageSocket.pair()
         let theirs = pair.takeSecond()
         let link = try WorkerLink(loop, worker: worker, adopting: pair.takeFirst(), owner: owner)
-        var description = ProcessDescription(path: path, arguments: arguments, environment: ProgramEnvironment.strings)
+        var description = ProcessDescription(
+            path: program.path, arguments: ["piko-worker", "--io-backend", backend], environment: ProgramEnvironment.strings)
+        description.executable = program.descriptor.raw
         description.descriptors = [theirs.raw]
         description.diesWithParent = true
         do {
             let child = try ChildProcess.spawn(loop, description, exited: ended)
-            workers.append(WorkerProcess(worker: worker, place: place, child: child, link: link, counters: counters))
+            add(
+                WorkerProcess(
+                    worker: worker, generation: generation, place: place, slab: slab, child: child, link: link,
+                    counters: counters))
         } catch {
             link.close()
             throw error
         }
     }
+
+    /// Takes up a worker that another program started.
+    func add(_ process: WorkerProcess) { workers.append(process) }
 
     /// Takes a worker that ended out of the table.
     func remove(_ worker: UInt32) -> WorkerProcess? {

@@ -8,12 +8,24 @@
 // Invariants: an endpoint is in the table exactly when a worker has something of it; the sum of a route's counts is the
 // number of its tunnels; versions only grow.
 
+import Base
 import Control
 
 /// The most that the table holds.
 struct RoutingLimits {
     /// Tunnels over all workers. One takes some 200 bytes.
     var tunnelsMax = 262_144
+    /// Endpoints of which it is remembered that they have just lost their last tunnel, and for how long.
+    var lossesMax = 16_384
+    var lossTime = Duration.seconds(60)
+}
+
+/// A tunnel as it was registered.
+struct RegisteredTunnel: Equatable {
+    var worker: UInt32
+    var tunnel: UInt64
+    var endpoint: String
+    var kind: TunnelKind
 }
 
 /// What came of a registration.
@@ -45,6 +57,9 @@ struct RoutingTable {
     private var registered: [UInt32: [UInt64: Registered]] = [:]
     private var version: UInt64 = 0
     private var count = 0
+    /// When the endpoints lost their last tunnels, of those that lost it a moment ago; the oldest first in `losses`.
+    private var lost: [String: Instant] = [:]
+    private var losses: [(endpoint: String, at: Instant)] = []
 
     /// How many agents' sessions there are.
     private(set) var tunnelCount = 0
@@ -73,29 +88,30 @@ struct RoutingTable {
         }
         if kind != .dataConnections { tunnelCount += 1 }
         routes[endpoint] = route
+        if !lost.isEmpty { lost[endpoint] = nil }
         return .added(version: version)
     }
 
     /// Removes a tunnel; the route's new version, or nil when the worker has no such tunnel of that endpoint (it was
     /// refused, say).
-    mutating func unregister(worker: UInt32, tunnel: UInt64, endpoint: String) -> UInt64? {
+    mutating func unregister(worker: UInt32, tunnel: UInt64, endpoint: String, now: Instant) -> UInt64? {
         guard let known = registered[worker]?[tunnel], known.endpoint == endpoint else { return nil }
         registered[worker]?[tunnel] = nil
         version += 1
-        forget(worker: worker, known)
+        forget(worker: worker, known, now)
         return version
     }
 
     /// Removes all tunnels of a worker and returns how many there were.
     @discardableResult
-    mutating func remove(worker: UInt32) -> Int {
-        guard let lost = registered.removeValue(forKey: worker) else { return 0 }
+    mutating func remove(worker: UInt32, now: Instant) -> Int {
+        guard let taken = registered.removeValue(forKey: worker) else { return 0 }
         version += 1
-        for known in lost.values { forget(worker: worker, known) }
-        return lost.values.count { $0.kind != .dataConnections }
+        for known in taken.values { forget(worker: worker, known, now) }
+        return taken.values.count { $0.kind != .dataConnections }
     }
 
-    private mutating func forget(worker: UInt32, _ known: Registered) {
+    private mutating func forget(worker: UInt32, _ known: Registered, _ now: Instant) {
         guard var route = routes[known.endpoint], let index = route.entries.firstIndex(where: { $0.worker == worker }) else {
             preconditionFailure("a tunnel without its route")
         }
@@ -111,6 +127,42 @@ struct RoutingTable {
         if known.kind != .dataConnections { tunnelCount -= 1 }
         if route.entries[index].tunnels == 0, !route.entries[index].hasData { route.entries.remove(at: index) }
         routes[known.endpoint] = route.entries.isEmpty ? nil : route
+        if route.entries.isEmpty { noteLoss(known.endpoint, now) }
+    }
+
+    private mutating func noteLoss(_ endpoint: String, _ now: Instant) {
+        lost[endpoint] = now
+        losses.append((endpoint, now))
+        guard losses.count > 2 * limits.lossesMax || losses[0].at + limits.lossTime < now else { return }
+        // Half of them are dropped at once, so that this costs little each time.
+        let kept = losses.suffix(limits.lossesMax).filter { $0.at + limits.lossTime >= now && lost[$0.endpoint] == $0.at }
+        losses = Array(kept)
+        lost = Dictionary(kept.map { ($0.endpoint, $0.at) }) { $1 }
+    }
+
+    /// How long ago the endpoint lost its last tunnel; nil: it has one, or that is long ago.
+    func lostFor(_ endpoint: String, now: Instant) -> Duration? {
+        guard let at = lost[endpoint], at + limits.lossTime >= now else { return nil }
+        return now - at
+    }
+
+    /// Every tunnel, for another program that takes the table over.
+    var tunnels: [RegisteredTunnel] {
+        registered.flatMap { worker, tunnels in
+            tunnels.map { RegisteredTunnel(worker: worker, tunnel: $0.key, endpoint: $0.value.endpoint, kind: $0.value.kind) }
+        }
+    }
+
+    /// The number of the last change.
+    var lastVersion: UInt64 { version }
+
+    /// A table with these tunnels, whose versions go on from `version`.
+    init(taking tunnels: [RegisteredTunnel], version: UInt64) {
+        self.init()
+        self.version = version
+        for tunnel in tunnels {
+            _ = register(worker: tunnel.worker, tunnel: tunnel.tunnel, endpoint: tunnel.endpoint, kind: tunnel.kind)
+        }
     }
 
     /// The workers that hold tunnels of the endpoint, and the version of that knowledge.

@@ -31,8 +31,14 @@ final class WorkerLink: MessageDelegate {
     private unowned let owner: any WorkerLinkOwner
     private let timer: CallbackTimer
     private var scratch = ByteBuffer()
-    private var hasGreeted = false
+    /// The version of the control protocol that the worker speaks; known once it greeted.
+    private(set) var protocolVersion = ControlLimits.protocolVersion
+    private(set) var hasGreeted = false
     private var hasFailed = false
+    /// What is to be sent by the program that takes the link over.
+    private(set) var held: [[UInt8]] = []
+    private var isHolding = false
+    private var detached: ((consuming OwnedDescriptor) -> Void)?
     /// Endpoints whose change the worker has not been told yet, with the version of the last.
     private var changes: [String: UInt64] = [:]
     private var messagesWaiting = 0
@@ -56,6 +62,36 @@ final class WorkerLink: MessageDelegate {
         send(.hello(protocolVersion: ControlLimits.protocolVersion, binaryVersion: BuildInfo.version))
     }
 
+    /// Takes over the link to a worker from another program, with the messages that it held.
+    init(
+        _ loop: Loop, worker: UInt32, adopting descriptor: consuming OwnedDescriptor, greeted protocolVersion: UInt32,
+        held: [[UInt8]], owner: any WorkerLinkOwner
+    ) throws(SystemError) {
+        self.worker = worker
+        self.owner = owner
+        self.protocolVersion = protocolVersion
+        hasGreeted = true
+        socket = try MessageSocket(loop, adopting: descriptor)
+        weak var link: WorkerLink?
+        timer = CallbackTimer(loop) { link?.sendChanges() }
+        super.init()
+        link = self
+        socket.delegate = self
+        for bytes in held { try socket.send(bytes.span) }
+    }
+
+    /// Takes the socket out of the loop, for another program. What is sent from here on, which must be without descriptors, is
+    /// held for it; what the worker sent is still told until `done` gets the socket.
+    func detach(_ done: @escaping (consuming OwnedDescriptor) -> Void) {
+        timer.cancel()
+        let waiting = changes
+        changes = [:]
+        for (endpoint, version) in waiting { send(.routeChanged(endpoint: endpoint, version: version)) }
+        detached = done
+        isHolding = true
+        socket.detach()
+    }
+
     /// Sends a message, and closes the descriptors once they are sent. False when the worker is lost.
     @discardableResult
     func send(_ message: ControlMessage, taking descriptors: [Int32] = []) -> Bool {
@@ -71,9 +107,14 @@ final class WorkerLink: MessageDelegate {
 
     /// Sends a message; when it can't, the descriptors stay the caller's.
     func trySend(_ message: ControlMessage, _ descriptors: [Int32], taking: Bool) -> Bool {
-        guard socket.isOpen, !hasFailed else { return false }
+        guard isHolding || socket.isOpen, !hasFailed else { return false }
         scratch.removeAll()
         message.encode(into: &scratch)
+        if isHolding {
+            guard descriptors.isEmpty else { return false }
+            held.append([UInt8](copying: scratch.span))
+            return true
+        }
         do {
             messagesWaiting = try socket.send(scratch.span, descriptors: descriptors, taking: taking)
             return true
@@ -85,7 +126,7 @@ final class WorkerLink: MessageDelegate {
 
     /// Tells the worker that what it knows of the endpoint is out of date, now or when it has caught up.
     func routeChanged(_ endpoint: String, version: UInt64) {
-        if changes.isEmpty, messagesWaiting < Self.waitingMax {
+        if isHolding || changes.isEmpty && messagesWaiting < Self.waitingMax {
             send(.routeChanged(endpoint: endpoint, version: version))
         } else {
             changes[endpoint] = version
@@ -138,12 +179,19 @@ final class WorkerLink: MessageDelegate {
                 return fail("piko-worker is of version \(binary), this is \(BuildInfo.version)")
             }
             hasGreeted = true
+            protocolVersion = version
             owner.linkGreeted(self)
         } else if hasGreeted {
             owner.link(self, received: message)
         } else {
             fail("no hello")
         }
+    }
+
+    override func messageSocketDetached(_ socket: MessageSocket, descriptor: consuming OwnedDescriptor) {
+        let done = detached
+        detached = nil
+        done?(descriptor)
     }
 
     override func messageSocketEnded(_ socket: MessageSocket, error: SystemError?) {

@@ -240,8 +240,11 @@ int cio_resolve(cio_loop *loop, const char *host, const char *port, uint64_t tag
 
 /* ---- Sockets ------------------------------------------------------------------------------------------------------ */
 
-/* A listening TCP socket: non-blocking, CLOEXEC, SO_REUSEADDR, backlog SOMAXCONN. `v6_only` matters for IPv6 only. */
-int cio_socket_listen(const struct sockaddr *address, socklen_t length, bool v6_only);
+/* A listening TCP socket: non-blocking, CLOEXEC, SO_REUSEADDR, backlog SOMAXCONN. `v6_only` matters for IPv6 only. `share_port`:
+ * sockets that share theirs may overlap with the address. */
+int cio_socket_listen(const struct sockaddr *address, socklen_t length, bool v6_only, bool share_port);
+/* Whether sockets that are bound later may overlap with this one (SO_REUSEPORT). */
+int cio_socket_share_port(int descriptor, bool share);
 /* A listening Unix stream socket with the given mode; removes a stale socket of that name that nobody listens on. */
 int cio_socket_listen_unix(const char *path, mode_t mode);
 /* A pair of Unix sockets: SOCK_STREAM or SOCK_SEQPACKET; CLOEXEC. */

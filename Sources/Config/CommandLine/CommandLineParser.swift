@@ -33,6 +33,14 @@ public struct Invocation: Equatable, Sendable {
         flags.last { $0.name == CommonFlags.configPath.name }.flatMap { $0.value.isEmpty ? nil : $0.value }
     }
 
+    /// The program that `piko server upgrade` is to go over to, if one is named.
+    public var binary: String? {
+        flags.last { $0.name == CommonFlags.binary }.flatMap { $0.value.isEmpty ? nil : $0.value }
+    }
+
+    /// Whether `piko server drain` takes the drain back.
+    public var isOff: Bool { flags.last { $0.name == CommonFlags.off }?.value.lowercased() == "true" }
+
     /// Whether environment variables are put into the file.
     public var expandsEnvironment: Bool {
         flags.last { $0.name == CommonFlags.expandEnvironment.name }?.value.lowercased() == "true"

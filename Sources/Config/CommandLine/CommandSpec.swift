@@ -11,6 +11,12 @@ public enum Command: Equatable, Sendable {
     case serverInfo
     /// `piko server workers`
     case serverWorkers
+    /// `piko server reload`
+    case serverReload
+    /// `piko server upgrade`
+    case serverUpgrade
+    /// `piko server drain`
+    case serverDrain
     /// `piko server status upstream endpoints`
     case serverStatusUpstreamEndpoints
     /// `piko agent start`

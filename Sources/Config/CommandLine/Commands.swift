@@ -14,6 +14,10 @@ enum CommonFlags {
             """)
 
     static let all = [configPath, expandEnvironment]
+
+    /// Of `piko server upgrade` and `piko server drain`.
+    static let binary = "binary"
+    static let off = "off"
 }
 
 /// The trees of commands.
@@ -61,7 +65,7 @@ public enum Commands {
             ExampleSpec("piko server --proxy.bind-addr 127.0.0.1:8080", "Serve clients of this machine only, on port 8080:"),
             ExampleSpec("piko server --config.path server.yaml --log.level debug", "Read a file, but log more:"),
         ],
-        subcommands: [serverCheck, serverInfo, serverWorkers, serverStatus])
+        subcommands: [serverCheck, serverInfo, serverWorkers, serverReload, serverUpgrade, serverDrain, serverStatus])
 
     private static let serverCheck = CommandSpec(
         name: "check", summary: "Check a configuration and show what would run.",
@@ -86,6 +90,50 @@ public enum Commands {
         details: "Asks a running server over its control socket for its worker processes, and prints them as YAML.",
         command: .serverWorkers, flags: controlFlags,
         examples: [ExampleSpec("piko server workers", "Ask the server that uses the default control socket:")])
+
+    private static let serverReload = CommandSpec(
+        name: "reload", summary: "Let a server on this machine read its configuration again.",
+        details: """
+            Tells a running server to read its configuration file again, as SIGHUP does, and waits for the outcome. New workers \
+            start with the new configuration; only when all of them are ready they take over, and the old ones finish what they \
+            have. When anything fails, the server goes on as before, and the exit status is 1. Flags win over the file: what the \
+            server was started with stays.
+            """,
+        command: .serverReload, flags: controlFlags,
+        examples: [ExampleSpec("piko server reload", "Reload the server that uses the default control socket:")])
+
+    private static let serverUpgrade = CommandSpec(
+        name: "upgrade", summary: "Let a server on this machine go over to another version of its program.",
+        details: """
+            Tells a running server to go over to the program that is installed now, as SIGUSR2 does, and waits for the outcome. \
+            The new program first tries the take-over beside the old one; then it takes its place, under the same process number \
+            and without closing anything. When anything fails, the server goes on as before, and the exit status is 1.
+            """,
+        command: .serverUpgrade,
+        flags: controlFlags + [
+            FlagSpec(
+                name: CommonFlags.binary, placeholder: "PATH",
+                help: "The new program: the path of piko, beside which the others stand. By default the path that the server runs from.")
+        ],
+        examples: [
+            ExampleSpec("piko server upgrade", "Go over to the version that was installed meanwhile:"),
+            ExampleSpec("piko server upgrade --binary /opt/piko-0.2/piko", "Go over to another one:"),
+        ])
+
+    private static let serverDrain = CommandSpec(
+        name: "drain", summary: "Take a server on this machine out of use, or back into it.",
+        details: """
+            Tells a running server to say at /ready that it is not ready, to send its agents elsewhere, and to take no new ones. \
+            Requests are served as long as there are agents, so nothing is lost when a load balancer follows. --off takes it back.
+            """,
+        command: .serverDrain,
+        flags: controlFlags + [
+            FlagSpec(name: CommonFlags.off, placeholder: "BOOL", isTruth: true, help: "Take agents again, and be ready.")
+        ],
+        examples: [
+            ExampleSpec("piko server drain", "Before the machine is worked on:"),
+            ExampleSpec("piko server drain --off", "And after it:"),
+        ])
 
     private static let serverStatus = CommandSpec(
         name: "status", summary: "Ask a server's admin port for its state.",

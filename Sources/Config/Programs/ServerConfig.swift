@@ -7,6 +7,8 @@ public struct ServerConfig: Configuration {
         public var bindAddress = BindAddress(host: "", port: 8000)
         /// The time to the head of a response; zero means no limit.
         public var timeout = Duration.seconds(30)
+        /// How long a request waits for an agent to come back; zero means not at all.
+        public var reconnectWait = Duration.seconds(2)
         public var accessLog = AccessLogConfig()
         public var http = HTTP()
 
@@ -68,12 +70,25 @@ public struct ServerConfig: Configuration {
         public init() {}
     }
 
+    /// How one generation of workers follows another.
+    public struct Reload: Equatable, Sendable {
+        /// How long a worker of an old generation may go on; zero means as long as it has connections.
+        public var drainTimeout = Duration.zero
+        /// Generations that live at the same time.
+        public var generationsMax = 8
+
+        public init() {}
+    }
+
     public var proxy = Proxy()
     public var upstream = Upstream()
     public var admin = Port(port: 8002)
     public var log = LogConfig()
     /// The time that requests and tunnels have to end after SIGTERM.
     public var gracePeriod = Duration.seconds(60)
+    /// The time between the end of readiness and the end of accepting, after SIGTERM.
+    public var shutdownDelay = Duration.zero
+    public var reload = Reload()
     public var server = Process()
 
     public init() {}
@@ -95,8 +110,15 @@ public struct ServerConfig: Configuration {
             + [
                 Setting(
                     "grace_period", \.gracePeriod, check: Rule.positive,
-                    "How long requests and tunnels may go on after SIGTERM before they are cut.")
+                    "How long requests and tunnels may go on after SIGTERM before they are cut."),
+                Setting(
+                    "shutdown_delay", \.shutdownDelay, check: Rule.notNegative,
+                    """
+                    How long the node goes on as before after SIGTERM, but for /ready, which says 503 at once: the time that a \
+                    load balancer needs to send clients and agents elsewhere. grace_period begins after it.
+                    """),
             ]
+            + Setting.group("reload", \.reload, Reload.settings)
             + Setting.group("server", \.server, Process.settings))
 
     public func validate() throws(ConfigError) {
@@ -119,9 +141,29 @@ extension ServerConfig.Proxy {
                 How long to wait for the head of a response before the client gets 504. Bodies, event streams and \
                 upgraded connections may take any time. 0 means no limit.
                 """),
+            Setting(
+                "reconnect_wait", \.reconnectWait, check: Rule.notNegative,
+                """
+                How long a request waits for an agent when the endpoint's last one went away a moment ago, before the client \
+                gets 502. 0 means not at all.
+                """),
         ]
         + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
         + Setting.group("http", \.http, ServerConfig.HTTP.settings)
+}
+
+extension ServerConfig.Reload {
+    static let settings: [Setting<ServerConfig.Reload>] = [
+        Setting(
+            "drain_timeout", \.drainTimeout, check: Rule.notNegative,
+            """
+            How long connections may stay with the workers of before a reload or an upgrade. Only those stay that can't move: \
+            running requests, TCP connections and WebSockets. 0 means for as long as they last.
+            """),
+        Setting(
+            "max_generations", \.generationsMax, check: Rule.within(2...64),
+            "How many generations of workers may live at the same time. Of more, the oldest has 10 seconds to finish."),
+    ]
 }
 
 extension ServerConfig.Direct {

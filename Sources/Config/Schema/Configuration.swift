@@ -74,6 +74,13 @@ extension Configuration {
         schema.lists.flatMap { list in (0..<list.count(self)).flatMap(list.settings) }
     }
 
+    /// The keys whose values are not the same in both, by name.
+    public static func differences(_ one: Self, _ other: Self) -> [String] {
+        let left = Dictionary(grouping: one.flattened, by: \.0).mapValues { $0.map(\.1) }
+        let right = Dictionary(grouping: other.flattened, by: \.0).mapValues { $0.map(\.1) }
+        return Set(left.keys).union(right.keys).filter { left[$0] != right[$0] }.sorted()
+    }
+
     /// The configuration that `flattened` gave.
     public init(flattened pairs: [(String, String)]) throws(ConfigError) {
         self.init()
