@@ -252,10 +252,23 @@ static ssize_t pipe_splice(cio_loop *loop, int from, int to, size_t length) {
     return result < 0 ? -errno : result;
 }
 
+/* All of a known length was taken: what lies in the pipe is the target's, whatever happens to the source. */
+static void pipe_copy_out(cio_loop *loop, struct pump *pump, struct slot *to) {
+    uint8_t piece[16384];
+    while (pump->in_pipe > 0) {
+        ssize_t got = read(pump->pipe.read, piece, sizeof piece);
+        loop->counters.system_calls++;
+        if (got <= 0) return;
+        pump->in_pipe -= (uint32_t)got;
+        if (output_append(loop, to, piece, (size_t)got) < 0) return;
+    }
+}
+
 void pump_source_over(cio_loop *loop, struct slot *from) {
     struct pump *pump = pump_of(loop, from->output.pump_from);
     if (pump == NULL) return;
     struct slot *to = target_of(loop, pump);
+    if (pump->in_pipe > 0 && to != NULL && pump->left == 0) pipe_copy_out(loop, pump, to);
     if (pump->in_pipe > 0 && to != NULL && stream_takes(to)) {
         /* What came together with a reset goes out before it, as far as the target takes it at once. */
         ssize_t moved = pipe_splice(loop, pump->pipe.read, to->descriptor, pump->in_pipe);

@@ -32,10 +32,11 @@ extension HTTPConnection {
         guard state == .exchanging else { return }
         upstream.channel.resumeReading()
         if requestBody.isDone == false { resumeClient() }
+        let timeout = context.settings.responseTimeout
         if isDoubtful {
-            setTimer(after: HTTPUpstream.doubtTime)
-        } else if context.settings.responseTimeout != .zero {
-            setTimer(at: lastProgress + context.settings.responseTimeout)
+            setTimer(after: timeout == .zero ? HTTPUpstream.doubtTime : min(HTTPUpstream.doubtTime, timeout))
+        } else if timeout != .zero {
+            setTimer(at: lastProgress + timeout)
         }
     }
 
@@ -239,6 +240,8 @@ extension HTTPConnection {
             }
         }
         guard responseState == .body else { return used }
+        // A body that came whole with its head is not left to a pump.
+        if used == bytes.count { pumpIfLong(responseBody, from: upstream.channel, to: channel) }
         return used + (try forwardResponse(bytes.extracting(used..<bytes.count)))
     }
 
@@ -285,7 +288,6 @@ extension HTTPConnection {
         rewrite.connection = connectionMode
         HeadWriter.writeResponse(upstream.head, bytes, rewrite: rewrite, into: &context.scratch)
         context.flush(to: channel)
-        pumpIfLong(responseBody, from: upstream.channel, to: channel)
         scheduleProgress()
     }
 
@@ -343,13 +345,13 @@ extension HTTPConnection {
             finishResponse()
             return
         }
-        upstreamLost()
+        if responseWasPumpedWhole() { finishResponse(isReusable: false) } else { upstreamLost() }
     }
 
     final func upstreamFailed(_ upstream: HTTPUpstream, error: ChannelError) {
         guard state == .exchanging, self.upstream === upstream else { return }
         countPumpedResponse(upstream)
-        upstreamLost()
+        if responseWasPumpedWhole() { finishResponse(isReusable: false) } else { upstreamLost() }
     }
 
     private func upstreamLost() {
@@ -382,13 +384,13 @@ extension HTTPConnection {
         connectionClosed()
     }
 
-    /// The response went out whole.
-    final func finishResponse() {
+    /// The response went out whole. `isReusable`: whether its connection may serve another one.
+    final func finishResponse(isReusable: Bool = true) {
         guard let upstream else { return }
         endRequestPump()
         let isWhole = requestBody.isDone
         self.upstream = nil
-        if isWhole && upstream.head.isPersistent && upstream.input.isEmpty && !isFramedByClose {
+        if isWhole && isReusable && upstream.head.isPersistent && upstream.input.isEmpty && !isFramedByClose {
             upstream.release()
         } else if isWhole {
             upstream.close()
@@ -469,6 +471,8 @@ extension HTTPConnection {
         let now = context.loop.now
         if requestPumpedBefore != nil, let stream = channel as? Stream { lastProgress = max(lastProgress, stream.lastPumped) }
         let settings = context.settings
+        // The client is not to blame while the upstream does not take what came.
+        if requestPumpedBefore != nil, let service = upstream?.channel as? Stream, service.pendingBytes > 0 { lastProgress = now }
         let stalled = !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
             && now - lastProgress >= settings.readTimeout
         if responseState == .head {
@@ -478,7 +482,7 @@ extension HTTPConnection {
                 respondError(status: 408, "request body made no progress")
                 return
             }
-            if let upstream, upstream.isUnanswered {
+            if let upstream, now - lastProgress >= HTTPUpstream.doubtTime, upstream.isUnanswered {
                 upstreamDiedUnnoticed(upstream)
                 upstreamLost()
                 return

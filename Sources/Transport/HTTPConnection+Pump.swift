@@ -54,6 +54,7 @@ extension HTTPConnection {
         guard requestPumpedBefore != nil, case .length(let left) = requestBody else { return }
         requestPumpedBefore = nil
         requestBody = .done
+        bodyWasSent = true
         summary.requestBodyBytes &+= left
         lastProgress = context.loop.now
     }
@@ -65,6 +66,7 @@ extension HTTPConnection {
         requestPumpedBefore = nil
         stream.stopPump()
         let taken = min(left, stream.pumpedBytes &- before)
+        if taken > 0 { bodyWasSent = true }
         summary.requestBodyBytes &+= taken
         requestBody = taken == left ? .done : .length(left - taken)
     }
@@ -88,5 +90,13 @@ extension HTTPConnection {
         let taken = stream.pumpedBytes &- before
         summary.responseBodyBytes &+= taken
         if case .length(let left) = responseBody { responseBody = .length(left - min(left, taken)) }
+    }
+
+    /// Whether the upstream broke only after its pump had taken the whole of the response: then it goes out whole.
+    final func responseWasPumpedWhole() -> Bool {
+        guard responseState == .body, case .length(0) = responseBody else { return false }
+        responseBody = .done
+        responseState = .complete
+        return true
     }
 }

@@ -185,6 +185,9 @@ open class HTTPConnection: ChannelDelegate {
         try input.withSpan(0..<head.length, body)
     }
 
+    /// Whether the client has finished sending: whoever takes the channel over is not told that again.
+    public final var clientHasEnded: Bool { inputEnded }
+
     /// Lets go of the channel: the caller owns it, and what was read behind the head, which is appended to `leftover`.
     public final func takeOver(leftover: inout ByteBuffer) -> Channel {
         precondition(state == .routing, "takeOver outside of routing")
@@ -428,7 +431,8 @@ open class HTTPConnection: ChannelDelegate {
     final func clientTakes() -> Bool {
         guard let stream = channel as? Stream else { return true }
         let now = context.loop.now
-        let taken = stream.pendingBytes == 0 ? nil : stream.takenBytes
+        // What the kernel took moves in steps of its buffer; what a slow client acknowledged moves with every packet.
+        let taken = stream.pendingBytes == 0 ? nil : stream.acknowledgedBytes ?? stream.takenBytes
         if taken == nil || taken != takenThen { lastTaken = now }
         takenThen = taken
         let time = context.settings.writeTimeout

@@ -32,14 +32,20 @@ public final class WebSocketChannel: Channel {
     private var closeReceived = false
     private var isDead = false
     private var isPaused = true
+    /// Whether the end of what is below came before this channel, and is to be told behind `leftover`.
+    private var innerEndsAfterLeftover: Bool
 
     /// Which side of the handshake we were: a client masks what it sends, and expects the opposite.
     public enum Role: Sendable {
         case client, server
     }
 
-    /// Takes over `inner`, whose handshake is done; `leftover` came behind the handshake's head.
-    public init(_ loop: Loop, over inner: Channel, role: Role, leftover: consuming ByteBuffer = ByteBuffer()) {
+    /// Takes over `inner`, whose handshake is done; `leftover` came behind the handshake's head, and `hasEnded` says that the
+    /// peer finished sending behind it.
+    public init(
+        _ loop: Loop, over inner: Channel, role: Role, leftover: consuming ByteBuffer = ByteBuffer(), hasEnded: Bool = false
+    ) {
+        innerEndsAfterLeftover = hasEnded
         self.loop = loop
         self.inner = inner
         isClient = role == .client
@@ -112,7 +118,7 @@ public final class WebSocketChannel: Channel {
     public override func resumeReading() {
         guard !isDead else { return }
         isPaused = false
-        if !leftover.isEmpty {
+        if !leftover.isEmpty || innerEndsAfterLeftover {
             if leftoverTask == nil {
                 let task = LeftoverTask(self)
                 leftoverTask = task
@@ -187,6 +193,10 @@ public final class WebSocketChannel: Channel {
         swap(&waiting, &leftover)
         var span = waiting.mutableSpan
         decode(&span)
+        if innerEndsAfterLeftover {
+            innerEndsAfterLeftover = false
+            innerEnded()
+        }
         if !isDead && !isPaused { inner.resumeReading() }
     }
 

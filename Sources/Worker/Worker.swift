@@ -222,8 +222,9 @@ final class Worker {
 
     /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
     func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
-        // A peer that vanished is noticed before long, while nothing is sent and while something is.
-        stream.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .seconds(30))
+        // A peer that vanished is noticed before long while nothing is sent. No user timeout: that would also end a stream
+        // whose reader merely pauses, and would count instead of the probes.
+        stream.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
         let known = routes.endpoint(named: endpoint.name)
         if let pool = known.direct {
             pool.add(stream, agent: agent, isUsed: isUsed)

@@ -80,7 +80,11 @@ struct DataPoolMachine {
     mutating func handle(_ event: Event, now: Instant) -> Int {
         var least = 0
         switch event {
-        case .granted(let server): self.server = server
+        case .granted(let server):
+            // A session just came about: what stood in the way is gone.
+            self.server = server
+            backoff.reset()
+            blockedUntil = nil
         case .missed:
             noteDemand(now)
             // What waits may wait at another worker.
@@ -107,7 +111,8 @@ struct DataPoolMachine {
             blockedUntil = nil
         case .openFailed:
             opening -= 1
-            blockedUntil = now + backoff.next()
+            // Several that fail together are one failure.
+            if blockedUntil == nil { blockedUntil = now + backoff.next() }
         case .closed(let wasIdle):
             if wasIdle { idle -= 1 } else { busy -= 1 }
         case .tick: tick(now)

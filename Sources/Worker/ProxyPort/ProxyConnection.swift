@@ -115,7 +115,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             serveHere(endpoint)
         case .sibling(let sibling):
             // Its data connections will come here, too.
-            serve(at: sibling, moves: isTCP || !endpoint.isDirect)
+            // What becomes a byte stream moves: a relay between workers can't tell a reset from an end.
+            serve(at: sibling, moves: isTCP || head.upgradePresent || !endpoint.isDirect)
         case .fuller(let sibling):
             serve(at: sibling, moves: true)
         case .unknown where !wasAnswered:
@@ -175,12 +176,14 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.upstreamRequest()
         connection.open(for: peer.bytes.span)
         proceed(with: connection)
+        if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
         return true
     }
 
     /// No tunnel opened a stream. An agent that has not yet accepted as many as may wait for that will: so does the request.
     private func noStream(_ endpoint: Endpoint) {
-        guard endpoint.tunnels.contains(where: \.isFull) || (endpoint.direct?.count ?? 0) > 0 else {
+        // A raw stream needs a connection that was never used: those that serve requests do not become one.
+        guard endpoint.tunnels.contains(where: \.isFull) || !isTCP && (endpoint.direct?.count ?? 0) > 0 else {
             noUpstream()
             return
         }
@@ -229,11 +232,13 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         summary.status = 101
         if !isRelayed { worker.telemetry.requestFinished(head, summary) }
         var leftover = ByteBuffer()
+        let hasEnded = clientHasEnded
         let client = takeOver(leftover: &leftover)
         client.write(answer.span)
         let early = isRaw ? leftover.count : 0
         if isRaw { service.write(leftover.span) }
-        let left = isRaw ? client : WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover)
+        let left = isRaw
+            ? client : WebSocketChannel(context.loop, over: client, role: .server, leftover: leftover, hasEnded: hasEnded)
         worker.relayOpened()
         let relay = Relay(left, service) { [self] outcome in
             if !isRelayed {
@@ -243,6 +248,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             worker.untrack(self)
         }
         relay.start()
+        if isRaw, hasEnded { relay.channelEnded(client) }
     }
 
     override func upstreamDiedUnnoticed(_ upstream: HTTPUpstream) {

@@ -53,12 +53,13 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         if let agent = tunnel.agent { writeGrant(agent, tunnel.endpoint, into: &answer) }
         answer.append("\r\n")
         var leftover = ByteBuffer()
+        let hasEnded = clientHasEnded
         let agent = takeOver(leftover: &leftover)
         (agent as? Stream)?.setKeepAlive(
             idle: .seconds(15), interval: .seconds(5), count: 3, userTimeout: .seconds(30))
         agent.write(answer.span)
         worker.tunnelOpened(tunnel)
-        tunnel.start(over: WebSocketChannel(context.loop, over: agent, role: .server, leftover: leftover))
+        tunnel.start(over: WebSocketChannel(context.loop, over: agent, role: .server, leftover: leftover, hasEnded: hasEnded))
         worker.untrack(self, isOpen: true)
     }
 
@@ -103,9 +104,10 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         writeCredential(agent, endpoint.bytes, into: &answer)
         answer.append("\r\n")
         var leftover = ByteBuffer()
+        let hasEnded = clientHasEnded
         guard let stream = takeOver(leftover: &leftover) as? Stream else { preconditionFailure("agents come over sockets") }
         worker.untrack(self, isOpen: true)
-        guard leftover.isEmpty else {
+        guard leftover.isEmpty, !hasEnded else {
             // An agent has nothing to say before the first stream.
             worker.telemetry.connectionClosed(.upstream)
             worker.telemetry.dataConnectionRefused()
