@@ -143,6 +143,16 @@ pid_t cio_process_spawn(const char *path, int executable, char *const arguments[
     return error != 0 ? -error : pid;
 }
 
+int cio_process_open(pid_t pid) {
+    int handle = (int)syscall(SYS_pidfd_open, pid, 0);
+    return handle < 0 ? -errno : handle;
+}
+
+int cio_process_replace(int executable, char *const arguments[], char *const environment[]) {
+    syscall(SYS_execveat, executable, "", arguments, environment, AT_EMPTY_PATH);
+    return -errno;
+}
+
 pid_t cio_process_reap(pid_t pid, int *status) {
     pid_t reaped;
     do reaped = waitpid(pid, status, WNOHANG);

@@ -71,7 +71,12 @@ public final class ChildProcess {
     }
 
     /// Takes over a child that was started before this program was executed in its parent's place.
-    public init(
+    public static func adopt(_ loop: Loop, pid: Int32, exited: @escaping (ExitStatus) -> Void) throws(SystemError) -> ChildProcess {
+        let handle = try cio_process_open(pid).orThrow("open process \(pid)")
+        return try ChildProcess(loop, pid: pid, adopting: OwnedDescriptor(handle), exited: exited)
+    }
+
+    private init(
         _ loop: Loop, pid: Int32, adopting descriptor: consuming OwnedDescriptor, exited: @escaping (ExitStatus) -> Void
     ) throws(SystemError) {
         self.pid = pid
@@ -99,7 +104,7 @@ public final class ChildProcess {
 }
 
 /// Calls `body` with a NULL-terminated array of C strings.
-private func withStringVector<Result>(
+func withStringVector<Result>(
     _ strings: [String], _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result
 ) -> Result {
     var pointers: [UnsafeMutablePointer<CChar>?] = unsafe strings.map { unsafe strdup($0) }

@@ -1,5 +1,6 @@
 // Another program in this process's place: how `piko server` becomes the supervisor, so that signals and service managers
 // reach it under the process number that they know.
+internal import CIOCore
 internal import Glibc
 
 /// Executing another program in place.
@@ -14,4 +15,24 @@ public enum ProcessReplacement {
         for unsafe pointer in unsafe pointers { unsafe free(pointer) }
         return SystemError(code: code, call: "run \(path)")
     }
+
+    /// Runs the program that the descriptor holds in place of this one, with more variables in its environment. It returns only
+    /// when that fails. Descriptors that are not kept open are closed by it, and threads end.
+    public static func execute(
+        _ descriptor: Int32, name: String, arguments: [String], environment: [String: String]
+    ) -> SystemError {
+        let strings = ProgramEnvironment.strings + environment.map { "\($0.key)=\($0.value)" }
+        let result = unsafe withStringVector(arguments) { arguments in
+            unsafe withStringVector(strings) { environment in
+                unsafe cio_process_replace(descriptor, arguments, environment)
+            }
+        }
+        return SystemError(code: -result, call: "run \(name)")
+    }
+
+    /// Keeps a descriptor open through an exec.
+    public static func keepOpen(_ descriptor: Int32) { _ = fcntl(descriptor, F_SETFD, 0) }
+
+    /// Closes a descriptor at the next exec.
+    public static func keepToItself(_ descriptor: Int32) { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
 }

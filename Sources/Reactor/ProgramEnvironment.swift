@@ -26,6 +26,9 @@ public enum ProgramEnvironment {
         return variables
     }
 
+    /// Takes a variable out of the environment, which children then do not get.
+    public static func remove(_ name: String) { _ = unsafe unsetenv(name) }
+
     /// The path of the running program's file; nil where /proc is missing.
     public static var executablePath: String? {
         unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4_096) { buffer in
@@ -61,9 +64,7 @@ public enum ProgramEnvironment {
 public enum FileContents {
     /// All bytes of a file or pipe. Throws EFBIG when there are more than `bytesMax`.
     public static func read(_ path: String, bytesMax: Int) throws(SystemError) -> [UInt8] {
-        let opened = unsafe open(path, O_RDONLY | O_CLOEXEC)
-        if opened < 0 { throw SystemError(code: errno, call: "open \(path)") }
-        let file = OwnedDescriptor(opened)
+        let file = try open(path)
         var contents: [UInt8] = []
         while true {
             var failure: Int32 = 0
@@ -78,6 +79,25 @@ public enum FileContents {
             contents += piece
             if contents.count > bytesMax { throw SystemError(code: EFBIG, call: "read \(path)") }
         }
+    }
+
+    /// Opens a file for reading.
+    public static func open(_ path: String) throws(SystemError) -> OwnedDescriptor {
+        let opened = unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC)
+        if opened < 0 { throw SystemError(code: errno, call: "open \(path)") }
+        return OwnedDescriptor(opened)
+    }
+
+    /// Throws when there is no file that this process may execute at the path.
+    public static func checkExecutable(_ path: String) throws(SystemError) {
+        if unsafe access(path, X_OK) != 0 { throw SystemError(code: errno, call: "execute \(path)") }
+        if isDirectory(path) { throw SystemError(code: EISDIR, call: "execute \(path)") }
+    }
+
+    /// Whether there is a directory at the path.
+    public static func isDirectory(_ path: String) -> Bool {
+        var facts = stat()
+        return unsafe stat(path, &facts) == 0 && facts.st_mode & S_IFMT == S_IFDIR
     }
 
     /// Makes a directory that only its owner may enter; parents must exist. One that exists must be a real directory that

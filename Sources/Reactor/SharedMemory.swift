@@ -32,6 +32,9 @@ public final class SharedMemory {
         unsafe base = try SharedMemory.map(file.raw, size)
     }
 
+    /// The bytes of a memory file.
+    public static func size(of descriptor: Int32) -> Int { Int(clamping: cio_descriptor_size(descriptor)) }
+
     deinit { unsafe cio_memory_unmap(base, size) }
 
     private static func map(_ descriptor: Int32, _ size: Int) throws(SystemError) -> UnsafeMutableRawPointer {

@@ -7,6 +7,7 @@
 // Invariant: every descriptor is in exactly one batch, or in `waiting`, or sent, or closed.
 
 import Control
+import Memory
 import Reactor
 import Telemetry
 
@@ -112,6 +113,22 @@ final class ConnectionDispatcher: AfterTurn {
     /// A worker ended: what it was to get goes to others.
     func workerEnded(_ worker: WorkerProcess) {
         for listener in ListenerKind.allCases { takeBack(worker, listener) }
+    }
+
+    /// Gives up those that wait, for another program.
+    func takeWaiting() -> [TakenState.Socket] {
+        retry?.cancel()
+        defer { waiting = [] }
+        return waiting.map { TakenState.Socket(kind: $0.listener, descriptor: $0.descriptor, peer: [UInt8](copying: $0.peer.bytes.span)) }
+    }
+
+    /// Takes up connections that waited in another program.
+    func take(waiting sockets: [TakenState.Socket]) {
+        for socket in sockets {
+            put(
+                Waiting(
+                    descriptor: socket.descriptor, peer: PeerAddress(encoded: socket.peer.span) ?? .none, listener: socket.kind))
+        }
     }
 
     override func run() {

@@ -206,7 +206,7 @@ private final class ControlConnection: ChannelDelegate {
 
     private func parse(_ length: Int) -> Result<JSONValue, JSONError> {
         do throws(JSONError) {
-            return .success(try JSONValue.parse(input.span.extracting(0..<length)))
+            return .success(try input.withSpan(0..<length) { bytes throws(JSONError) in try JSONValue.parse(bytes) })
         } catch {
             return .failure(error)
         }

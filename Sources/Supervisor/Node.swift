@@ -17,8 +17,13 @@ struct NodeParts {
     let ports: ListenerTable
     /// How the server was started: its configuration is read again by it.
     let invocation: Invocation
-    let program: WorkerProgram
+    /// This program, to come back to it; its folder is where other versions are looked for.
+    let own: HeldProgram
+    /// The workers'.
+    let program: HeldProgram
     let room: WorkerRoom
+
+    var folder: String { own.path.lastIndex(of: "/").map { String(own.path[..<$0]) } ?? "." }
 }
 
 /// The configuration that a generation of workers runs with.
@@ -60,6 +65,11 @@ final class Node {
     var controlServer: ControlServer?
     var reloading: ReloadTask?
     var upgrade: UpgradeTask?
+    /// Another program takes over: nothing is decided any more.
+    var isFrozen = false
+    var freezeTimer: CallbackTimer?
+    /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
+    var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
     private var heartbeat: CallbackTimer?
@@ -109,7 +119,7 @@ final class Node {
         machine = SupervisorMachine(
             adopting: state.workers.map { .init(worker: $0.worker, generation: $0.generation, place: $0.place) },
             current: state.currentGeneration, nextGeneration: state.nextGeneration, nextWorker: state.nextWorker,
-            policy: state.setup.policy, now: parts.loop.now)
+            workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)
         setups = [state.currentGeneration: state.setup]
         routes = RoutingTable(taking: state.tunnels, version: state.routesVersion)
         started = state.started
@@ -164,6 +174,7 @@ final class Node {
 
     /// Gives an event to the machine and does what it says.
     func handle(_ event: SupervisorEvent) {
+        if isFrozen { return }
         var failed: [UInt32] = []
         for action in machine.handle(event, now: loop.now) {
             if case .start(let worker, let generation, let place) = action {
@@ -196,9 +207,8 @@ final class Node {
         case .retire(let worker, let time):
             processes[worker]?.link.send(.retire(milliseconds: time.clampedNanoseconds / 1_000_000))
         case .part(let worker):
-            for other in processes.workers where other.isLinked && other.worker != worker {
-                other.link.send(.siblingRetires(worker: worker))
-            }
+            // The worker itself hears of it, too: it waits for the word of its siblings then.
+            for other in processes.workers where other.isLinked { other.link.send(.siblingRetires(worker: worker)) }
         case .drain(let worker, let time):
             processes[worker]?.link.send(.drain(milliseconds: time.clampedNanoseconds / 1_000_000))
         case .shutdown(let worker):
@@ -316,6 +326,7 @@ final class Node {
         }
         if machine.isServing, !wasExpected { counters.add(.workerRestarts) }
         reloading?.workerEnded(worker, status)
+        if isFrozen { return }
         workersChanged()
         handle(.workerEnded(worker))
     }
@@ -388,7 +399,7 @@ final class Node {
 
     /// Asks every worker whether it is there. One that has not answered for long is killed, and replaced.
     private func askWorkers() {
-        for process in processes.workers where process.isLinked {
+        for process in processes.workers where process.isLinked && process.child.isRunning {
             if process.pinged &- process.ponged >= Self.pingsOpenMax {
                 log.error(.server, "a worker does not answer; it is killed") {
                     $0.field("hung_worker", UInt64(process.worker))

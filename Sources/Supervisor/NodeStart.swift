@@ -5,6 +5,7 @@ import Base
 import Config
 import Control
 import Glibc
+import Memory
 import Reactor
 import Telemetry
 
@@ -17,35 +18,105 @@ struct StartError: Error, CustomStringConvertible {
 /// Starts and runs a node.
 enum NodeStart {
     /// Runs until the node ends; the exit status.
-    static func run(_ config: ServerConfig, log: Logger) throws(StartError) -> Int32 {
+    static func run(_ invocation: Invocation, _ config: ServerConfig, log: Logger) throws(StartError) -> Int32 {
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         SignalSource.ignorePipeSignal()
         let loop = try makeLoop(config)
-        log.info(.server, "starting server") {
-            $0.field("version", BuildInfo.version)
-            $0.field("pid", Int(System.processIdentifier))
-            $0.field("io_backend", loop.backendDescription)
-        }
-        guard let workerPath = ProgramEnvironment.siblingPath("piko-worker") else {
-            throw StartError("cannot find piko-worker: /proc is not mounted")
-        }
+        logStart(loop, log)
+        guard let ownPath = ProgramEnvironment.executablePath, let workerPath = ProgramEnvironment.siblingPath("piko-worker")
+        else { throw StartError("cannot find piko-worker: /proc is not mounted") }
         var node: Node?
-        let signals = try orFail("signals") { () throws(SystemError) in
-            try SignalSource(loop, signals: EndSignal.all) { signal in
-                log.info(.main, "signal") { $0.field("signal", Int(signal)) }
-                if let node { node.handle(.terminate) } else { exit(0) }
-            }
-        }
+        let signals = try watchSignals(loop, log) { node }
         let ports = try bind(loop, config)
         let made = try orFail("counters") { () throws(SystemError) in
-            try Node(loop, config: config, log: log, ports: ports, workerPath: workerPath, room: room)
+            try Node(
+                NodeParts(
+                    loop: loop, log: log, ports: ports, invocation: invocation, own: try HeldProgram(path: ownPath),
+                    program: try HeldProgram(path: workerPath), room: room),
+                config: config)
         }
-        let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0) }
+        let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0, $1) }
         node = made
         made.start(controlServer)
         loop.run()
         signals.close()
         return made.exitCode
+    }
+
+    /// Takes a node over from another program, or back; runs until the node ends.
+    static func run(
+        _ invocation: Invocation, taking state: TakenState, _ takeOver: TakeOver, log: Logger
+    ) throws(StartError) -> Int32 {
+        let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
+        SignalSource.ignorePipeSignal()
+        let loop = try makeLoop(state.setup.config)
+        if takeOver.mode == .upgrade { logStart(loop, log) }
+        // In the program that was executed the names may have changed on disk; what runs is what was held open.
+        let before = HeldProgram(path: state.supervisorProgram.path, adopting: OwnedDescriptor(state.supervisorProgram.descriptor))
+        let workersBefore = HeldProgram(path: state.workerProgram.path, adopting: OwnedDescriptor(state.workerProgram.descriptor))
+        var own = before
+        var workers = workersBefore
+        if takeOver.mode == .upgrade {
+            guard let ownPath = ProgramEnvironment.executablePath, let workerPath = ProgramEnvironment.siblingPath("piko-worker")
+            else { throw StartError("cannot find piko-worker: /proc is not mounted") }
+            own = try orFail("own program") { () throws(SystemError) in try HeldProgram(path: ownPath) }
+            workers = try orFail("workers' program") { () throws(SystemError) in try HeldProgram(path: workerPath) }
+        }
+        var node: Node?
+        let signals = try watchSignals(loop, log) { node }
+        let ports = ListenerTable(loop)
+        for socket in state.listeners { ports.adopt(socket.kind, OwnedDescriptor(socket.descriptor)) }
+        let parts = NodeParts(loop: loop, log: log, ports: ports, invocation: invocation, own: own, program: workers, room: room)
+        let made = try take(parts, state)
+        let controlServer = try state.control.map { control throws(StartError) in
+            try orFail("control socket") { () throws(SystemError) in
+                try ControlServer(loop, path: control.path, adopting: OwnedDescriptor(control.descriptor)) { [unowned made] in
+                    made.answer($0, $1)
+                }
+            }
+        }
+        node = made
+        try orFail("accept") { () throws(SystemError) in try made.resume(state, controlServer) }
+        made.settle(state, takeOver, before: before, workersBefore: workersBefore)
+        loop.run()
+        signals.close()
+        return made.exitCode
+    }
+
+    private static func take(_ parts: NodeParts, _ state: TakenState) throws(StartError) -> Node {
+        let memory = try orFail("counters") { () throws(SystemError) in
+            let size = SharedMemory.size(of: state.counters)
+            return try SharedMemory(adopting: OwnedDescriptor(state.counters), size: size)
+        }
+        do throws(CounterRegionError) {
+            return Node(parts, taking: state, memory: memory, region: try CounterRegion(opening: memory.region))
+        } catch {
+            throw StartError("counters: \(error)")
+        }
+    }
+
+    private static func logStart(_ loop: Loop, _ log: Logger) {
+        log.info(.server, "starting server") {
+            $0.field("version", BuildInfo.version)
+            $0.field("pid", Int(System.processIdentifier))
+            $0.field("io_backend", loop.backendDescription)
+        }
+    }
+
+    private static func watchSignals(
+        _ loop: Loop, _ log: Logger, _ node: @escaping () -> Node?
+    ) throws(StartError) -> SignalSource {
+        try orFail("signals") { () throws(SystemError) in
+            try SignalSource(loop, signals: EndSignal.all + [ChangeSignal.reload, ChangeSignal.upgrade]) { signal in
+                log.info(.main, "signal") { $0.field("signal", Int(signal)) }
+                let node = node()
+                switch signal {
+                case ChangeSignal.reload: node?.reload { _ in }
+                case ChangeSignal.upgrade: node?.startUpgrade(to: nil, asks: false) { _ in }
+                default: if let node { node.handle(.terminate) } else { exit(0) }
+                }
+            }
+        }
     }
 
     private static func orFail<Value>(
@@ -59,7 +130,7 @@ enum NodeStart {
     }
 
     /// The supervisor moves no bodies: few and small buffers.
-    private static func makeLoop(_ config: ServerConfig) throws(StartError) -> Loop {
+    static func makeLoop(_ config: ServerConfig) throws(StartError) -> Loop {
         var limits = LoopLimits()
         limits.handlesMax = 4_096
         limits.ringEntries = 256
@@ -88,7 +159,7 @@ enum NodeStart {
     /// The control socket where it is configured, or at the first usable default place. Without a place of its own a
     /// server still runs: commands can't reach it then.
     private static func makeControlServer(
-        _ loop: Loop, _ config: ServerConfig, log: Logger, answer: @escaping (JSONValue) -> JSONValue
+        _ loop: Loop, _ config: ServerConfig, log: Logger, answer: @escaping Answerer
     ) throws(StartError) -> ControlServer? {
         let configured = config.server.controlSocket
         if !configured.isEmpty {

@@ -56,8 +56,8 @@ struct ConnectionBatch {
     var peers: [PeerAddress] = []
 }
 
-/// The program that workers run: held open, so that a package that is replaced on disk never mixes versions.
-final class WorkerProgram {
+/// A program, held open so that a package that is replaced on disk never mixes versions.
+final class HeldProgram {
     let path: String
     let descriptor: OwnedDescriptor
 
@@ -72,6 +72,9 @@ final class WorkerProgram {
         self.path = path
         self.descriptor = descriptor
     }
+
+    /// How it is handed on.
+    var description: TakenState.Program { TakenState.Program(path: path, descriptor: descriptor.raw) }
 }
 
 /// All living workers.
@@ -79,9 +82,9 @@ final class ProcessTable {
     /// In the order of their start.
     private(set) var workers: [WorkerProcess] = []
     private let loop: Loop
-    let program: WorkerProgram
+    let program: HeldProgram
 
-    init(_ loop: Loop, program: WorkerProgram) {
+    init(_ loop: Loop, program: HeldProgram) {
         self.loop = loop
         self.program = program
     }

@@ -204,11 +204,11 @@ struct SupervisorMachine {
         var place: Int
     }
 
-    /// A node that serves, taken over from another program: its workers, of which those of the newest generation are the
-    /// current ones, and the first numbers that were not used yet.
+    /// A node that serves, taken over from another program: its workers, those of the generation `current` being the ones that
+    /// get new connections, and the first numbers that were not used yet. `begin` starts those that are missing.
     init(
-        adopting workers: [Adopted], current: UInt32, nextGeneration: UInt32, nextWorker: UInt32, policy: SupervisorPolicy,
-        now: Instant, limits: SupervisorLimits = SupervisorLimits()
+        adopting adopted: [Adopted], current: UInt32, nextGeneration: UInt32, nextWorker: UInt32, workers: Int,
+        policy: SupervisorPolicy, now: Instant, limits: SupervisorLimits = SupervisorLimits()
     ) {
         self.limits = limits
         self.current = current
@@ -217,13 +217,13 @@ struct SupervisorMachine {
         phase = .serving
         generations = []
         let until = policy.drainTimeout == .zero ? Instant.never : now + policy.drainTimeout
-        for number in Set(workers.map(\.generation)).union([current]).sorted() {
-            let own = workers.filter { $0.generation == number }
-            var generation = Generation(
-                number: number, policy: policy, places: Array(repeating: Place(), count: (own.map(\.place).max() ?? 0) + 1))
-            for adopted in own {
-                generation.places[adopted.place].state = number == current
-                    ? .ready(worker: adopted.worker, since: now) : .retiring(worker: adopted.worker, until: until)
+        for number in Set(adopted.map(\.generation)).union([current]).sorted() {
+            let own = adopted.filter { $0.generation == number }
+            let places = max((own.map(\.place).max() ?? 0) + 1, number == current ? workers : 0)
+            var generation = Generation(number: number, policy: policy, places: Array(repeating: Place(), count: places))
+            for worker in own {
+                generation.places[worker.place].state = number == current
+                    ? .ready(worker: worker.worker, since: now) : .retiring(worker: worker.worker, until: until)
             }
             generations.append(generation)
         }
@@ -326,7 +326,10 @@ struct SupervisorMachine {
         if phase == .ended { return actions }
         switch event {
         case .begin:
-            for place in generations[0].places.indices { start(0, place, now, &actions) }
+            guard let index = generations.firstIndex(where: { $0.number == current }) else { break }
+            for place in generations[index].places.indices where generations[index].places[place].state == .empty {
+                start(index, place, now, &actions)
+            }
         case .workerReady(let worker): becameReady(worker, now, &actions)
         case .workerDrained(let worker): becameDrained(worker, now, &actions)
         case .workerEnded(let worker): ended(worker, now, &actions)

@@ -10,12 +10,15 @@ import Telemetry
 @main
 enum SupervisorMain {
     static func main() {
+        if let takeOver = TakeOver() { exit(run(takeOver)) }
         do {
             let parser = CommandLineParser(Commands.supervisor, parents: Commands.parents)
             switch try parser.parse(Array(CommandLine.arguments.dropFirst())) {
             case .show(let text): say(text, on: 1)
             case .run(let invocation):
-                exit(run(try ServerConfig(invocation, environment: ProgramEnvironment.variables, read: FileContents.read)))
+                let config = try ServerConfig(invocation, environment: ProgramEnvironment.variables, read: FileContents.read)
+                let log = makeLog(config)
+                exit(report(log) { () throws(StartError) in try NodeStart.run(invocation, config, log: log) })
             }
         } catch {
             say("\(error)\n", on: 2)
@@ -23,15 +26,45 @@ enum SupervisorMain {
         }
     }
 
-    private static func run(_ config: ServerConfig) -> Int32 {
+    private static func makeLog(_ config: ServerConfig) -> Logger {
         let settings = LogSettings(
             level: config.log.level, subsystems: config.log.subsystems,
             format: ProgramEnvironment.isTerminal(2) ? .human : .json)
-        let log = Logger(settings: settings, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
+        return Logger(settings: settings, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
+    }
+
+    private static func report(_ log: Logger, _ run: () throws(StartError) -> Int32) -> Int32 {
         do throws(StartError) {
-            return try NodeStart.run(config, log: log)
+            return try run()
         } catch {
             log.error(.main, "cannot start") { $0.field("err", error.description) }
+            return 1
+        }
+    }
+
+    // MARK: Upgrades
+
+    private static func run(_ takeOver: TakeOver) -> Int32 {
+        let words = Array(CommandLine.arguments.dropFirst())
+        func invocation() throws -> Invocation {
+            guard case .run(let invocation) = try CommandLineParser(Commands.supervisor, parents: Commands.parents).parse(words)
+            else { throw StateError("the command line asks for help") }
+            return invocation
+        }
+        if takeOver.mode == .rehearse { return takeOver.rehearse(invocation) }
+        do {
+            let state = try takeOver.state()
+            let log = makeLog(state.setup.config)
+            do {
+                return try NodeStart.run(try invocation(), taking: state, takeOver, log: log)
+            } catch {
+                log.error(.main, "cannot take over") { $0.field("err", "\(error)") }
+                if takeOver.mode == .back { return 1 }
+                // Nothing was begun yet: what was left to this program is as it was.
+                Node.execute(state.supervisorProgram, .back, "\(error)", state, arguments: words)
+            }
+        } catch {
+            say("piko-supervisor: cannot take over: \(error)\n", on: 2)
             return 1
         }
     }

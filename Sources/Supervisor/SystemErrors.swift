@@ -16,3 +16,9 @@ enum EndSignal {
     static let all = [SIGTERM, SIGINT]
     static let kill = SIGKILL
 }
+
+/// The signals that change a node.
+enum ChangeSignal {
+    static let reload = SIGHUP
+    static let upgrade = SIGUSR2
+}

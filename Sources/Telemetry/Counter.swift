@@ -109,6 +109,10 @@ public enum Counter: Int, CaseIterable, Sendable {
     case dataConnectionsMoved = 47
     /// Data connections refused: a credential that is not good, or a limit.
     case dataConnectionsRefused = 48
+    /// Sessions handed to a newer generation of workers.
+    case sessionsMoved = 49
+    /// Requests that waited for an agent to come back.
+    case reconnectWaits = 50
 
     /// Whether the number is a state, which ends with its process.
     public var isGauge: Bool { description.kind == .gauge }
@@ -243,7 +247,7 @@ extension Counter {
             .loopOutputBytes, .loopOutputChunks, .streamBytesReceived, .streamBytesSent:
             processDescription
         case .pumpBytesCopied, .pumpBytesSpliced, .pipeShortages, .pumpsOpen, .pipesOpen, .dataConnectionsOpen, .dataStreams,
-            .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused:
+            .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused, .sessionsMoved, .reconnectWaits:
             carriageDescription
         }
     }
@@ -327,6 +331,14 @@ extension Counter {
                 help: "Data connections given to another worker that had none.")
         case .dataConnectionsRefused:
             .init(name: "piko_direct_refused_total", kind: .counter, help: "Data connections refused.")
+        case .sessionsMoved:
+            .init(
+                name: "piko_sessions_moved_total", kind: .counter,
+                help: "Sessions of agents handed to the workers of a newer generation.")
+        case .reconnectWaits:
+            .init(
+                name: "piko_proxy_reconnect_waits_total", kind: .counter,
+                help: "Requests that waited for an agent to come back.")
         default: preconditionFailure("a counter without a description")
         }
     }

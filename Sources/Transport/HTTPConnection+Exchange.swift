@@ -24,6 +24,7 @@ extension HTTPConnection {
         state = .exchanging
         self.upstream = upstream
         upstream.connection = self
+        isVerbatim = verbatim
         summary.attempts += 1
         lastProgress = context.loop.now
         let isDoubtful = upstream.beginExchange()
@@ -235,6 +236,8 @@ extension HTTPConnection {
             }
             if upstream.head.status < 200 {
                 forwardInterim(head, upstream)
+            } else if upstream.head.status == Self.declinedStatus, decline() {
+                return bytes.count
             } else {
                 try beginResponse(head, upstream)
             }
@@ -366,6 +369,20 @@ extension HTTPConnection {
         setTimer(after: .zero)
         if upstreamBroke(repeatable: repeatable) { return }
         respondError(status: 502, "upstream unreachable")
+    }
+
+    /// What a process of ours answers to another that sent it a request which it can't serve.
+    public static let declinedStatus = 421
+
+    /// The response is no service's, but another process's word that it has not tried.
+    private func decline() -> Bool {
+        guard isVerbatim, !bodyWasSent, summary.attempts < context.settings.attemptsMax else { return false }
+        discardUpstream()
+        guard !bodyWasSent else { return false }
+        state = .routing
+        setTimer(after: .zero)
+        if !upstreamDeclined() { respondError(status: 502, "upstream unreachable") }
+        return true
     }
 
     private func badResponse() {

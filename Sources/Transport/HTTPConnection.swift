@@ -88,6 +88,8 @@ open class HTTPConnection: ChannelDelegate {
     final var inputEnded = false
     /// Whether any of the request's body went to an upstream: it can't be sent again then.
     final var bodyWasSent = false
+    /// Whether the request went to another process of ours.
+    final var isVerbatim = false
     final var isReadPaused = false
     /// While a pump carries the rest of a body, what its source's pumps had taken before.
     final var requestPumpedBefore: UInt64?
@@ -104,6 +106,8 @@ open class HTTPConnection: ChannelDelegate {
     /// Whether an idle connection still has the buffers of its last request.
     private final var holdsMemory = false
     private final var isAdvancing = false
+    /// Whether the connection leaves this loop before its next request.
+    private final var movesAtBoundary = false
     private final var timer: CallbackTimer?
 
     /// Takes over the channel. `input`: bytes that were read from it before (a connection that moved here).
@@ -156,8 +160,12 @@ open class HTTPConnection: ChannelDelegate {
     /// at its end.
     open func relayStarted(_ relay: Relay) {}
 
-    /// `moveAway` is done: the socket and every byte read from it that was not yet served.
+    /// `moveAway` or `moveSoon` is done: the socket and every byte read from it that was not yet served.
     open func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {}
+
+    /// Another process of ours, to which a request was sent `verbatim`, could not serve it and has not tried; true means that
+    /// the subclass routes it again, as in `requestArrived`.
+    open func upstreamDeclined() -> Bool { false }
 
     /// The decision about the routed request takes a while: when it takes longer than the response's head may, the request is
     /// answered with 504.
@@ -165,6 +173,17 @@ open class HTTPConnection: ChannelDelegate {
         guard state == .routing, context.settings.responseTimeout != .zero else { return }
         setTimer(at: lastProgress + context.settings.responseTimeout)
     }
+
+    /// The decision may take until then; `routingTimedOut` follows.
+    public final func limitRouting(until deadline: Instant) {
+        if state == .routing { setTimer(at: deadline) }
+    }
+
+    /// The time for the decision is over.
+    open func routingTimedOut() { respondError(status: 504, "upstream timeout") }
+
+    /// Bytes that were read and are kept.
+    public final var keptBytes: Int { input.count }
 
     /// Whether a request waits for the subclass's decision.
     public final var isRouting: Bool { state == .routing }
@@ -200,9 +219,22 @@ open class HTTPConnection: ChannelDelegate {
     /// Takes the socket out of this loop, to be served elsewhere from the request on that is being routed.
     public final func moveAway() {
         precondition(state == .routing, "moveAway outside of routing")
+        detach()
+    }
+
+    /// Takes the socket out of this loop at the next boundary between two requests: at once when none is served.
+    public final func moveSoon() {
+        movesAtBoundary = true
+        if state == .readingHead, !isAdvancing { detach() }
+    }
+
+    private func detach() {
         guard let stream = channel as? Stream else { preconditionFailure("only a socket can move") }
         state = .detaching
-        timer?.cancel()
+        // What is queued goes out first, for which the client has its usual time.
+        takenThen = nil
+        _ = clientTakes()
+        setTimer(after: context.settings.writeTimeout)
         stream.detach()
     }
 
@@ -390,6 +422,10 @@ open class HTTPConnection: ChannelDelegate {
         inputOffset = 0
         parser.reset()
         state = .readingHead
+        if movesAtBoundary, keepsAlive, !inputEnded || !input.isEmpty {
+            detach()
+            return
+        }
         if input.isEmpty {
             if inputEnded || !keepsAlive {
                 close()
@@ -456,8 +492,10 @@ open class HTTPConnection: ChannelDelegate {
         case .exchanging:
             exchangeTimer()
         case .routing:
-            respondError(status: 504, "upstream timeout")
-        case .detaching, .dead:
+            routingTimedOut()
+        case .detaching:
+            if clientTakes() { setTimer(after: context.settings.writeTimeout) } else { drop() }
+        case .dead:
             break
         }
     }

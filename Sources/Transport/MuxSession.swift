@@ -6,7 +6,7 @@
 // the reader of a stream, whose window grows only as its user takes the bytes.
 
 internal import Base
-private import Memory
+public import Memory
 public import Reactor
 public import Wire
 
@@ -33,7 +33,7 @@ open class MuxSessionDelegate {
 /// A yamux session and its streams.
 public final class MuxSession: ChannelDelegate {
     let carrier: WebSocketChannel
-    private let loop: Loop
+    let loop: Loop
     var yamux: YamuxSession
     private var channels: [YamuxChannel?] = []
     private var delegate: MuxSessionDelegate?
@@ -44,6 +44,8 @@ public final class MuxSession: ChannelDelegate {
     private var earlyTask: EarlyTask?
     private var timer: CallbackTimer?
     private var isReceiving = false
+    /// Whether the session is on its way to another process: it still takes what comes, and sends nothing.
+    private(set) var isFrozen = false
     /// Whether the session became full and the delegate was not told yet that it no longer is.
     private var wasFull = false
     private var timerDeadline = Instant.never
@@ -66,9 +68,23 @@ public final class MuxSession: ChannelDelegate {
         self.delegate = delegate
         yamux = YamuxSession(role: role, limits: limits)
         super.init()
+        begin()
+    }
+
+    private init(_ loop: Loop, carrier: WebSocketChannel, yamux: consuming YamuxSession, delegate: MuxSessionDelegate) {
+        self.loop = loop
+        self.carrier = carrier
+        self.delegate = delegate
+        self.yamux = yamux
+        isGoingAway = self.yamux.isGoingAway
+        super.init()
+    }
+
+    private func begin() {
         timer = CallbackTimer(loop) { [unowned self] in self.tick() }
         carrier.delegate = self
         carrier.resumeReading()
+        flush()
         schedule()
     }
 
@@ -76,11 +92,11 @@ public final class MuxSession: ChannelDelegate {
     public var streamCount: Int { yamux.streamCount }
 
     /// Whether no stream can be opened now because as many are open, or wait to be accepted, as the peer bears.
-    public var isFull: Bool { !isOver && !yamux.isGoingAway && !yamux.mayOpen }
+    public var isFull: Bool { !isOver && !yamux.isGoingAway && (!yamux.mayOpen || isFrozen) }
 
     /// Opens a stream to the peer; nil when the session goes away or is full. `sessionMayOpen` follows in the latter case.
     public func open() -> YamuxChannel? {
-        guard !isOver, let id = yamux.open(now: loop.now) else { return nil }
+        guard !isOver, !isFrozen, let id = yamux.open(now: loop.now) else { return nil }
         if isFull { wasFull = true }
         let channel = YamuxChannel(self, id: id)
         install(channel)
@@ -99,6 +115,13 @@ public final class MuxSession: ChannelDelegate {
         if yamux.streamCount == 0 { delegate?.sessionIdle(self) }
     }
 
+    /// Tells the peer to go elsewhere. The session goes on, with new streams too, until the peer leaves.
+    public func askToLeave() {
+        guard !isOver, !isGoingAway else { return }
+        yamux.askToLeave()
+        flush()
+    }
+
     /// Ends the session in good order: go-away, then the carrier's close. Streams that run are cut.
     public func close() {
         guard !isOver else { return }
@@ -108,7 +131,7 @@ public final class MuxSession: ChannelDelegate {
     }
 
     /// Whether the carrier takes more bytes.
-    var isWritable: Bool { carrier.isWritable }
+    var isWritable: Bool { !isFrozen && carrier.isWritable }
 
     // MARK: From the carrier
 
@@ -222,6 +245,11 @@ public final class MuxSession: ChannelDelegate {
         runAtTurnEnd()
     }
 
+    /// Tells the writer of a stream that went over to a bridge to go on; not from within another call.
+    func wakeLater(_ channel: YamuxChannel) {
+        loop.afterTurn(WakeTask(channel))
+    }
+
     private func runAtTurnEnd() {
         let task = earlyTask ?? EarlyTask(self)
         earlyTask = task
@@ -236,7 +264,7 @@ public final class MuxSession: ChannelDelegate {
     }
 
     private func flush() {
-        if yamux.output.isEmpty { return }
+        if yamux.output.isEmpty || isFrozen { return }
         carrier.write(yamux.output.span)
         yamux.output.removeAll()
         yamux.output.releaseIfEmpty()
@@ -287,6 +315,120 @@ public final class MuxSession: ChannelDelegate {
         timerDeadline = deadline
         timer?.schedule(at: deadline)
     }
+}
+
+// MARK: - On the way to another process
+
+extension MuxSession {
+    /// Whether the session can be handed to another process: it runs, and over a plain socket.
+    public var mayMove: Bool { !isOver && !isFrozen && failure == nil && carrier.mayDetach }
+
+    /// Takes the session out of this process. Streams with a user stay usable here, over bridges whose other ends go along. `done`
+    /// gets the socket, the state, and the bridges' ends in the order of the state. Should the session end before that, it
+    /// ends as ever and `done` is not called.
+    public func move(
+        _ done: @escaping (_ socket: consuming OwnedDescriptor, _ state: consuming ByteBuffer, _ bridges: [Int32]) -> Void
+    ) {
+        precondition(mayMove)
+        isFrozen = true
+        timer?.cancel()
+        carrier.detach { [self] descriptor, unsent in
+            // From here on nothing is received; bridges of streams that came from another process leave their loop, too.
+            var writer = StateWriter()
+            carrier.write(into: &writer, unsent: unsent)
+            let carried = MovingSession(self, descriptor, writer, done)
+            carried.start(channels.compactMap { $0 })
+        }
+    }
+
+    /// Writes down the machine and ends what this process has of the session.
+    fileprivate func leave(into state: inout StateWriter) {
+        yamux.write(into: &state)
+        isOver = true
+        timer = nil
+        earlyTask = nil
+        channels = []
+        delegate = nil
+    }
+
+    /// A session that goes on where another process left it. `bridge` makes the channel for the stream's user, who is in the
+    /// other process, from the next of the bridges' ends.
+    public convenience init(
+        _ loop: Loop, over stream: Stream, role: YamuxSession.Role, limits: YamuxLimits = YamuxLimits(),
+        state bytes: Span<UInt8>, bridges: [BridgeEnd], delegate: MuxSessionDelegate
+    ) throws(StateReadError) {
+        var reader = StateReader()
+        let carrier = try WebSocketChannel(
+            loop, over: stream, role: role == .server ? .server : .client, reading: &reader, bytes)
+        let count: Int = try reader.integer(bytes)
+        var saved: [SavedChannel] = []
+        for _ in 0..<count { saved.append(try SavedChannel(reading: &reader, bytes)) }
+        let yamux = try YamuxSession(reading: &reader, bytes, role: role, limits: limits)
+        try reader.end(bytes)
+        guard saved.count(where: \.hasUser) == bridges.count else { throw StateReadError() }
+        self.init(loop, carrier: carrier, yamux: yamux, delegate: delegate)
+        var next = 0
+        for channel in saved {
+            guard let id = self.yamux.stream(numbered: channel.number) else { throw StateReadError() }
+            let restored = YamuxChannel(self, id: id, saved: channel)
+            install(restored)
+            if channel.hasUser {
+                bridges[next].join(restored, saved: channel)
+                next += 1
+            }
+        }
+        begin()
+        // What waited for the move, and not for its window, goes out now.
+        for channel in channels { channel?.windowGrew() }
+    }
+}
+
+/// A session whose socket has left its loop, while the bridges of its streams do.
+private final class MovingSession {
+    private let session: MuxSession
+    private var descriptor: OwnedDescriptor?
+    private var writer: StateWriter
+    private let done: (consuming OwnedDescriptor, consuming ByteBuffer, [Int32]) -> Void
+    private var waiting = 1
+
+    init(
+        _ session: MuxSession, _ descriptor: consuming OwnedDescriptor, _ writer: consuming StateWriter,
+        _ done: @escaping (consuming OwnedDescriptor, consuming ByteBuffer, [Int32]) -> Void
+    ) {
+        self.session = session
+        self.descriptor = consume descriptor
+        self.writer = writer
+        self.done = done
+    }
+
+    func start(_ channels: [YamuxChannel]) {
+        for channel in channels {
+            guard channel.prepareMove({ self.ready(channels) }) else { continue }
+            waiting += 1
+        }
+        ready(channels)
+    }
+
+    private func ready(_ channels: [YamuxChannel]) {
+        waiting -= 1
+        guard waiting == 0, let descriptor = descriptor.take() else { return }
+        let settled = channels.compactMap { $0.settle() }
+        writer.write(settled.count)
+        for channel in settled { channel.saved.write(into: &writer) }
+        let bridges = settled.compactMap(\.end)
+        session.leave(into: &writer)
+        var bytes = ByteBuffer()
+        swap(&bytes, &writer.bytes)
+        done(descriptor, bytes, bridges)
+    }
+}
+
+private final class WakeTask: AfterTurn {
+    private let channel: YamuxChannel
+
+    init(_ channel: YamuxChannel) { self.channel = channel }
+
+    override func run() { channel.wake() }
 }
 
 /// The session's turn at the end of the loop's.

@@ -34,6 +34,7 @@ public final class WebSocketChannel: Channel {
     private var isPaused = true
     /// Whether the end of what is below came before this channel, and is to be told behind `leftover`.
     private var innerEndsAfterLeftover: Bool
+    private var detached: ((consuming OwnedDescriptor, Span<UInt8>) -> Void)?
 
     /// Which side of the handshake we were: a client masks what it sends, and expects the opposite.
     public enum Role: Sendable {
@@ -53,6 +54,54 @@ public final class WebSocketChannel: Channel {
         self.leftover = leftover
         super.init()
         inner.delegate = Adapter(self)
+    }
+
+    /// A channel that goes on where another process left it, over the socket that it left.
+    init(
+        _ loop: Loop, over stream: Stream, role: Role, reading state: inout StateReader, _ bytes: Span<UInt8>
+    ) throws(StateReadError) {
+        self.loop = loop
+        inner = stream
+        isClient = role == .client
+        decoder = try WebSocketDecoder(reading: &state, bytes, expectsMasked: role == .server)
+        leftover = ByteBuffer()
+        innerEndsAfterLeftover = false
+        super.init()
+        try state.string(bytes, into: &leftover)
+        innerEndsAfterLeftover = try state.truth(bytes)
+        closeSent = try state.truth(bytes)
+        closeReceived = try state.truth(bytes)
+        var unsent = ByteBuffer()
+        try state.string(bytes, into: &unsent)
+        inner.delegate = Adapter(self)
+        if !unsent.isEmpty { inner.write(unsent.span) }
+    }
+
+    /// Whether the channel can be taken out of its loop: it lives, over a plain socket.
+    var mayDetach: Bool { !isDead && (inner as? Stream)?.isAlive ?? false }
+
+    /// Takes the socket out of the loop. What is received until `done` is still delivered; nothing may be written meanwhile.
+    func detach(_ done: @escaping (_ descriptor: consuming OwnedDescriptor, _ unsent: Span<UInt8>) -> Void) {
+        guard let stream = inner as? Stream else { preconditionFailure("only a socket can move") }
+        detached = done
+        stream.detachWithUnsent()
+    }
+
+    /// Writes down where the channel stands, after `detach`.
+    func write(into state: inout StateWriter, unsent: Span<UInt8>) {
+        decoder.write(into: &state)
+        state.write(leftover.span)
+        state.write(innerEndsAfterLeftover)
+        state.write(closeSent)
+        state.write(closeReceived)
+        state.write(unsent)
+    }
+
+    fileprivate func innerDetached(_ descriptor: consuming OwnedDescriptor, _ unsent: Span<UInt8>) {
+        let done = detached
+        detached = nil
+        done?(descriptor, unsent)
+        die()
     }
 
     public override var isWritable: Bool { !isDead && inner.isWritable }
@@ -260,6 +309,9 @@ public final class WebSocketChannel: Channel {
         override func channelEnded(_ channel: Channel) { owner.innerEnded() }
         override func channelDrained(_ channel: Channel) { owner.innerDrained() }
         override func channelFailed(_ channel: Channel, error: ChannelError) { owner.innerFailed(error) }
+        override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
+            owner.innerDetached(descriptor, unsent)
+        }
     }
 
     private final class LeftoverTask: AfterTurn {

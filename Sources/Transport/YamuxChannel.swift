@@ -5,7 +5,7 @@
 // comes after `pauseReading` is bounded by the window (256 KiB) and is still delivered, as every channel does.
 
 private import Base
-private import Memory
+internal import Memory
 public import Reactor
 internal import Wire
 
@@ -13,6 +13,12 @@ internal import Wire
 public final class YamuxChannel: Channel {
     let id: YamuxStreamID
     private let session: MuxSession
+    /// The way to the session, once that has moved to another process.
+    private var bridge: BridgeChannel?
+    /// What joins the stream to a user in another process.
+    private var joint: BridgeJoint?
+    /// What the bridge that came from another process left behind, while the session moves on.
+    private var passedOn: (descriptor: Int32, state: SavedBridge)?
     private var pending = ByteBuffer()
     private var state = State.open
     private var isPaused = true
@@ -53,6 +59,7 @@ public final class YamuxChannel: Channel {
     private static let frameBytesMax = 65_535 - 64
 
     public override var isWritable: Bool {
+        if let bridge { return bridge.isWritable }
         guard state == .open || state == .finishing else { return false }
         let room = pending.isEmpty && session.isWritable && session.yamux.sendWindow(id) > 0
         if !room { isBlocked = true }
@@ -61,6 +68,7 @@ public final class YamuxChannel: Channel {
 
     public override func write(_ bytes: Span<UInt8>) {
         guard state == .open, bytes.count > 0 else { return }
+        if let bridge { return bridge.write(bytes) }
         guard pending.isEmpty else {
             pending.append(bytes)
             return
@@ -74,7 +82,7 @@ public final class YamuxChannel: Channel {
 
     private func send(_ bytes: Span<UInt8>) -> Int {
         var offset = 0
-        while offset < bytes.count {
+        while offset < bytes.count, !session.isFrozen {
             let window = session.yamux.sendWindow(id)
             if window == 0 { break }
             let end = min(bytes.count, offset + min(window, Self.frameBytesMax))
@@ -86,6 +94,7 @@ public final class YamuxChannel: Channel {
 
     public override func pauseReading() {
         isPaused = true
+        bridge?.pauseReading()
     }
 
     public override func resumeReading() {
@@ -94,9 +103,9 @@ public final class YamuxChannel: Channel {
         if !hasStarted {
             hasStarted = true
             if !early.isEmpty || earlyEnd { session.deliverLater(self) }
-            return
+            if bridge == nil { return }
         }
-        returnWindow()
+        if let bridge { bridge.resumeReading() } else { returnWindow() }
     }
 
     private func returnWindow() {
@@ -109,12 +118,16 @@ public final class YamuxChannel: Channel {
 
     public override func finish() {
         guard state == .open else { return }
+        if let bridge {
+            state = .finished
+            return bridge.finish()
+        }
         state = .finishing
         finishIfSent()
     }
 
     private func finishIfSent() {
-        guard pending.isEmpty, state == .finishing || state == .closing else { return }
+        guard pending.isEmpty, state == .finishing || state == .closing, bridge == nil else { return }
         pending.releaseIfEmpty()
         session.yamux.finish(id)
         if state == .closing {
@@ -127,6 +140,12 @@ public final class YamuxChannel: Channel {
     }
 
     public override func close() {
+        if let bridge, state != .dead {
+            delegate = nil
+            state = .dead
+            bridge.close()
+            return
+        }
         switch state {
         case .dead, .closing:
             return
@@ -146,6 +165,12 @@ public final class YamuxChannel: Channel {
 
     public override func abort() {
         guard state != .dead else { return }
+        if let bridge {
+            delegate = nil
+            state = .dead
+            bridge.abort()
+            return
+        }
         let isOver = peerHasEnded && state == .finished
         delegate = nil
         state = .dead
@@ -190,7 +215,7 @@ public final class YamuxChannel: Channel {
             swap(&waiting, &early)
             var span = waiting.mutableSpan
             delegate?.channel(self, received: &span)
-            if !isPaused { returnWindow() }
+            if !isPaused, bridge == nil { returnWindow() }
         }
         if earlyEnd, state != .dead, state != .closing {
             earlyEnd = false
@@ -233,5 +258,262 @@ public final class YamuxChannel: Channel {
         state = .dead
         session.remove(self)
         user?.channelFailed(self, error: error)
+    }
+}
+
+// MARK: - On the way to another process
+
+/// A stream as it is written down.
+struct SavedChannel {
+    var number: UInt32
+    /// 0 open, 1 to be finished, 2 finished, 3 closing.
+    var stage: UInt64
+    var peerHasEnded: Bool
+    var unreturned: Int
+    var discarded: Int
+    var pending: [UInt8]
+    /// Whether somebody in another process uses it, over a bridge.
+    var hasUser: Bool
+    var bridge = SavedBridge()
+
+    init(
+        number: UInt32, stage: UInt64, peerHasEnded: Bool, unreturned: Int, discarded: Int, pending: [UInt8], hasUser: Bool
+    ) {
+        self.number = number
+        self.stage = stage
+        self.peerHasEnded = peerHasEnded
+        self.unreturned = unreturned
+        self.discarded = discarded
+        self.pending = pending
+        self.hasUser = hasUser
+    }
+
+    init(reading state: inout StateReader, _ bytes: Span<UInt8>) throws(StateReadError) {
+        number = try state.integer(bytes)
+        stage = try state.number(bytes)
+        peerHasEnded = try state.truth(bytes)
+        unreturned = try state.integer(bytes)
+        discarded = try state.integer(bytes)
+        pending = try Self.array(&state, bytes)
+        hasUser = try state.truth(bytes)
+        bridge.unsent = try Self.array(&state, bytes)
+        bridge.input = try Self.array(&state, bytes)
+        bridge.hasFinished = try state.truth(bytes)
+        bridge.peerHasFinished = try state.truth(bytes)
+        guard stage <= 3 else { throw StateReadError() }
+    }
+
+    private static func array(_ state: inout StateReader, _ bytes: Span<UInt8>) throws(StateReadError) -> [UInt8] {
+        var buffer = ByteBuffer()
+        try state.string(bytes, into: &buffer)
+        return [UInt8](copying: buffer.span)
+    }
+
+    func write(into state: inout StateWriter) {
+        state.write(number)
+        state.write(stage)
+        state.write(peerHasEnded)
+        state.write(unreturned)
+        state.write(discarded)
+        state.write(pending.span)
+        state.write(hasUser)
+        state.write(bridge.unsent.span)
+        state.write(bridge.input.span)
+        state.write(bridge.hasFinished)
+        state.write(bridge.peerHasFinished)
+    }
+}
+
+/// A bridge's state, as it is written down.
+struct SavedBridge {
+    var unsent: [UInt8] = []
+    var input: [UInt8] = []
+    var hasFinished = false
+    var peerHasFinished = false
+}
+
+extension YamuxChannel {
+    /// A stream that goes on where another process left it.
+    convenience init(_ session: MuxSession, id: YamuxStreamID, saved: SavedChannel) {
+        self.init(session, id: id)
+        restore(saved)
+    }
+
+    private func restore(_ saved: SavedChannel) {
+        state = [.open, .finishing, .finished, .closing][Int(saved.stage)]
+        peerHasEnded = saved.peerHasEnded
+        unreturned = saved.unreturned
+        discarded = saved.discarded
+        pending.append(saved.pending.span)
+        isBlocked = !pending.isEmpty
+        hasStarted = true
+        isPaused = saved.hasUser
+        if !saved.hasUser { returnWindow() }
+    }
+
+    func join(_ joint: BridgeJoint?) { self.joint = joint }
+
+    /// Takes the bridge of a user in another process out of the loop, if there is one: true, and `ready` follows.
+    func prepareMove(_ ready: @escaping () -> Void) -> Bool {
+        guard let joint, joint.bridge.isAlive else { return false }
+        joint.bridge.detach { [self] descriptor, state in
+            var saved = SavedBridge()
+            saved.unsent = [UInt8](copying: state.unsent.span)
+            saved.input = [UInt8](copying: state.input.span)
+            saved.hasFinished = state.hasFinished
+            saved.peerHasFinished = state.peerHasFinished
+            passedOn = (descriptor.take(), saved)
+            ready()
+        }
+        return true
+    }
+
+    /// The stream as it goes along, once its bridge has left the loop; with the end of a bridge, when somebody uses it. Nil:
+    /// there is nothing to go along.
+    func settle() -> (saved: SavedChannel, end: Int32?)? {
+        guard state != .dead, session.yamux.stream(numbered: id.number) != nil else { return nil }
+        let stage: UInt64 = switch state {
+        case .open: 0
+        case .finishing: 1
+        case .finished: 2
+        case .closing, .dead: 3
+        }
+        var saved = SavedChannel(
+            number: id.number, stage: stage, peerHasEnded: peerHasEnded, unreturned: unreturned, discarded: discarded,
+            pending: [UInt8](copying: pending.span), hasUser: state != .closing)
+        if let passedOn {
+            self.passedOn = nil
+            saved.bridge = passedOn.state
+            joint?.leave()
+            joint = nil
+            delegate = nil
+            state = .dead
+            return (saved, passedOn.descriptor)
+        }
+        if state == .closing {
+            state = .dead
+            return (saved, nil)
+        }
+        guard delegate != nil, joint == nil, let end = rebase() else {
+            // Nobody uses it any more, or there is no socket for it: it is cut.
+            session.yamux.reset(id)
+            bridgeFailed()
+            return nil
+        }
+        return (saved, end)
+    }
+
+    /// Goes on over a bridge; its other end.
+    private func rebase() -> Int32? {
+        guard var pair = try? Sockets.pair(.stream),
+            let bridge = try? BridgeChannel(session.loop, adopting: pair.takeFirst())
+        else { return nil }
+        pending = ByteBuffer()
+        unreturned = 0
+        bridge.delegate = BridgeUser(self)
+        self.bridge = bridge
+        if state == .finishing { state = .finished }
+        if hasStarted, !isPaused { bridge.resumeReading() }
+        // The writer is told that it may go on, when it was told to wait.
+        if isBlocked {
+            isBlocked = false
+            session.wakeLater(self)
+        }
+        return pair.takeSecond().take()
+    }
+
+    /// Tells a writer that waited that the bridge takes bytes.
+    func wake() {
+        guard state == .open, bridge?.isWritable ?? false else { return }
+        delegate?.channelDrained(self)
+    }
+
+    fileprivate func bridgeReceived(_ bytes: inout MutableSpan<UInt8>) {
+        guard state != .dead else { return }
+        guard early.isEmpty else {
+            early.append(bytes.span)
+            return
+        }
+        delegate?.channel(self, received: &bytes)
+    }
+
+    fileprivate func bridgeEnded() {
+        guard state != .dead, !peerHasEnded else { return }
+        peerHasEnded = true
+        if early.isEmpty { delegate?.channelEnded(self) } else { earlyEnd = true }
+    }
+
+    fileprivate func bridgeFailed() {
+        guard state != .dead else { return }
+        let user = delegate
+        delegate = nil
+        state = .dead
+        user?.channelFailed(self, error: .reset)
+    }
+
+    /// What the bridge of a stream that is used here talks to.
+    private final class BridgeUser: ChannelDelegate {
+        private let owner: YamuxChannel
+
+        init(_ owner: YamuxChannel) { self.owner = owner }
+
+        override func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) { owner.bridgeReceived(&bytes) }
+        override func channelEnded(_ channel: Channel) { owner.bridgeEnded() }
+        override func channelDrained(_ channel: Channel) { owner.delegate?.channelDrained(owner) }
+        override func channelFailed(_ channel: Channel, error: ChannelError) { owner.bridgeFailed() }
+    }
+}
+
+/// The end of a bridge to a stream's user in another process, and who is told that it is over.
+public struct BridgeEnd {
+    private let loop: Loop
+    private let descriptor: Int32
+    private let ended: () -> Void
+
+    /// Takes over the descriptor. `ended` runs when the stream is over.
+    public init(_ loop: Loop, adopting descriptor: consuming OwnedDescriptor, ended: @escaping () -> Void) {
+        self.loop = loop
+        self.descriptor = descriptor.take()
+        self.ended = ended
+    }
+
+    func join(_ channel: YamuxChannel, saved: SavedChannel) {
+        var state = BridgeState()
+        state.unsent.append(saved.bridge.unsent.span)
+        state.input.append(saved.bridge.input.span)
+        state.hasFinished = saved.bridge.hasFinished
+        state.peerHasFinished = saved.bridge.peerHasFinished
+        guard let bridge = try? BridgeChannel(loop, adopting: OwnedDescriptor(descriptor), state: state) else {
+            channel.abort()
+            return ended()
+        }
+        channel.join(BridgeJoint(bridge, channel, saved: saved, ended: ended))
+    }
+}
+
+/// Joins a stream to the bridge to its user.
+final class BridgeJoint {
+    let bridge: BridgeChannel
+    private var relay: Relay?
+    private let ended: () -> Void
+
+    init(_ bridge: BridgeChannel, _ channel: YamuxChannel, saved: SavedChannel, ended: @escaping () -> Void) {
+        self.bridge = bridge
+        self.ended = ended
+        let relay = Relay(bridge, channel) { [weak channel] _ in
+            channel?.join(nil)
+            ended()
+        }
+        self.relay = relay
+        relay.start()
+        // Ends that came before are not told again.
+        if saved.stage > 0 || saved.bridge.peerHasFinished { relay.channelEnded(bridge) }
+        if saved.peerHasEnded { relay.channelEnded(channel) }
+    }
+
+    /// The stream moved on: nothing joins it here any more.
+    func leave() {
+        relay = nil
+        ended()
     }
 }

@@ -84,14 +84,17 @@ final class ControlClient: MessageDelegate {
                 guard let descriptor = descriptors.take(.streamSocket) else { continue }
                 worker.adopt(descriptor, listener: listener, peer: peer)
             }
-        case .sibling(let id):
+        case .sibling(let id, let generation, let protocolVersion):
             guard let descriptor = descriptors.take(.messageSocket) else { return }
-            worker.siblings.add(id, descriptor)
+            worker.siblings.add(id, generation: generation, protocolVersion: protocolVersion, descriptor)
+            worker.giveAway()
         case .siblingGone(let id):
             worker.siblings.remove(id)
             worker.routes.siblingGone(id)
-        case .routes(let endpoint, _, let entries):
-            let (known, waiting) = worker.routes.answered(endpoint, entries)
+            worker.retirement?.siblingGone(id)
+        case .routes(let endpoint, _, let lostFor, let entries):
+            let lostAt = lostFor.map { Instant(nanoseconds: loop.now.nanoseconds &- UInt64($0) * 1_000_000) }
+            let (known, waiting) = worker.routes.answered(endpoint, entries, lostAt: lostAt)
             for connection in waiting { connection.routeKnown() }
             worker.routes.forgetIfEmpty(known)
         case .routeChanged(let endpoint, _):
@@ -106,10 +109,18 @@ final class ControlClient: MessageDelegate {
             worker.isReady = ready
         case .drain(let milliseconds):
             worker.drain(within: .milliseconds(Int64(clamping: milliseconds)))
+        case .retire(let milliseconds):
+            worker.retire(within: .milliseconds(Int64(clamping: milliseconds)))
+        case .siblingRetires(let id):
+            if id == worker.setup.worker { worker.retirement?.part() } else { worker.siblings.part(id) }
+        case .admitTunnels(let admits):
+            worker.admitTunnels(admits)
+        case .ping(let number):
+            send(.pong(number))
         case .shutdown:
             end(nil)
         case .hello, .configure, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
-            .agentLeft:
+            .agentLeft, .pong, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }

@@ -24,10 +24,14 @@ final class Endpoint {
     var direct: DirectPool?
     /// The supervisor's answer: all workers that hold tunnels. nil: not asked, or out of date.
     fileprivate(set) var route: [RouteEntry]?
+    /// When the node lost its last tunnel; nil: it has one, or that is long ago.
+    fileprivate(set) var lostAt: Instant?
     fileprivate var waiting: [ProxyConnection] = []
     /// Whose requests wait until a tunnel takes another stream, in the order in which they came.
     private var waitingForStream: [ProxyConnection] = []
     private var isServingWaiting = false
+    /// Whose requests wait until some worker of the node has a tunnel again.
+    private var waitingForTunnel: [ProxyConnection] = []
     private var turn = 0
     fileprivate var isAsked = false
     /// Whether the table has it; one that was forgotten is of no use to whoever still holds it.
@@ -39,7 +43,7 @@ final class Endpoint {
     }
 
     /// Whether nothing of this worker hangs on it.
-    fileprivate var isUnused: Bool { tunnels.isEmpty && direct == nil && waiting.isEmpty }
+    fileprivate var isUnused: Bool { tunnels.isEmpty && direct == nil && waiting.isEmpty && waitingForTunnel.isEmpty }
 
     /// Whether it is the table's endpoint for the name of these bytes.
     func isNamed(_ name: Span<UInt8>) -> Bool {
@@ -88,6 +92,19 @@ final class Endpoint {
             connection.streamMayOpen()
         }
         waitingForStream.removeFirst(served)
+    }
+
+    /// Notes that the request of `connection` waits for an agent to come back; its `tunnelMayBeBack` follows.
+    func waitForTunnel(_ connection: ProxyConnection) { waitingForTunnel.append(connection) }
+
+    /// The request waits no longer.
+    func stopWaiting(_ connection: ProxyConnection) { waitingForTunnel.removeAll { $0 === connection } }
+
+    /// A tunnel may be back: all that wait for one are routed anew.
+    func serveWaitingForTunnel() {
+        let woken = waitingForTunnel
+        waitingForTunnel = []
+        for connection in woken { connection.tunnelMayBeBack() }
     }
 
     /// A number that is one higher each time, to begin with another tunnel.
@@ -253,10 +270,13 @@ final class RouteTable {
     }
 
     /// The supervisor's answer; returns who waited for it.
-    func answered(_ name: String, _ entries: [RouteEntry]) -> (endpoint: Endpoint, waiting: [ProxyConnection]) {
+    func answered(
+        _ name: String, _ entries: [RouteEntry], lostAt: Instant?
+    ) -> (endpoint: Endpoint, waiting: [ProxyConnection]) {
         let endpoint = endpoint(named: name)
         endpoint.isAsked = false
         endpoint.route = entries
+        endpoint.lostAt = lostAt
         let waiting = endpoint.waiting
         endpoint.waiting = []
         return (endpoint, waiting)
@@ -270,8 +290,13 @@ final class RouteTable {
 
     /// The supervisor says that what is cached is out of date.
     func changed(_ name: String) {
-        endpoints[name]?.route = nil
+        guard let endpoint = endpoints[name] else { return }
+        endpoint.route = nil
+        endpoint.serveWaitingForTunnel()
     }
+
+    /// The endpoints of which there are data connections here.
+    var endpointsWithData: [Endpoint] { endpoints.values.filter { $0.direct != nil } }
 
     /// A sibling ended: nobody is sent there any more.
     func siblingGone(_ worker: UInt32) {

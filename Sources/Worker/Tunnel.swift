@@ -1,6 +1,7 @@
 // An agent's session and the endpoint it serves. In routing from its registration until it goes away or ends.
 
 import Base
+import Memory
 import Reactor
 import Transport
 import Wire
@@ -36,7 +37,23 @@ final class Tunnel: MuxSessionDelegate {
     }
 
     /// Whether the agent takes no stream at the moment, but will.
-    var isFull: Bool { session?.isFull ?? false }
+    var isFull: Bool { isMoving || session?.isFull ?? false }
+
+    /// Whether the session is on its way to another worker.
+    private(set) var isMoving = false
+
+    /// Takes the session out of this worker.
+    func move(_ done: @escaping (consuming OwnedDescriptor, consuming ByteBuffer, [Int32]) -> Void) {
+        isMoving = true
+        pool.close()
+        session?.move(done)
+    }
+
+    /// Goes on with a session that another worker gave away.
+    func resume(over stream: Stream, state: Span<UInt8>, bridges: [BridgeEnd]) throws(StateReadError) {
+        session = try MuxSession(
+            worker.loop, over: stream, role: .server, limits: worker.yamuxLimits, state: state, bridges: bridges, delegate: self)
+    }
 
     /// A new stream to the agent; nil when it takes none.
     func open() -> YamuxChannel? {

@@ -34,10 +34,22 @@ final class Worker {
     /// The node's readiness, as the supervisor told it last.
     var isReady = false
     private(set) var isDraining = false
+    /// Set once a newer generation serves.
+    private(set) var retirement: Retirement?
+    /// Whether new tunnels are taken, as far as the node's people decide.
+    private var tunnelsWanted = true
+    var admitsTunnels: Bool { tunnelsWanted && !isDraining }
     private unowned let control: ControlClient
     private var connections: [any TrackedConnection] = []
     private var tunnels: [UInt64: Tunnel] = [:]
     private var registering: [UInt64: UpstreamConnection] = [:]
+    /// Tunnels that another worker gave, until they are registered: where they came from, and the number of the handover.
+    private var arriving: [UInt64: (tunnel: Tunnel, sibling: UInt32, handover: UInt64)] = [:]
+    /// Bridges to users of streams in other workers.
+    private var bridgeCount = 0
+    private var dataCount = 0
+    private var parkedCount = 0
+    private var parkedBytes = 0
     private var nextTunnel: UInt64 = 1
     private var relayCount = 0
     private var statusRequests: [UInt64: AdminConnection] = [:]
@@ -118,14 +130,35 @@ final class Worker {
         let connection: any TrackedConnection =
             switch listener {
             case .proxy: ProxyConnection(self, stream: stream, peer: peer, moves: moves, from: sibling, input: input)
-            case .upstream: UpstreamConnection(self, stream: stream, peer: peer)
-            case .admin: AdminConnection(self, stream: stream, peer: peer)
+            case .upstream: UpstreamConnection(self, stream: stream, peer: peer, input: input)
+            case .admin: AdminConnection(self, stream: stream, peer: peer, input: input)
             }
         connection.trackedIndex = connections.count
         connections.append(connection)
         connection.start()
         // The admin port answers to the end: that the node drains is read there.
         if isDraining, listener != .admin { connection.finishSoon() }
+        if let retirement {
+            retirement.came()
+            if !isDraining, retirement.successor() != nil { connection.moveSoon() }
+        }
+    }
+
+    /// The connection left its loop between two requests: it goes to a worker of the newest generation.
+    func moveOn(
+        _ connection: any TrackedConnection, _ descriptor: consuming OwnedDescriptor, peer: PeerAddress, moves: UInt8,
+        input: Span<UInt8>
+    ) {
+        let listener = connection.listener
+        untrack(connection)
+        if let successor = retirement?.successor() {
+            siblings.move(descriptor, to: successor, listener: listener, client: peer, moves: moves, input: input)
+            retirement?.check()
+            return
+        }
+        var kept = ByteBuffer()
+        kept.append(input)
+        adopt(descriptor, listener: listener, peer: peer, moves: moves, input: kept)
     }
 
     /// The connection is over, moved, or, with `isOpen`, became a tunnel, which is still counted as a connection.
@@ -177,6 +210,11 @@ final class Worker {
     }
 
     func registrationAnswered(_ id: UInt64, isTaken: Bool) {
+        if let arrived = arriving.removeValue(forKey: id) {
+            if isTaken { tunnelOpened(arrived.tunnel) } else { arrived.tunnel.session?.goAway() }
+            siblings.tell(arrived.sibling, .sessionTaken(handover: arrived.handover, isTaken: isTaken))
+            return
+        }
         guard let connection = registering.removeValue(forKey: id) else { return }
         if isTaken { connection.registered() } else { connection.registrationRefused() }
     }
@@ -192,9 +230,12 @@ final class Worker {
         tunnels[tunnel.id] = tunnel
         routes.add(tunnel)
         tunnel.endpoint.serveWaiting()
+        tunnel.endpoint.serveWaitingForTunnel()
         telemetry.log.debug(.upstream, "upstream connected") {
             $0.field("endpoint-id", tunnel.endpoint.name)
         }
+        if !tunnelsWanted { tunnel.session?.askToLeave() }
+        retirement?.moveSessions()
     }
 
     /// The tunnel takes no new streams.
@@ -208,6 +249,8 @@ final class Worker {
     func tunnelEnded(_ tunnel: Tunnel, error: ChannelError?) {
         tunnelLeft(tunnel)
         tunnels[tunnel.id] = nil
+        if arriving.removeValue(forKey: tunnel.id) != nil { registrationAbandoned(tunnel) }
+        retirement?.ended(tunnel)
         telemetry.connectionClosed(.upstream)
         let failure = tunnel.session?.failure
         if failure != nil { telemetry.tunnelBrokeProtocol() }
@@ -218,12 +261,89 @@ final class Worker {
         checkDrained()
     }
 
+    // MARK: Handover of tunnels
+
+    /// The tunnels that serve.
+    var openTunnels: [Tunnel] { Array(tunnels.values) }
+
+    /// Another worker has the tunnel now.
+    func tunnelMoved(_ tunnel: Tunnel) {
+        tunnelLeft(tunnel)
+        tunnels[tunnel.id] = nil
+        telemetry.connectionClosed(.upstream)
+        telemetry.tunnelMoved()
+        checkDrained()
+    }
+
+    /// Goes on with a session that another worker gave away.
+    func adoptSession(
+        _ handover: UInt64, from sibling: UInt32, endpoint name: String, _ descriptor: consuming OwnedDescriptor,
+        description: Span<UInt8>, bridges: [Int32]
+    ) {
+        telemetry.connectionOpened(.upstream, isMoved: true)
+        let ends = bridges.map { number in
+            BridgeEnd(loop, adopting: OwnedDescriptor(number)) { [unowned self] in
+                bridgeCount -= 1
+                checkDrained()
+            }
+        }
+        bridgeCount += ends.count
+        do {
+            var agent: [UInt8]?
+            var state = ByteBuffer()
+            try MovedTunnel.read(description, agent: &agent, state: &state)
+            let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
+            nextTunnel += 1
+            try tunnel.resume(over: try Stream(loop, adopting: descriptor), state: state.span, bridges: ends)
+            arriving[tunnel.id] = (tunnel, sibling, handover)
+            control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
+        } catch {
+            telemetry.connectionClosed(.upstream)
+            telemetry.moveFailed()
+            bridgeCount -= ends.count
+            telemetry.log.error(.server, "a tunnel could not be taken over from another worker") {
+                $0.field("endpoint-id", name)
+                $0.field("error", "\(error)")
+            }
+            siblings.tell(sibling, .sessionTaken(handover: handover, isTaken: false))
+        }
+    }
+
+    // MARK: Requests that wait for an agent
+
+    private static let parkedMax = 4_096
+    private static let parkedBytesMax = 33_554_432
+
+    /// Lets the request wait until an agent of the endpoint is back; until when. Nil: it does not wait.
+    func park(_ connection: ProxyConnection, _ endpoint: Endpoint) -> Instant? {
+        guard let lostAt = endpoint.lostAt, !isDraining else { return nil }
+        let deadline = lostAt + config.proxy.reconnectWait
+        guard loop.now < deadline else { return nil }
+        guard parkedCount < Self.parkedMax, parkedBytes + connection.keptBytes <= Self.parkedBytesMax else {
+            telemetry.parkRefused()
+            return nil
+        }
+        parkedCount += 1
+        parkedBytes += connection.keptBytes
+        connection.parkedBytes = connection.keptBytes
+        endpoint.waitForTunnel(connection)
+        telemetry.parked()
+        return deadline
+    }
+
+    func unparked(_ connection: ProxyConnection) {
+        parkedCount -= 1
+        parkedBytes -= connection.parkedBytes
+        connection.parkedBytes = 0
+    }
+
     // MARK: Data connections
 
     /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
     func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
         // A peer that vanished is noticed before long while nothing is sent. No user timeout: that would also end a stream
         // whose reader merely pauses, and would count instead of the probes.
+        dataCount += 1
         stream.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
         let known = routes.endpoint(named: endpoint.name)
         if let pool = known.direct {
@@ -281,6 +401,45 @@ final class Worker {
 
     // MARK: Drain
 
+    /// A newer generation serves.
+    func retire(within time: Duration) {
+        guard retirement == nil, !isDraining else { return }
+        let retirement = Retirement(self)
+        self.retirement = retirement
+        telemetry.log.debug(.server, "retiring") { $0.field("connections", connections.count) }
+        giveAway()
+    }
+
+    /// Gives everything that can move to those that follow. Called again when there are new ones.
+    func giveAway() {
+        guard let retirement, !isDraining, retirement.successor() != nil else { return }
+        for connection in connections { connection.moveSoon() }
+        for endpoint in routes.endpointsWithData { endpoint.direct?.giveIfRetiring() }
+        retirement.moveSessions()
+        retirement.check()
+    }
+
+    /// Whether nothing is left that a worker has to stay for.
+    var isEmpty: Bool {
+        connections.isEmpty && relayCount == 0 && tunnels.isEmpty && registering.isEmpty && arriving.isEmpty && bridgeCount == 0
+            && dataCount == 0
+    }
+
+    func dataConnectionEnded() {
+        dataCount -= 1
+        telemetry.dataConnectionClosed()
+        retirement?.check()
+    }
+
+    func sayDrained() { control.send(.drained) }
+
+    /// Whether new tunnels are wanted; when not, those that are there are asked to go elsewhere.
+    func admitTunnels(_ admits: Bool) {
+        tunnelsWanted = admits
+        guard !admits else { return }
+        for tunnel in tunnels.values { tunnel.session?.askToLeave() }
+    }
+
     /// Takes nothing new, lets what runs finish within the time, says `drained`.
     func drain(within time: Duration) {
         guard !isDraining else { return }
@@ -296,6 +455,7 @@ final class Worker {
 
     /// Requests and relays hold a drain up; tunnels do not: they carry nothing once those are gone.
     private func checkDrained() {
+        retirement?.check()
         guard isDraining, drainTimer != nil, relayCount == 0 else { return }
         guard !connections.contains(where: { $0 is ProxyConnection }) else { return }
         endDrain()

@@ -78,6 +78,10 @@ final class WorkerTelemetry {
     func dataStream() { counters.add(.dataStreams) }
     func dataShortage() { counters.add(.dataShortages) }
 
+    func tunnelMoved() { counters.add(.sessionsMoved) }
+    func parked() { counters.add(.reconnectWaits) }
+    func parkRefused() { counters.add(.refusedByLimit) }
+
     func streams(_ count: Int) { counters.set(.streamsOpen, UInt64(count)) }
 
     // MARK: Requests

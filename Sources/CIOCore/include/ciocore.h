@@ -276,6 +276,10 @@ ssize_t cio_descriptor_write_ready(int descriptor, const void *bytes, size_t len
  * the child's end), or -errno, also for a failed exec. */
 pid_t cio_process_spawn(const char *path, int executable, char *const arguments[], char *const environment[], const int *descriptors,
                         uint32_t descriptor_count, bool die_with_parent, int *pidfd);
+/* A handle of a child that this program did not start itself, for cio_process_signal and to hear of its end: -errno. */
+int cio_process_open(pid_t pid);
+/* Executes the program that the descriptor holds in this one's place: -errno, when that fails. */
+int cio_process_replace(int executable, char *const arguments[], char *const environment[]);
 /* Reaps one ended child without waiting: its pid and in `status` what waitpid gives, 0 when there is none. */
 pid_t cio_process_reap(pid_t pid, int *status);
 int cio_process_signal(int pidfd, int signal);

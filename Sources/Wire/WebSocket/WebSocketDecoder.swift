@@ -6,7 +6,7 @@
 // answer waiting (section 5.5.3 lets it answer only the latest), so that a flood of pings costs no memory. After `close` or an
 // error, nothing more is read: what follows is taken and dropped, or the error is thrown again.
 
-import Memory
+public import Memory
 
 /// The receiving half of one WebSocket connection.
 public struct WebSocketDecoder {
@@ -227,5 +227,64 @@ public struct WebSocketDecoder {
             throw .badCloseReason
         }
         return code
+    }
+}
+
+// MARK: - On the way to another process
+
+extension WebSocketDecoder {
+    /// Writes down where the decoder stands. Not after a violation.
+    public func write(into state: inout StateWriter) {
+        switch self.state {
+        case .header: state.write(0)
+        case .data(let left):
+            state.write(1)
+            state.write(left)
+        case .control(let opcode, let length):
+            state.write(2)
+            state.write(opcode.rawValue)
+            state.write(length)
+        case .closed, .failed: state.write(3)
+        }
+        state.write(isInMessage)
+        state.write(header.span.extracting(0..<headerCount))
+        state.write(maskKey)
+        state.write(maskOffset)
+        state.write(control.span.extracting(0..<controlCount))
+    }
+
+    /// A decoder that goes on where another one stood.
+    public init(reading state: inout StateReader, _ bytes: Span<UInt8>, expectsMasked: Bool) throws(StateReadError) {
+        self.init(expectsMasked: expectsMasked)
+        switch try state.number(bytes) {
+        case 0: self.state = .header
+        case 1: self.state = .data(left: try state.number(bytes))
+        case 2:
+            guard let opcode = WebSocketOpcode(rawValue: try state.integer(bytes)), opcode != .binary, opcode != .text,
+                opcode != .continuation
+            else { throw StateReadError() }
+            let length: Int = try state.integer(bytes)
+            guard length <= 125 else { throw StateReadError() }
+            self.state = .control(opcode, length: length)
+        case 3: self.state = .closed
+        default: throw StateReadError()
+        }
+        isInMessage = try state.truth(bytes)
+        headerCount = try Self.read(&state, bytes, into: &header)
+        maskKey = try state.integer(bytes)
+        maskOffset = try state.integer(bytes)
+        controlCount = try Self.read(&state, bytes, into: &control)
+        guard maskOffset < 4 else { throw StateReadError() }
+        if case .control(_, let length) = self.state, controlCount > length { throw StateReadError() }
+    }
+
+    private static func read<let size: Int>(
+        _ state: inout StateReader, _ bytes: Span<UInt8>, into array: inout InlineArray<size, UInt8>
+    ) throws(StateReadError) -> Int {
+        var buffer = ByteBuffer()
+        try state.string(bytes, into: &buffer)
+        guard buffer.count <= size else { throw StateReadError() }
+        for index in 0..<buffer.count { array[index] = buffer.span[index] }
+        return buffer.count
     }
 }

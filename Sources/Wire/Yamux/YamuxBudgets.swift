@@ -5,6 +5,7 @@
 // allowed and a few control frames. Those are nobody's fault, are expected, and draw on no budget.
 
 import Base
+import Memory
 
 /// The budgets of one session.
 struct YamuxBudgets {
@@ -69,5 +70,19 @@ struct YamuxBudgets {
         oddFrames = 0
         pings = 0
         churn = 0
+    }
+}
+
+extension YamuxBudgets {
+    /// What may still come for streams that are gone. The other budgets begin anew.
+    func write(into state: inout StateWriter) {
+        state.write(strayBytes)
+        state.write(strayFrames)
+    }
+
+    init(reading state: inout StateReader, _ bytes: Span<UInt8>, limits: YamuxLimits) throws(StateReadError) {
+        self.init(limits: limits)
+        strayBytes = try state.integer(bytes)
+        strayFrames = try state.integer(bytes)
     }
 }

@@ -114,3 +114,19 @@ struct YamuxHeaderReader {
         return nil
     }
 }
+
+extension YamuxHeaderReader {
+    func write(into state: inout StateWriter) {
+        state.write(first)
+        state.write(last)
+        state.write(count)
+    }
+
+    init(reading state: inout StateReader, _ bytes: Span<UInt8>) throws(StateReadError) {
+        self.init()
+        first = try state.number(bytes)
+        last = try state.integer(bytes)
+        count = try state.integer(bytes)
+        guard count < YamuxHeader.byteCount else { throw StateReadError() }
+    }
+}

@@ -2,6 +2,8 @@
 // reference implementation takes a number and sends its SYN in two steps, so the SYNs of concurrent opens may swap. The
 // latest numbers are therefore remembered one by one; of older ones nothing is known, and they are refused.
 
+import Memory
+
 /// The numbers of one parity that the peer has opened streams with.
 struct YamuxNumberHistory {
     /// What a number turned out to be.
@@ -42,4 +44,17 @@ struct YamuxNumberHistory {
     private func isSet(_ ordinal: Int) -> Bool { bits[ordinal >> 6 & 15] >> UInt64(ordinal & 63) & 1 == 1 }
     private mutating func set(_ ordinal: Int) { bits[ordinal >> 6 & 15] |= 1 << UInt64(ordinal & 63) }
     private mutating func clear(_ ordinal: Int) { bits[ordinal >> 6 & 15] &= ~(1 << UInt64(ordinal & 63)) }
+}
+
+extension YamuxNumberHistory {
+    func write(into state: inout StateWriter) {
+        state.write(latest)
+        for index in bits.indices { state.write(bits[index]) }
+    }
+
+    init(reading state: inout StateReader, _ bytes: Span<UInt8>) throws(StateReadError) {
+        self.init()
+        latest = try state.integer(bytes)
+        for index in bits.indices { bits[index] = try state.number(bytes) }
+    }
 }

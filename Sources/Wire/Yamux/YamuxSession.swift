@@ -204,6 +204,9 @@ public struct YamuxSession: ~Copyable {
         send(YamuxHeader(.goAway, length: code.rawValue))
     }
 
+    /// Asks the peer to open no more streams and to go elsewhere, while streams of ours may still be opened.
+    public mutating func askToLeave() { send(YamuxHeader(.goAway, length: YamuxGoAwayCode.normal.rawValue)) }
+
     // MARK: Time
 
     /// When `tick` must run next. It is enough to look after each `tick`: other calls do not move it forward.
@@ -519,5 +522,83 @@ public struct YamuxSession: ~Copyable {
 
     private mutating func send(_ header: YamuxHeader) {
         if failure == nil { header.write(into: &output) }
+    }
+}
+
+// MARK: - On the way to another process
+
+extension YamuxSession {
+    /// Writes down where the session stands, with what waits in `output`. Not when it has failed.
+    public func write(into state: inout StateWriter) {
+        state.write(output.span)
+        streams.write(into: &state)
+        budgets.write(into: &state)
+        switch reading {
+        case .header: state.write(0)
+        case .payload(let id, let left, let ends):
+            // The number may be that of a stream that is gone: then the rest of the frame is for nobody.
+            state.write(1)
+            state.write(id.number)
+            state.write(left)
+            state.write(ends)
+        case .discard(let left):
+            state.write(2)
+            state.write(left)
+        }
+        headerReader.write(into: &state)
+        history.write(into: &state)
+        state.write(nextNumber)
+        for time in [clock, receivedAt, pingAt ?? .never, pingSentAt ?? .never] { state.write(time.nanoseconds) }
+        state.write(pingValue)
+        for code in [localGoAway, remoteGoAway] { state.write(code.map { UInt64($0.rawValue) + 1 } ?? 0) }
+    }
+
+    /// A session that goes on where another one stood.
+    public init(
+        reading state: inout StateReader, _ bytes: Span<UInt8>, role: Role, limits: YamuxLimits = YamuxLimits()
+    ) throws(StateReadError) {
+        self.init(role: role, limits: limits)
+        try state.string(bytes, into: &output)
+        streams = try YamuxStreamTable(reading: &state, bytes)
+        budgets = try YamuxBudgets(reading: &state, bytes, limits: limits)
+        switch try state.number(bytes) {
+        case 0: reading = .header
+        case 1:
+            let number: UInt32 = try state.integer(bytes)
+            let left: UInt32 = try state.integer(bytes)
+            let ends = try state.truth(bytes)
+            if let slot = streams.slot(ofNumber: number) {
+                reading = .payload(id: YamuxStreamID(slot: slot, number: number), left: left, ends: ends)
+            } else {
+                reading = .discard(left: left)
+            }
+        case 2: reading = .discard(left: try state.integer(bytes))
+        default: throw StateReadError()
+        }
+        headerReader = try YamuxHeaderReader(reading: &state, bytes)
+        history = try YamuxNumberHistory(reading: &state, bytes)
+        nextNumber = try state.number(bytes)
+        func time() throws(StateReadError) -> Instant { Instant(nanoseconds: try state.number(bytes)) }
+        clock = try time()
+        receivedAt = try time()
+        let ping = try time()
+        pingAt = ping == .never ? nil : ping
+        let sent = try time()
+        pingSentAt = sent == .never ? nil : sent
+        pingValue = try state.integer(bytes)
+        localGoAway = try Self.code(&state, bytes)
+        remoteGoAway = try Self.code(&state, bytes)
+    }
+
+    private static func code(_ state: inout StateReader, _ bytes: Span<UInt8>) throws(StateReadError) -> YamuxGoAwayCode? {
+        let number = try state.number(bytes)
+        if number == 0 { return nil }
+        guard let code = UInt32(exactly: number - 1).flatMap({ YamuxGoAwayCode(rawValue: $0) }) else { throw StateReadError() }
+        return code
+    }
+
+    /// The stream of this number, when it lives.
+    public func stream(numbered number: UInt32) -> YamuxStreamID? {
+        streams.slot(ofNumber: number).map { YamuxStreamID(slot: $0, number: number) }
     }
 }

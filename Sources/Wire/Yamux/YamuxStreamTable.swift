@@ -6,6 +6,7 @@
 // exactly when its state says so. The lists are ordered by `since`, because time does not run backwards.
 
 import Base
+import Memory
 
 /// The streams of one session.
 struct YamuxStreamTable: ~Copyable {
@@ -183,5 +184,54 @@ struct YamuxStreamTable: ~Copyable {
             place = (place + 1) & mask
         }
         index[gap] = 0
+    }
+}
+
+// MARK: - On the way to another process
+
+extension YamuxStreamTable {
+    /// Writes down every stream that lives.
+    func write(into state: inout StateWriter) {
+        state.write(count)
+        for record in records where record.number != 0 {
+            state.write(record.number)
+            state.write(record.state.rawValue)
+            state.write(record.sendWindow)
+            state.write(record.receiveWindow)
+            state.write(record.unconsumed)
+            state.write(record.returnable)
+            state.write(record.links[0].since.nanoseconds)
+            state.write(record.links[1].since.nanoseconds)
+        }
+    }
+
+    /// The streams that were written down; their slots are new ones.
+    init(reading state: inout StateReader, _ bytes: Span<UInt8>) throws(StateReadError) {
+        self.init()
+        let count: UInt32 = try state.integer(bytes)
+        var since: [[Instant]] = []
+        for slot in 0..<count {
+            var record = YamuxStreamRecord()
+            record.number = try state.integer(bytes)
+            guard let streamState = YamuxStreamState(rawValue: try state.integer(bytes)), streamState != .free,
+                record.number != 0, self.slot(ofNumber: record.number) == nil
+            else { throw StateReadError() }
+            record.state = streamState
+            record.sendWindow = try state.integer(bytes)
+            record.receiveWindow = try state.integer(bytes)
+            record.unconsumed = try state.integer(bytes)
+            record.returnable = try state.integer(bytes)
+            since.append([Instant(nanoseconds: try state.number(bytes)), Instant(nanoseconds: try state.number(bytes))])
+            records.append(record)
+            self.count += 1
+            addToIndex(number: record.number, slot: slot)
+        }
+        for list in [YamuxStreamList.unacknowledged, .halfClosed] {
+            let waiting = records.indices.filter { records[$0].state.waits(in: list) }
+            for slot in waiting.sorted(by: { since[$0][list.rawValue] < since[$1][list.rawValue] }) {
+                append(UInt32(slot), to: list.rawValue, now: since[slot][list.rawValue])
+            }
+            if list == .unacknowledged { unacknowledgedCount = waiting.count }
+        }
     }
 }

@@ -29,9 +29,16 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
         }
     }
 
-    init(_ worker: Worker, stream: Stream, peer: PeerAddress) {
+    private let peer: PeerAddress
+
+    init(_ worker: Worker, stream: Stream, peer: PeerAddress, input: consuming ByteBuffer) {
         self.worker = worker
-        super.init(worker.adminContext, channel: stream, clientHost: worker.hostText(of: peer))
+        self.peer = peer
+        super.init(worker.adminContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
+    }
+
+    override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
+        worker.moveOn(self, descriptor, peer: peer, moves: 0, input: input)
     }
 
     override func requestArrived() {

@@ -18,12 +18,41 @@ final class SiblingTable {
     }
 
     /// Whether clients can be sent there.
-    func isLinked(_ sibling: UInt32) -> Bool { links[sibling] != nil }
+    func isLinked(_ sibling: UInt32) -> Bool { links[sibling].map { !$0.isParted } ?? false }
 
-    func add(_ sibling: UInt32, _ descriptor: consuming OwnedDescriptor) {
+    /// The living siblings of the newest generation above this one that speak as we do.
+    func successors(of generation: UInt32) -> [UInt32] {
+        var newest = generation
+        for link in links.values where link.takes { newest = max(newest, link.generation) }
+        if newest == generation { return [] }
+        return links.filter { $0.value.takes && $0.value.generation == newest }.map(\.key).sorted()
+    }
+
+    /// Whether every sibling has said that it sends nothing more.
+    var isQuiet: Bool { links.values.allSatisfy(\.isQuiet) }
+
+    /// That sibling is about to end: it is sent nothing more, and told so.
+    func part(_ sibling: UInt32) {
+        guard let link = links[sibling] else { return }
+        tell(sibling, .noMore)
+        link.isParted = true
+        worker.routes.siblingGone(sibling)
+    }
+
+    /// Sends a message without descriptors.
+    func tell(_ sibling: UInt32, _ message: ControlMessage) {
+        guard let link = links[sibling] else { return }
+        scratch.removeAll()
+        message.encode(into: &scratch)
+        if (try? link.socket.send(scratch.span)) == nil { worker.telemetry.controlMessageRefused() }
+    }
+
+    func add(_ sibling: UInt32, generation: UInt32, protocolVersion: UInt32, _ descriptor: consuming OwnedDescriptor) {
         remove(sibling)
         do {
-            links[sibling] = try SiblingLink(worker, sibling: sibling, descriptor)
+            links[sibling] = try SiblingLink(
+                worker, sibling: sibling, generation: generation, speaksAsWe: protocolVersion == ControlLimits.protocolVersion,
+                descriptor)
             worker.routes.workerCount = links.count + 1
         } catch {
             worker.telemetry.log.error(.server, "no connection to sibling worker") { $0.field("error", error.description) }
@@ -51,17 +80,24 @@ final class SiblingTable {
         }
         scratch.removeAll()
         ControlMessage.move(listener: listener, client: client, moves: moves, bytes: moved).encode(into: &scratch)
-        do {
-            if isInline {
-                _ = try link.socket.send(scratch.span, descriptors: [descriptor.take()], taking: true)
-            } else {
-                let memory = try MemoryFile.make(name: "piko-moved", holding: input)
-                _ = try link.socket.send(scratch.span, descriptors: [descriptor.take(), memory.take()], taking: true)
+        var descriptors = [descriptor.take()]
+        if !isInline {
+            guard let memory = try? MemoryFile.make(name: "piko-moved", holding: input) else {
+                _ = OwnedDescriptor(descriptors[0])
+                worker.telemetry.moveFailed()
+                return
             }
-            worker.telemetry.moved()
-        } catch {
-            worker.telemetry.moveFailed()
+            descriptors.append(memory.take())
         }
+        if send(link, descriptors) { worker.telemetry.moved() }
+    }
+
+    /// Sends what the scratch holds. The descriptors are closed whatever happens.
+    private func send(_ link: SiblingLink, _ descriptors: [Int32]) -> Bool {
+        if (try? link.socket.send(scratch.span, descriptors: descriptors, taking: true)) != nil { return true }
+        for number in descriptors { _ = OwnedDescriptor(number) }
+        worker.telemetry.moveFailed()
+        return false
     }
 
     /// Gives the sibling an idle data connection, which is closed when it can't be sent.
@@ -69,12 +105,30 @@ final class SiblingTable {
         guard let link = links[sibling] else { return }
         scratch.removeAll()
         ControlMessage.moveData(endpoint: endpoint, agent: agent, isUsed: isUsed).encode(into: &scratch)
-        do {
-            _ = try link.socket.send(scratch.span, descriptors: [descriptor.take()], taking: true)
-            worker.telemetry.dataConnectionMoved()
-        } catch {
+        if send(link, [descriptor.take()]) { worker.telemetry.dataConnectionMoved() }
+    }
+
+    /// Gives a session away: its bridges, then its socket and state. False when that failed; all of them are closed then.
+    func moveSession(
+        _ handover: UInt64, to sibling: UInt32, endpoint: String, state: Span<UInt8>, bridges: [Int32],
+        _ descriptor: consuming OwnedDescriptor
+    ) -> Bool {
+        var left = bridges[...]
+        defer { for number in left { _ = OwnedDescriptor(number) } }
+        guard let link = links[sibling], let memory = try? MemoryFile.make(name: "piko-session", holding: state) else {
             worker.telemetry.moveFailed()
+            return false
         }
+        while !left.isEmpty {
+            let batch = Array(left.prefix(ControlLimits.descriptorsMax))
+            left = left.dropFirst(batch.count)
+            scratch.removeAll()
+            ControlMessage.moveStreams(handover: handover, count: UInt8(batch.count)).encode(into: &scratch)
+            guard send(link, batch) else { return false }
+        }
+        scratch.removeAll()
+        ControlMessage.moveSession(handover: handover, endpoint: endpoint, stateBytes: UInt64(state.count)).encode(into: &scratch)
+        return send(link, [descriptor.take(), memory.take()])
     }
 
     /// Tells every sibling that an agent takes no new streams.
@@ -106,10 +160,25 @@ private final class SiblingLink: MessageDelegate {
     let socket: MessageSocket
     private unowned let worker: Worker
     private let sibling: UInt32
+    let generation: UInt32
+    private let speaksAsWe: Bool
+    /// It is sent nothing more.
+    var isParted = false
+    /// It sends nothing more.
+    private(set) var isQuiet = false
+    /// Bridges of sessions on their way here, by the number of the handover.
+    private var bridges: [UInt64: [Int32]] = [:]
 
-    init(_ worker: Worker, sibling: UInt32, _ descriptor: consuming OwnedDescriptor) throws(SystemError) {
+    /// Whether it takes what another worker gives away.
+    var takes: Bool { speaksAsWe && !isParted }
+
+    init(
+        _ worker: Worker, sibling: UInt32, generation: UInt32, speaksAsWe: Bool, _ descriptor: consuming OwnedDescriptor
+    ) throws(SystemError) {
         self.worker = worker
         self.sibling = sibling
+        self.generation = generation
+        self.speaksAsWe = speaksAsWe
         socket = try MessageSocket(worker.loop, adopting: descriptor)
         super.init()
         socket.delegate = self
@@ -117,6 +186,8 @@ private final class SiblingLink: MessageDelegate {
 
     func close() {
         socket.close()
+        for numbers in bridges.values { for number in numbers { _ = OwnedDescriptor(number) } }
+        bridges = [:]
     }
 
     override func message(_ socket: MessageSocket, bytes: Span<UInt8>, descriptors: inout DescriptorList) {
@@ -128,6 +199,12 @@ private final class SiblingLink: MessageDelegate {
         case .move(let listener, let client, let moves, let moved): take(listener, client, moves, moved, &descriptors)
         case .moveData(let endpoint, let agent, let isUsed): takeData(endpoint, agent, isUsed, &descriptors)
         case .agentLeft(let endpoint, let agent): worker.agentLeft(endpoint, agent, tellsSiblings: false)
+        case .moveStreams(let handover, _): takeBridges(handover, &descriptors)
+        case .moveSession(let handover, let endpoint, let stateBytes): takeSession(handover, endpoint, stateBytes, &descriptors)
+        case .sessionTaken(let handover, _): worker.retirement?.taken(handover)
+        case .noMore:
+            isQuiet = true
+            worker.retirement?.check()
         default: worker.telemetry.controlMessageRefused()
         }
     }
@@ -143,6 +220,33 @@ private final class SiblingLink: MessageDelegate {
         worker.telemetry.connectionOpened(.upstream, isMoved: true)
         worker.adoptData(stream, endpoint: endpoint, agent: agent, isUsed: isUsed)
     }
+
+    private func takeBridges(_ handover: UInt64, _ descriptors: inout DescriptorList) {
+        while descriptors.count > 0 {
+            guard let descriptor = descriptors.take(.streamSocket) else {
+                worker.telemetry.controlMessageRefused()
+                continue
+            }
+            bridges[handover, default: []].append(descriptor.take())
+        }
+    }
+
+    private func takeSession(_ handover: UInt64, _ endpoint: String, _ stateBytes: UInt64, _ descriptors: inout DescriptorList) {
+        let ends = bridges.removeValue(forKey: handover) ?? []
+        var state = ByteBuffer()
+        guard let descriptor = descriptors.take(.streamSocket), let memory = descriptors.take(.file),
+            stateBytes <= UInt64(Self.sessionBytesMax),
+            (try? MemoryFile.read(memory.raw, bytesMax: Int(stateBytes), into: &state)) != nil
+        else {
+            for number in ends { _ = OwnedDescriptor(number) }
+            worker.telemetry.controlMessageRefused()
+            return worker.siblings.tell(sibling, .sessionTaken(handover: handover, isTaken: false))
+        }
+        worker.adoptSession(handover, from: sibling, endpoint: endpoint, descriptor, description: state.span, bridges: ends)
+    }
+
+    /// The most that a session may bring: what waits for its streams' windows, and for its socket.
+    private static let sessionBytesMax = 1_073_741_824
 
     private func take(
         _ listener: ListenerKind, _ client: PeerAddress, _ moves: UInt8, _ moved: MovedBytes, _ descriptors: inout DescriptorList
@@ -172,5 +276,6 @@ private final class SiblingLink: MessageDelegate {
     override func messageSocketEnded(_ socket: MessageSocket, error: SystemError?) {
         worker.siblings.remove(sibling)
         worker.routes.siblingGone(sibling)
+        worker.retirement?.siblingGone(sibling)
     }
 }

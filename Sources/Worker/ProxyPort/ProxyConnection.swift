@@ -32,7 +32,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private var hasServed = false
     private var wasAnswered = false
     private var waitsForStream = false
-    private var destination: UInt32 = 0
+    private var destination: UInt32?
+    private var isParked = false
+    /// What it holds while it waits for an agent.
+    var parkedBytes = 0
     private var relays: [UInt32: HTTPUpstream] = [:]
     let listener = ListenerKind.proxy
     var trackedIndex = -1
@@ -127,8 +130,49 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     private func noUpstream() {
+        if isRelayed {
+            // It may be served elsewhere by now; whoever sent it here looks.
+            respondError(status: Self.declinedStatus, "not served here")
+            return
+        }
+        if !isParked, let endpoint, let deadline = worker.park(self, endpoint) {
+            isParked = true
+            limitRouting(until: deadline)
+            return
+        }
         worker.telemetry.withoutUpstream()
         respondError(status: 502, "no available upstreams")
+    }
+
+    /// An agent of the endpoint may be back.
+    func tunnelMayBeBack() {
+        guard isParked else { return }
+        unpark()
+        guard isRouting else { return }
+        wasAnswered = false
+        route()
+    }
+
+    private func unpark() {
+        guard isParked else { return }
+        isParked = false
+        endpoint?.stopWaiting(self)
+        worker.unparked(self)
+    }
+
+    override func routingTimedOut() {
+        guard isParked else { return super.routingTimedOut() }
+        unpark()
+        worker.telemetry.withoutUpstream()
+        respondError(status: 502, "no available upstreams")
+    }
+
+    override func upstreamDeclined() -> Bool {
+        worker.telemetry.retried()
+        if let endpoint { worker.routes.changed(endpoint.name) }
+        wasAnswered = false
+        route()
+        return true
     }
 
     // MARK: Serving
@@ -283,6 +327,11 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
+        guard let destination else {
+            closeRelays()
+            worker.moveOn(self, descriptor, peer: peer, moves: isRelayed ? moves : 0, input: input)
+            return
+        }
         worker.untrack(self)
         guard worker.siblings.isLinked(destination) else {
             // It ended meanwhile: the client stays, and its request is routed anew.
@@ -341,6 +390,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func connectionClosed() {
+        unpark()
         closeRelays()
         worker.untrack(self)
     }

@@ -40,7 +40,10 @@ final class DataConnection: HTTPUpstream {
 
     override func ended() { owner.remove(self) }
 
-    override func becameIdle() { owner.endpoint.serveWaiting() }
+    override func becameIdle() {
+        owner.endpoint.serveWaiting()
+        if isIdle { owner.giveIfRetiring() }
+    }
 }
 
 /// The data connections of one agent's session: a unit of load, as a session is.
@@ -105,7 +108,20 @@ final class DirectPool {
         group.count += 1
         retirement?.cancel()
         worker.telemetry.dataConnectionOpened()
-        if group.idle.add(connection) { endpoint.serveWaiting() }
+        if group.idle.add(connection) {
+            endpoint.serveWaiting()
+            giveIfRetiring()
+        }
+    }
+
+    /// Gives what waits to the workers that follow, when this one retires.
+    func giveIfRetiring() {
+        guard let retirement = worker.retirement else { return }
+        for group in groups {
+            while group.idle.count > 0, let sibling = retirement.successor(), let idle = group.idle.take() as? DataConnection {
+                _ = DataGift(worker, idle, of: endpoint, to: sibling)
+            }
+        }
     }
 
     private func group(of agent: [UInt8]) -> DirectGroup {
@@ -130,7 +146,7 @@ final class DirectPool {
             groups[index].count -= 1
             if groups[index].count == 0 { groups.remove(at: index) }
         }
-        worker.telemetry.dataConnectionClosed()
+        worker.dataConnectionEnded()
         if connections.isEmpty, !isClosed { retirement?.schedule(after: Self.emptyTime) }
     }
 

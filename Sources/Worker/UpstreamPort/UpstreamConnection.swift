@@ -17,9 +17,16 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     let listener = ListenerKind.upstream
     var trackedIndex = -1
 
-    init(_ worker: Worker, stream: Stream, peer: PeerAddress) {
+    private let peer: PeerAddress
+
+    init(_ worker: Worker, stream: Stream, peer: PeerAddress, input: consuming ByteBuffer) {
         self.worker = worker
-        super.init(worker.upstreamContext, channel: stream, clientHost: worker.hostText(of: peer))
+        self.peer = peer
+        super.init(worker.upstreamContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
+    }
+
+    override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
+        worker.moveOn(self, descriptor, peer: peer, moves: 0, input: input)
     }
 
     override func requestArrived() {
@@ -41,7 +48,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
             if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
             return worker.config.upstream.direct.isEnabled && Direct.names(head, bytes, .xPikoTransport, Direct.transport)
         }
-        guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
+        guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
         tunnel = worker.register(self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil)
     }
 
@@ -121,6 +128,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     /// The agent whose credential the request has, when a data connection of the endpoint may be taken.
     private func admitted(_ endpoint: Endpoint, _ bytes: Span<UInt8>) throws(HTTPError) -> [UInt8] {
         guard worker.config.upstream.direct.isEnabled else { throw HTTPError(status: 404, reason: "not found") }
+        guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
         guard RawUpgrade.isOffered(head, bytes, Direct.dataProtocol) else {
             throw HTTPError(status: 400, reason: "an upgrade to piko-direct/1 is required")
         }

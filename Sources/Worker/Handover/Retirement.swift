@@ -1,0 +1,132 @@
+// A worker that a newer generation follows gives away what can move: connections at their next boundary between requests, idle
+// data connections, and whole sessions with their streams. What can't move (running requests, TCP connections, WebSockets)
+// stays until it ends. Once nothing is left, the worker says so; it is then parted from its siblings, so that nothing is on
+// its way to it, and says so again.
+
+import Base
+import Control
+import Memory
+import Reactor
+import Telemetry
+import Transport
+
+/// What a retiring worker keeps count of.
+final class Retirement {
+    private unowned let worker: Worker
+    /// Sessions on their way, by the number of the handover.
+    private var handovers: [UInt64: (tunnel: Tunnel, sibling: UInt32)] = [:]
+    private var nextHandover: UInt64 = 1
+    private var turn = 0
+    private var hasSaidDrained = false
+    /// Whether the supervisor has parted the worker from its siblings.
+    private var isParting = false
+    private var retry: CallbackTimer?
+
+    /// How long a session waits that has nowhere to go.
+    private static let retryAfter = Duration.milliseconds(100)
+
+    init(_ worker: Worker) {
+        self.worker = worker
+        retry = CallbackTimer(worker.loop) { [unowned self] in moveSessions() }
+    }
+
+    /// The worker that gets the next thing: each of the newest generation in turn. nil: there is none.
+    func successor() -> UInt32? {
+        let successors = worker.siblings.successors(of: worker.setup.generation)
+        guard !successors.isEmpty else { return nil }
+        turn &+= 1
+        return successors[turn % successors.count]
+    }
+
+    /// Begins to move every session that may.
+    func moveSessions() {
+        var isLeft = false
+        for tunnel in worker.openTunnels where !tunnel.isMoving {
+            guard let session = tunnel.session, session.mayMove, !session.isGoingAway else { continue }
+            guard let sibling = successor() else {
+                isLeft = true
+                continue
+            }
+            let number = nextHandover
+            nextHandover += 1
+            handovers[number] = (tunnel, sibling)
+            tunnel.move { [unowned self] descriptor, state, bridges in
+                send(tunnel, number, to: sibling, descriptor, state, bridges)
+            }
+        }
+        if isLeft { retry?.schedule(after: Self.retryAfter) }
+    }
+
+    private func send(
+        _ tunnel: Tunnel, _ number: UInt64, to sibling: UInt32, _ descriptor: consuming OwnedDescriptor, _ state: consuming ByteBuffer,
+        _ bridges: [Int32]
+    ) {
+        let description = MovedTunnel.description(of: tunnel, state: state.span)
+        if worker.siblings.moveSession(
+            number, to: sibling, endpoint: tunnel.endpoint.name, state: description.span, bridges: bridges, descriptor)
+        {
+            return
+        }
+        // The socket went down with the attempt: the agent comes back by itself.
+        taken(number)
+    }
+
+    /// The tunnel is served elsewhere, or lost.
+    func taken(_ number: UInt64) {
+        guard let moved = handovers.removeValue(forKey: number) else { return }
+        worker.tunnelMoved(moved.tunnel)
+    }
+
+    /// A tunnel that was to move ended here.
+    func ended(_ tunnel: Tunnel) {
+        if let number = handovers.first(where: { $0.value.tunnel === tunnel })?.key { handovers[number] = nil }
+    }
+
+    /// The sibling ended: sessions on their way to it are lost, and their agents come back by themselves.
+    func siblingGone(_ sibling: UInt32) {
+        for (number, moved) in handovers where moved.sibling == sibling && moved.tunnel.session?.isOver ?? true { taken(number) }
+        check()
+    }
+
+    /// The supervisor, or the last sibling, says that nothing comes any more.
+    func part() {
+        isParting = true
+        hasSaidDrained = false
+        check()
+    }
+
+    /// Says that nothing is left, when that is so.
+    func check() {
+        guard !hasSaidDrained, handovers.isEmpty, worker.isEmpty else { return }
+        if isParting, !worker.siblings.isQuiet { return }
+        hasSaidDrained = true
+        worker.sayDrained()
+    }
+
+    /// Something came: what was said does not hold any more.
+    func came() {
+        if !isParting { hasSaidDrained = false }
+    }
+}
+
+/// A tunnel's state on its way to another worker: what the worker knows of it, then the session's.
+enum MovedTunnel {
+    static func description(of tunnel: Tunnel, state: Span<UInt8>) -> ByteBuffer {
+        var writer = StateWriter()
+        let agent = tunnel.agent ?? []
+        writer.write(agent.span)
+        writer.write(state)
+        var bytes = ByteBuffer()
+        swap(&bytes, &writer.bytes)
+        return bytes
+    }
+
+    static func read(_ bytes: Span<UInt8>, agent: inout [UInt8]?, state: inout ByteBuffer) throws(StateReadError) {
+        var reader = StateReader()
+        var name = ByteBuffer()
+        try reader.string(bytes, into: &name)
+        agent = name.isEmpty ? nil : [UInt8](copying: name.span)
+        try reader.string(bytes, into: &state)
+        try reader.end(bytes)
+    }
+}
