@@ -122,11 +122,11 @@ open class HTTPConnection: ChannelDelegate {
         channel.delegate = self
     }
 
-    /// Starts to serve.
-    public final func start() {
+    /// Starts to serve. `isKept`: the connection has served requests elsewhere, and may be idle.
+    public final func start(isKept: Bool = false) {
         lastProgress = context.loop.now
         channel.resumeReading()
-        setTimer(after: context.settings.headTimeout)
+        setTimer(after: isKept && input.isEmpty ? context.settings.idleTimeout : context.settings.headTimeout)
         if !input.isEmpty { advance() }
     }
 

@@ -183,6 +183,8 @@ final class RouteTable {
     func remove(_ tunnel: Tunnel) -> Bool {
         guard let index = tunnel.endpoint.tunnels.firstIndex(where: { $0 === tunnel }) else { return false }
         tunnel.endpoint.tunnels.remove(at: index)
+        // Who else has one, and since when nobody has, is asked anew.
+        tunnel.endpoint.route = nil
         return true
     }
 

@@ -126,7 +126,7 @@ final class Worker {
             return
         }
         stream.setNoDelay()
-        telemetry.connectionOpened(listener, isMoved: moves > 0)
+        telemetry.connectionOpened(listener, isMoved: sibling != nil)
         let connection: any TrackedConnection =
             switch listener {
             case .proxy: ProxyConnection(self, stream: stream, peer: peer, moves: moves, from: sibling, input: input)
@@ -135,7 +135,7 @@ final class Worker {
             }
         connection.trackedIndex = connections.count
         connections.append(connection)
-        connection.start()
+        connection.start(isKept: sibling != nil)
         // The admin port answers to the end: that the node drains is read there.
         if isDraining, listener != .admin { connection.finishSoon() }
         if let retirement {
