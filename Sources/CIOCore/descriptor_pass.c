@@ -146,6 +146,11 @@ bool message_flush(cio_loop *loop, struct slot *slot) {
     return false;
 }
 
+size_t cio_message_waiting(const cio_loop *loop, cio_handle handle) {
+    const struct slot *slot = slot_find(loop, handle, SLOT_MESSAGE);
+    return slot == NULL ? 0 : slot->queue.count;
+}
+
 void message_queue_drop(struct slot *slot) {
     struct message *message = slot->queue.first;
     while (message != NULL) {

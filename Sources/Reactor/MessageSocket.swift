@@ -63,6 +63,9 @@ public final class MessageSocket {
         return Int(try result.orThrow("send a message"))
     }
 
+    /// How many messages wait until the socket has room.
+    public var waitingCount: Int { unsafe cio_message_waiting(loop.core, handle) }
+
     /// Takes the socket out of the loop: messages that were received still come and those that wait are sent, then the
     /// delegate's `messageSocketDetached` gets the descriptor.
     public func detach() { _ = unsafe cio_handle_detach(loop.core, handle) }

@@ -360,7 +360,8 @@ final class Node {
 
     private func becameReady(_ process: WorkerProcess) {
         guard machine.isStarting(process.worker) else { return }
-        for other in processes.workers where other.isLinked && !machine.isParting(other.worker) { connect(process, other) }
+        // Workers that are coming are joined to the others when they take over: nothing moves to them before.
+        if process.generation == machine.currentGeneration { join(process) }
         process.isLinked = true
         process.link.send(.ready(isReady))
         if isOutOfUse { process.link.send(.admitTunnels(false)) }
@@ -374,8 +375,17 @@ final class Node {
         if process.isServing { dispatcher.workerServes() }
     }
 
+    /// Joins a worker to all that live.
+    private func join(_ process: WorkerProcess) {
+        for other in processes.workers where other.isJoined && other !== process && !machine.isParting(other.worker) {
+            connect(process, other)
+        }
+        process.isJoined = true
+    }
+
     /// The workers of the generation get all new connections from now on.
     private func switchOver(_ generation: UInt32) {
+        for process in processes.workers where process.generation == generation && process.isLinked { join(process) }
         for process in processes.workers {
             let serves = process.generation == generation && process.isLinked
             if process.isServing, !serves { dispatcher.workerEnded(process) }

@@ -23,6 +23,8 @@ final class WorkerProcess {
     var passed: UInt64 = 0
     /// Whether it is READY, and so has siblings and hears what changes; until its end.
     var isLinked = false
+    /// Whether it has sockets to the other workers.
+    var isJoined = false
     /// Whether it gets new connections: it is of the current generation, and READY.
     var isServing = false
     /// Its last answer to a ping, and what was asked last.

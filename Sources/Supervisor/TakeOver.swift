@@ -166,6 +166,7 @@ extension Node {
         process.pinged = taken.pinged
         process.ponged = taken.pinged
         process.isLinked = true
+        process.isJoined = true
         process.isServing = taken.generation == machine.currentGeneration
         processes.add(process)
     }

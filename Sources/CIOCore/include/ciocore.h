@@ -223,6 +223,8 @@ int cio_message_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *h
 #define CIO_MESSAGES_QUEUED_MAX 4096
 int cio_message_send(cio_loop *loop, cio_handle handle, const void *bytes, size_t length, const int *descriptors,
                      uint32_t descriptor_count, bool take);
+/* Messages that wait until the socket has room. */
+size_t cio_message_waiting(const cio_loop *loop, cio_handle handle);
 
 /* Polls a descriptor that stays the caller's (POLLIN …, as poll(2)). READY once, then cio_poll_arm for the next. */
 int cio_poll_open(cio_loop *loop, int descriptor, uint32_t mask, uint64_t tag, cio_handle *handle);

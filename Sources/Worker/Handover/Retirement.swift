@@ -21,13 +21,17 @@ final class Retirement {
     /// Whether the supervisor has parted the worker from its siblings.
     private var isParting = false
     private var retry: CallbackTimer?
+    private var flushed: CallbackTimer?
 
     /// How long a session waits that has nowhere to go.
     private static let retryAfter = Duration.milliseconds(100)
+    /// How long it is waited for a sibling that does not read.
+    private static let flushAfter = Duration.milliseconds(10)
 
     init(_ worker: Worker) {
         self.worker = worker
         retry = CallbackTimer(worker.loop) { [unowned self] in moveSessions() }
+        flushed = CallbackTimer(worker.loop) { [unowned self] in check() }
     }
 
     /// The worker that gets the next thing: each of the newest generation in turn. nil: there is none.
@@ -99,6 +103,11 @@ final class Retirement {
     func check() {
         guard !hasSaidDrained, handovers.isEmpty, worker.isEmpty else { return }
         if isParting, !worker.siblings.isQuiet { return }
+        // What was given away has left this process before it ends.
+        guard worker.siblings.isFlushed else {
+            flushed?.schedule(after: Self.flushAfter)
+            return
+        }
         hasSaidDrained = true
         worker.sayDrained()
     }

@@ -31,6 +31,9 @@ final class SiblingTable {
     /// Whether every sibling has said that it sends nothing more.
     var isQuiet: Bool { links.values.allSatisfy(\.isQuiet) }
 
+    /// Whether nothing that was sent waits in this process.
+    var isFlushed: Bool { links.values.allSatisfy { $0.socket.waitingCount == 0 } }
+
     /// That sibling is about to end: it is sent nothing more, and told so.
     func part(_ sibling: UInt32) {
         guard let link = links[sibling] else { return }
