@@ -89,7 +89,7 @@ final class ControlClient: MessageDelegate {
             worker.siblings.add(id, generation: generation, protocolVersion: protocolVersion, descriptor)
             worker.giveAway()
         case .siblingGone(let id):
-            worker.siblings.remove(id)
+            worker.siblings.gone(id)
             worker.routes.siblingGone(id)
             worker.retirement?.siblingGone(id)
         case .routes(let endpoint, _, let lostFor, let entries):

@@ -42,6 +42,9 @@ final class SiblingTable {
         worker.routes.siblingGone(sibling)
     }
 
+    /// The sibling's process ended. What it sent before is still read, up to its socket's end.
+    func gone(_ sibling: UInt32) { links[sibling]?.isParted = true }
+
     /// Sends a message without descriptors.
     func tell(_ sibling: UInt32, _ message: ControlMessage) {
         guard let link = links[sibling] else { return }
