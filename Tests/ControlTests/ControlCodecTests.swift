@@ -26,7 +26,7 @@ private let rows: [Row] = [
         name: "configure", sender: .supervisor,
         message: .configure(
             WorkerSetup(
-                index: 3, worker: 17, slab: 4, nodeStart: 0x0102_0304_0506_0708, directKey: Array(1...32),
+                index: 3, generation: 2, worker: 17, slab: 4, nodeStart: 0x0102_0304_0506_0708, directKey: Array(1...32),
                 settings: [
                     Setting(key: "proxy.timeout", value: "30s"), Setting(key: "log.level", value: ""),
                     Setting(key: "text", value: "größer"),
@@ -35,12 +35,12 @@ private let rows: [Row] = [
         name: "accepted", sender: .supervisor,
         message: .accepted(
             listener: .upstream, acceptedAt: Instant(nanoseconds: 0x1122_3344_5566_7788), peers: [peer(1), peer(2), .none])),
-    Row(name: "sibling", sender: .supervisor, message: .sibling(worker: 5)),
+    Row(name: "sibling", sender: .supervisor, message: .sibling(worker: 5, generation: 7, protocolVersion: 3)),
     Row(name: "sibling-gone", sender: .supervisor, message: .siblingGone(worker: 0xfffe_fdfc)),
     Row(
         name: "routes", sender: .supervisor,
         message: .routes(
-            endpoint: "my-endpoint", version: 9, entries: [RouteEntry(worker: 1, tunnels: 2), RouteEntry(worker: 3, tunnels: 1)])),
+            endpoint: "my-endpoint", version: 9, lostFor: nil, entries: [RouteEntry(worker: 1, tunnels: 2), RouteEntry(worker: 3, tunnels: 1)])),
     Row(
         name: "routes-direct", sender: .supervisor,
         message: .routes(
@@ -48,7 +48,8 @@ private let rows: [Row] = [
             entries: [
                 RouteEntry(worker: 1, tunnels: 2, directTunnels: 1, hasData: true), RouteEntry(worker: 3, tunnels: 0, hasData: true),
             ])),
-    Row(name: "routes-none", sender: .supervisor, message: .routes(endpoint: "unknown", version: 1 << 40, entries: [])),
+    Row(name: "routes-none", sender: .supervisor, message: .routes(endpoint: "unknown", version: 1 << 40, lostFor: nil, entries: [])),
+    Row(name: "routes-lost", sender: .supervisor, message: .routes(endpoint: "unknown", version: 9, lostFor: 1_500, entries: [])),
     Row(name: "route-changed", sender: .supervisor, message: .routeChanged(endpoint: "my-endpoint", version: 10)),
     Row(name: "registered", sender: .supervisor, message: .registered(tunnel: 77)),
     Row(name: "refused", sender: .supervisor, message: .refused(tunnel: 78)),
@@ -78,6 +79,17 @@ private let rows: [Row] = [
     Row(
         name: "move-in-memory", sender: .sibling,
         message: .move(listener: .proxy, client: peer(9), moves: 2, bytes: .inMemory(100_000))),
+    Row(name: "retire", sender: .supervisor, message: .retire(milliseconds: 0)),
+    Row(name: "sibling-retires", sender: .supervisor, message: .siblingRetires(worker: 7)),
+    Row(name: "admit-tunnels", sender: .supervisor, message: .admitTunnels(true)),
+    Row(name: "admit-no-tunnels", sender: .supervisor, message: .admitTunnels(false)),
+    Row(name: "ping", sender: .supervisor, message: .ping(1 << 50)),
+    Row(name: "pong", sender: .worker, message: .pong(1 << 50)),
+    Row(name: "move-streams", sender: .sibling, message: .moveStreams(handover: 3, count: 64)),
+    Row(name: "move-session", sender: .sibling, message: .moveSession(handover: 3, endpoint: "my-endpoint", stateBytes: 70_000)),
+    Row(name: "session-taken", sender: .sibling, message: .sessionTaken(handover: 3, isTaken: true)),
+    Row(name: "session-not-taken", sender: .sibling, message: .sessionTaken(handover: 4, isTaken: false)),
+    Row(name: "no-more", sender: .sibling, message: .noMore),
     Row(name: "move-data", sender: .sibling, message: .moveData(endpoint: "my-endpoint", agent: Array(1...16), isUsed: false)),
     Row(name: "move-data-used", sender: .sibling, message: .moveData(endpoint: "my-endpoint", agent: Array(1...16), isUsed: true)),
     Row(name: "agent-left", sender: .sibling, message: .agentLeft(endpoint: "my-endpoint", agent: Array(1...16))),

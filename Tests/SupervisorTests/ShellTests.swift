@@ -157,7 +157,7 @@ private final class LinkPair {
         #expect(sent < 20_000 && pair.owner.failures.count == 1)
         var sockets = try Sockets.pair(.stream)
         let descriptor = sockets.takeFirst().take()
-        #expect(!pair.link.send(.sibling(worker: 1), taking: [descriptor]))
+        #expect(!pair.link.send(.sibling(worker: 1, generation: 1, protocolVersion: ControlLimits.protocolVersion), taking: [descriptor]))
         #expect(DescriptorKind(of: descriptor) == nil)
     }
 }
@@ -242,7 +242,7 @@ private final class Client: ChannelDelegate {
     @Test func answersALineForALine() throws {
         let loop = try Loop(backend: .epoll)
         let path = path()
-        let server = try ControlServer(loop, path: path) { .object([JSONMember("asked", $0)]) }
+        let server = try ControlServer(loop, path: path) { $1(.object([JSONMember("asked", $0)])) }
         var facts = stat()
         #expect(stat(path, &facts) == 0 && facts.st_mode & 0o777 == 0o600)
         let client = try Client(loop, path: path)
@@ -260,7 +260,7 @@ private final class Client: ChannelDelegate {
     @Test func isBounded() throws {
         let loop = try Loop(backend: .epoll)
         let path = path()
-        let server = try ControlServer(loop, path: path) { _ in .null }
+        let server = try ControlServer(loop, path: path) { $1(.null) }
         defer { server.close() }
         let client = try Client(loop, path: path)
         client.stream.write([UInt8](repeating: 0x20, count: 80_000).span)

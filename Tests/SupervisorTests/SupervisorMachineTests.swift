@@ -11,8 +11,8 @@ private struct Driver {
     var machine: SupervisorMachine
     var now = Instant(nanoseconds: 1_000_000_000)
 
-    init(workers: Int, grace: Duration = .seconds(60)) {
-        machine = SupervisorMachine(workers: workers, gracePeriod: grace)
+    init(workers: Int, policy: SupervisorPolicy = SupervisorPolicy()) {
+        machine = SupervisorMachine(workers: workers, policy: policy)
     }
 
     mutating func send(_ event: SupervisorEvent, after duration: Duration = .zero) -> [SupervisorAction] {
@@ -40,7 +40,7 @@ private struct Driver {
 @Suite struct SupervisorMachineTests {
     @Test func servesWhenAllWorkersAreReady() {
         var driver = Driver(workers: 2)
-        #expect(driver.send(.begin) == [.start(worker: 1, place: 0), .start(worker: 2, place: 1)])
+        #expect(driver.send(.begin) == [.start(worker: 1, generation: 1, place: 0), .start(worker: 2, generation: 1, place: 1)])
         #expect(driver.send(.workerReady(2)) == [])
         #expect(!driver.machine.isServing)
         #expect(driver.send(.workerReady(1)) == [.serve, .announceReady(true)])
@@ -54,9 +54,9 @@ private struct Driver {
 
     @Test func replacesASoundWorkerAtOnce() {
         var driver = Driver.serving(workers: 2)
-        #expect(driver.send(.workerEnded(1), after: .seconds(60)) == [.start(worker: 3, place: 0)])
+        #expect(driver.send(.workerEnded(1), after: .seconds(60)) == [.start(worker: 3, generation: 1, place: 0)])
         #expect(driver.send(.workerReady(3)) == [])
-        #expect(driver.send(.workerEnded(3), after: .seconds(60)) == [.start(worker: 4, place: 0)])
+        #expect(driver.send(.workerEnded(3), after: .seconds(60)) == [.start(worker: 4, generation: 1, place: 0)])
     }
 
     @Test func pausesBeforeWorkersThatEndSoon() {
@@ -67,14 +67,14 @@ private struct Driver {
             if driver.send(.workerEnded(worker)).isEmpty {
                 let (pause, actions) = driver.tick()
                 pauses.append(pause)
-                #expect(actions == [.start(worker: next, place: 0)])
+                #expect(actions == [.start(worker: next, generation: 1, place: 0)])
             }
             worker = next
             _ = driver.send(.workerReady(worker))
         }
         #expect(pauses == [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000].map { .milliseconds($0) })
         // A sound life ends the pauses.
-        #expect(driver.send(.workerEnded(worker), after: .seconds(10)) == [.start(worker: 13, place: 0)])
+        #expect(driver.send(.workerEnded(worker), after: .seconds(10)) == [.start(worker: 13, generation: 1, place: 0)])
     }
 
     @Test func givesUpWhenNoWorkerComesUp() {
@@ -85,7 +85,7 @@ private struct Driver {
         for next in UInt32(3)...6 {
             #expect(driver.send(.workerEnded(worker)) == [])
             let (_, actions) = driver.tick()
-            #expect(actions == [.start(worker: next, place: 0)])
+            #expect(actions == [.start(worker: next, generation: 1, place: 0)])
             worker = next
         }
         // The node never served, so the one that is READY does not help.
@@ -100,14 +100,14 @@ private struct Driver {
         for _ in 0..<20 {
             var actions = driver.send(.workerEnded(worker))
             if actions.isEmpty { actions = driver.tick().1 }
-            guard case .start(let next, 0) = actions.first else {
+            guard case .start(let next, 1, 0) = actions.first else {
                 Issue.record("not started again: \(actions)")
                 return
             }
             worker = next
         }
         // The last one that served is gone, too, and comes up; the other place goes on as before.
-        #expect(driver.send(.workerEnded(2), after: .seconds(60)) == [.start(worker: worker + 1, place: 1)])
+        #expect(driver.send(.workerEnded(2), after: .seconds(60)) == [.start(worker: worker + 1, generation: 1, place: 1)])
         // While nobody serves, another end before READY is the last one.
         let actions = driver.send(.workerEnded(worker))
         #expect(actions == [.giveUp, .shutdown(worker + 1)])
@@ -120,7 +120,7 @@ private struct Driver {
         #expect(passed == .seconds(30) && actions == [.kill(1)])
         #expect(driver.machine.nextDeadline == .never)
         #expect(driver.send(.workerEnded(1)) == [])
-        #expect(driver.tick().1 == [.start(worker: 2, place: 0)])
+        #expect(driver.tick().1 == [.start(worker: 2, generation: 1, place: 0)])
     }
 
     @Test func drainsAndExits() {

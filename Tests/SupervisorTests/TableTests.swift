@@ -1,11 +1,15 @@
 // The routing table, the choice among workers, and what an address to listen on means.
 
+import Base
 import Config
 import Control
 import Reactor
 import Testing
 
 @testable import Supervisor
+
+/// Any time: most of the table does not depend on it.
+private let now = Instant(nanoseconds: 1_000_000_000)
 
 @Suite struct RoutingTableTests {
     @Test func countsTunnelsByWorker() {
@@ -26,12 +30,12 @@ import Testing
         var table = RoutingTable()
         _ = table.register(worker: 1, tunnel: 1, endpoint: "a", kind: .session)
         #expect(table.register(worker: 1, tunnel: 1, endpoint: "b", kind: .session) == .duplicate)
-        #expect(table.unregister(worker: 2, tunnel: 1, endpoint: "a") == nil)
-        #expect(table.unregister(worker: 1, tunnel: 2, endpoint: "a") == nil)
-        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "b") == nil)
+        #expect(table.unregister(worker: 2, tunnel: 1, endpoint: "a", now: now) == nil)
+        #expect(table.unregister(worker: 1, tunnel: 2, endpoint: "a", now: now) == nil)
+        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "b", now: now) == nil)
         #expect(table.lookup("a").entries.count == 1)
-        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a") == 2)
-        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a") == nil)
+        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a", now: now) == 2)
+        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a", now: now) == nil)
         #expect(table.tunnelCount == 0 && table.endpointCount == 0 && table.lookup("a").entries == [])
     }
 
@@ -41,14 +45,14 @@ import Testing
             _ = table.register(worker: UInt32(tunnel % 3), tunnel: tunnel, endpoint: "e\(tunnel % 7)", kind: .session)
         }
         let before = table.lookup("e1").version
-        #expect(table.remove(worker: 1) == 33)
-        #expect(table.remove(worker: 1) == 0)
+        #expect(table.remove(worker: 1, now: now) == 33)
+        #expect(table.remove(worker: 1, now: now) == 0)
         #expect(table.tunnelCount == 67)
         #expect(table.lookup("e1").version > before)
         #expect(table.endpoints.reduce(0) { $0 + $1.value } == 67)
         #expect(!(0..<7).contains { table.lookup("e\($0)").entries.contains { $0.worker == 1 } })
-        table.remove(worker: 0)
-        table.remove(worker: 2)
+        table.remove(worker: 0, now: now)
+        table.remove(worker: 2, now: now)
         #expect(table.tunnelCount == 0 && table.endpointCount == 0)
     }
 
@@ -57,8 +61,8 @@ import Testing
         _ = table.register(worker: 1, tunnel: 1, endpoint: "a", kind: .session)
         _ = table.register(worker: 1, tunnel: 2, endpoint: "a", kind: .session)
         #expect(table.register(worker: 1, tunnel: 3, endpoint: "a", kind: .session) == .full)
-        #expect(table.unregister(worker: 1, tunnel: 3, endpoint: "a") == nil)
-        _ = table.unregister(worker: 1, tunnel: 1, endpoint: "a")
+        #expect(table.unregister(worker: 1, tunnel: 3, endpoint: "a", now: now) == nil)
+        _ = table.unregister(worker: 1, tunnel: 1, endpoint: "a", now: now)
         #expect(table.register(worker: 1, tunnel: 3, endpoint: "a", kind: .session) == .added(version: 4))
     }
 }
@@ -73,11 +77,11 @@ import Testing
             RouteEntry(worker: 1, tunnels: 2, directTunnels: 1), RouteEntry(worker: 2, tunnels: 0, hasData: true),
         ])
         #expect(table.tunnelCount == 2)
-        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a") != nil)
-        #expect(table.remove(worker: 1) == 1)
+        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a", now: now) != nil)
+        #expect(table.remove(worker: 1, now: now) == 1)
         #expect(table.lookup("a").entries == [RouteEntry(worker: 2, tunnels: 0, hasData: true)], "still to be reached")
         #expect(table.endpoints.isEmpty && table.endpointCount == 1 && table.tunnelCount == 0)
-        #expect(table.unregister(worker: 2, tunnel: 1, endpoint: "a") != nil)
+        #expect(table.unregister(worker: 2, tunnel: 1, endpoint: "a", now: now) != nil)
         #expect(table.endpointCount == 0)
     }
 }

@@ -72,7 +72,7 @@ import Testing
         #expect(table.choice(endpoint, mayMove: true) == .unknown)
         #expect(table.ask(endpoint, for: nil, now: Instant(nanoseconds: 0)) == true)
         #expect(table.ask(endpoint, for: nil, now: Instant(nanoseconds: 0)) == false)
-        let (known, _) = table.answered("e", [])
+        let (known, _) = table.answered("e", [], lostAt: nil)
         #expect(table.choice(known, mayMove: true) == .none)
         table.forgetIfEmpty(known)
         #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .unknown)
@@ -80,11 +80,11 @@ import Testing
 
     @Test func answersHoldUntilTheyChange() {
         let table = RouteTable(worker: 0)
-        _ = table.answered("e", [RouteEntry(worker: 3, tunnels: 1)])
+        _ = table.answered("e", [RouteEntry(worker: 3, tunnels: 1)], lostAt: nil)
         #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .sibling(3))
         table.changed("e")
         #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .unknown)
-        _ = table.answered("e", [RouteEntry(worker: 3, tunnels: 1)])
+        _ = table.answered("e", [RouteEntry(worker: 3, tunnels: 1)], lostAt: nil)
         table.siblingGone(3)
         #expect(table.choice(table.endpoint(named: "e"), mayMove: true) == .unknown)
     }
