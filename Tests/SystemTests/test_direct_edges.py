@@ -2,10 +2,10 @@
 pump had begun, readers that pause or are slow, ends and resets that come early. Each test runs with both transports."""
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
-import platform
 import random
 import signal
 import socket
@@ -20,7 +20,7 @@ from peer import agent as agents
 from peer import http1, websocket
 from peer.http1 import request, response, wait_until
 from programs import LIBC, SLOW, descriptors, metric
-from test_direct import RawClient
+from test_direct import RawClient, endpoints
 
 
 def on_data(agent, transport):
@@ -89,6 +89,22 @@ def test_put_of_which_a_pump_has_sent_a_part_is_not_sent_again(new_node, tunnel,
     assert outcome in (502, "cut")
 
 
+@contextlib.contextmanager
+def uploading(client, host, count):
+    """A thread sends a POST with so many bytes meanwhile, as far as they are taken: the answer tells."""
+    def upload():
+        with contextlib.suppress(OSError):
+            client.send(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {count}\r\n\r\n".encode() + bytes(count))
+    sender = threading.Thread(target=upload)
+    sender.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            client.socket.shutdown(socket.SHUT_RDWR)
+        sender.join()
+
+
 def test_slow_service_is_not_a_slow_client(new_node, tunnel, transport, host):
     """proxy.http.read_timeout is about the client: a service that has begun its response and lets the upload wait for longer
     loses nothing."""
@@ -111,18 +127,8 @@ def test_slow_service_is_not_a_slow_client(new_node, tunnel, transport, host):
     agent = tunnel(node, handler)
     assert request(node.proxy, host=host).status == 200
     with http1.Connection(node.proxy, timeout=20 * SLOW) as client:
-        def upload():
-            try:
-                client.send(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {count}\r\n\r\n".encode() + bytes(count))
-            except OSError:
-                pass                     # the answer tells
-        sender = threading.Thread(target=upload)
-        sender.start()
-        try:
+        with uploading(client, host, count):
             assert client.read_response("POST").body == b"begun and whole"
-        finally:
-            client.socket.shutdown(socket.SHUT_RDWR)
-            sender.join()
     assert on_data(agent, transport)
 
 
@@ -142,24 +148,13 @@ def test_service_that_takes_no_upload_has_only_its_time(new_node, tunnel, transp
     assert request(node.proxy, host=host).status == 200
     count = 24_000_000
     with http1.Connection(node.proxy, timeout=8 * SLOW) as client:
-        def upload():
+        with uploading(client, host, count):
             try:
-                client.send(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {count}\r\n\r\n".encode() + bytes(count))
-            except OSError:
-                pass
-        sender = threading.Thread(target=upload)
-        sender.start()
-        try:
-            outcome = client.read_response("POST").status
-        except ConnectionError:
-            outcome = "cut"              # behind the 504, when that was not read in time
-        finally:
-            ended.set()
-            try:
-                client.socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            sender.join()
+                outcome = client.read_response("POST").status
+            except ConnectionError:
+                outcome = "cut"          # behind the 504, when that was not read in time
+            finally:
+                ended.set()
     assert outcome in (504, "cut") and on_data(agent, transport)
 
 
@@ -179,7 +174,8 @@ def test_time_limit_holds_on_a_connection_that_was_long_idle(new_node, tunnel, t
         return time.monotonic() - began
     assert slow() < 2.5 * SLOW
     assert request(node.proxy, host=host).status == 200
-    time.sleep(5.2)                      # from 5 s on a connection is doubtful
+    if transport == "direct":
+        time.sleep(5.2)                  # from 5 s on a connection is doubtful
     assert slow() < 2.5 * SLOW
     assert on_data(agent, transport)
 
@@ -197,7 +193,7 @@ def test_raw_client_does_not_wait_for_what_never_comes(new_node, peers, transpor
     async def lose_session():
         agent.session.abort()
     peers.call(lose_session())
-    wait_until(lambda: metric(node, "piko_upstream_sessions") == 0, what="the session is gone")
+    wait_until(lambda: endpoint not in endpoints(node), what="the session is gone")
     if transport == "direct":
         assert request(node.proxy, host=host).status == 200, "requests are still served"
     began = time.monotonic()
@@ -211,7 +207,6 @@ def test_raw_client_does_not_wait_for_what_never_comes(new_node, peers, transpor
 
 def user_timeouts(pid):
     """{address of the peer: TCP_USER_TIMEOUT in milliseconds} of a process's TCP connections."""
-    assert platform.machine() in ("x86_64", "aarch64")
     pidfd_getfd = 438
     found = {}
     pidfd = os.pidfd_open(pid)
