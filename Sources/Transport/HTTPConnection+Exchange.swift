@@ -489,9 +489,9 @@ extension HTTPConnection {
         if requestPumpedBefore != nil, let stream = channel as? Stream { lastProgress = max(lastProgress, stream.lastPumped) }
         let settings = context.settings
         // The client is not to blame while the upstream does not take what came.
-        if requestPumpedBefore != nil, let service = upstream?.channel as? Stream, service.pendingBytes > 0 { lastProgress = now }
+        if requestPumpedBefore != nil, let service = upstream?.channel as? Stream, service.pendingBytes > 0 { lastBlocked = now }
         let stalled = !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
-            && now - lastProgress >= settings.readTimeout
+            && now - max(lastProgress, lastBlocked) >= settings.readTimeout
         if responseState == .head {
             if stalled {
                 discardUpstream()

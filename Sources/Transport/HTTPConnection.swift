@@ -98,6 +98,8 @@ open class HTTPConnection: ChannelDelegate {
     final var pumpsSoon = false
     final var drained = 0
     final var lastProgress = Instant(nanoseconds: 0)
+    /// When the upstream was seen last not to take what a pump brought from the client.
+    final var lastBlocked = Instant(nanoseconds: 0)
     /// When the client was last seen to take what waits for it, and how much it had taken in all; nil: nothing waited.
     final var lastTaken = Instant(nanoseconds: 0)
     final var takenThen: UInt64?

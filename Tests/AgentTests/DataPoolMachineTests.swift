@@ -155,6 +155,29 @@ import Wire
         #expect(waits.last! > .seconds(20))
     }
 
+    /// A node that restarts refuses many at once.
+    @Test func failuresAtTheSameTimeAreOne() {
+        var pool = Pool()
+        for _ in 0..<8 { #expect(pool.machine.handle(.missed, now: pool.now) == 1) }
+        for _ in 0..<8 { #expect(pool.machine.handle(.openFailed, now: pool.now) == 0) }
+        #expect(pool.machine.nextDeadline - pool.now < .milliseconds(1_200))
+        pool.now = pool.machine.nextDeadline
+        #expect(pool.handle(.tick) == 1)
+        #expect(pool.machine.idle == 1)
+    }
+
+    @Test func aNewSessionFindsNothingInItsWay() {
+        var pool = Pool()
+        pool.handle(.missed, succeeds: false)
+        for _ in 0..<5 {
+            pool.now = pool.machine.nextDeadline
+            #expect(pool.handle(.tick, succeeds: false) == 1)
+        }
+        #expect(pool.machine.nextDeadline - pool.now > .seconds(10))
+        #expect(pool.handle(.granted(DirectPoolLimits(connectionsMax: 64, idleMax: 16)), succeeds: false) == 1, "at once")
+        #expect(pool.machine.nextDeadline - pool.now < .milliseconds(1_200), "and what fails then is the first failure")
+    }
+
     @Test func nothingAfterStop() {
         var pool = Pool()
         pool.handle(.missed)
