@@ -18,6 +18,8 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
 @Suite struct CommandLineTests {
     static let rows: [(String, String)] = [
         ("server", "serverRun"), ("server check", "serverCheck"), ("server info", "serverInfo"), ("server workers", "serverWorkers"),
+        ("server reload", "serverReload"), ("server upgrade --binary /x/piko", "serverUpgrade binary=/x/piko"),
+        ("server drain", "serverDrain"), ("server drain --off", "serverDrain off=true"),
         ("server status upstream endpoints", "serverStatusUpstreamEndpoints"), ("agent start", "agentStart"),
         ("agent http e 3000", "agentHTTP e 3000"), ("agent tcp e 3000", "agentTCP e 3000"), ("forward start", "forwardStart"),
         ("forward tcp 3000 e", "forwardTCP 3000 e"), ("forward 3000 e", "forwardTCP 3000 e"), ("forward 3000 tcp", "forwardTCP 3000 tcp"),
@@ -116,6 +118,6 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
             if spec.command == nil { #expect(!spec.subcommands.isEmpty) }
             for subcommand in spec.subcommands { commands.append((path + [subcommand.name], subcommand)) }
         }
-        #expect(count == 17)
+        #expect(count == 20)
     }
 }

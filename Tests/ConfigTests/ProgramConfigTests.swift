@@ -57,6 +57,7 @@ func refusal<Value: Configuration>(
             proxy:
               bind_addr: "127.0.0.1:1"
               timeout: 1m30s
+              reconnect_wait: 9s
               access_log:
                 level: warn
                 disable: true
@@ -77,6 +78,8 @@ func refusal<Value: Configuration>(
               bind_addr: '[::1]:3'
             log: {level: debug, subsystems: [proxy, upstream]}
             grace_period: 5s
+            shutdown_delay: 6s
+            reload: {drain_timeout: 8s, max_generations: 5}
             server:
               workers: 4
               control_socket: /tmp/piko.sock
@@ -85,6 +88,7 @@ func refusal<Value: Configuration>(
         var expected = ServerConfig()
         expected.proxy.bindAddress = BindAddress(host: "127.0.0.1", port: 1)
         expected.proxy.timeout = .seconds(90)
+        expected.proxy.reconnectWait = .seconds(9)
         expected.proxy.accessLog.level = .warn
         expected.proxy.accessLog.isDisabled = true
         expected.proxy.accessLog.requestHeaders.allowList = ["Host", "User-Agent"]
@@ -103,6 +107,9 @@ func refusal<Value: Configuration>(
         expected.log.level = .debug
         expected.log.subsystems = ["proxy", "upstream"]
         expected.gracePeriod = .seconds(5)
+        expected.shutdownDelay = .seconds(6)
+        expected.reload.drainTimeout = .seconds(8)
+        expected.reload.generationsMax = 5
         expected.server.workers = 4
         expected.server.controlSocket = "/tmp/piko.sock"
         expected.server.ioBackend = .epoll

@@ -44,7 +44,7 @@ private let rows: [Row] = [
     Row(
         name: "routes-direct", sender: .supervisor,
         message: .routes(
-            endpoint: "e", version: 9,
+            endpoint: "e", version: 9, lostFor: nil,
             entries: [
                 RouteEntry(worker: 1, tunnels: 2, directTunnels: 1, hasData: true), RouteEntry(worker: 3, tunnels: 0, hasData: true),
             ])),

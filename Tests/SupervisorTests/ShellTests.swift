@@ -283,12 +283,12 @@ private final class Client: ChannelDelegate {
     @Test func takesThePlaceOfADeadServerOnly() throws {
         let loop = try Loop(backend: .epoll)
         let path = path()
-        let living = try ControlServer(loop, path: path) { _ in .null }
-        #expect(throws: SystemError.self) { try ControlServer(loop, path: path) { _ in .null } }
+        let living = try ControlServer(loop, path: path) { $1(.null) }
+        #expect(throws: SystemError.self) { try ControlServer(loop, path: path) { $1(.null) } }
         living.close()
         // What a killed server leaves behind.
         _ = try Listener.bindUnix(path, mode: 0o600)
-        let next = try ControlServer(loop, path: path) { _ in .null }
+        let next = try ControlServer(loop, path: path) { $1(.null) }
         next.close()
     }
 }

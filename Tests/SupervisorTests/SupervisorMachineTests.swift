@@ -183,36 +183,183 @@ private struct Driver {
         #expect(driver.send(.terminate) == [.exit(0)])
     }
 
-    /// Whatever comes in whatever order: no trap, one worker a place, numbers never used again, nothing after the exit.
+    // MARK: Reload
+
+    /// A node whose second generation serves, and the first one retires.
+    private func reloaded(policy: SupervisorPolicy = SupervisorPolicy()) -> Driver {
+        var driver = Driver.serving(workers: 2)
+        _ = driver.send(.reload(workers: 1, policy))
+        _ = driver.send(.workerReady(3))
+        return driver
+    }
+
+    @Test func goesOverToTheNextGenerationWhenAllOfItIsReady() {
+        var driver = Driver.serving(workers: 2)
+        #expect(
+            driver.send(.reload(workers: 2, SupervisorPolicy())) == [
+                .start(worker: 3, generation: 2, place: 0), .start(worker: 4, generation: 2, place: 1),
+            ])
+        #expect(!driver.machine.mayReload && driver.machine.currentGeneration == 1 && driver.machine.comingGeneration == 2)
+        // Another one meanwhile is nothing.
+        #expect(driver.send(.reload(workers: 2, SupervisorPolicy())) == [])
+        #expect(driver.send(.workerReady(4)) == [])
+        #expect(
+            driver.send(.workerReady(3)) == [
+                .switchOver(generation: 2), .retire(1, within: .zero), .retire(2, within: .zero),
+            ])
+        #expect(driver.machine.currentGeneration == 2 && driver.machine.mayReload)
+        #expect(driver.machine.nextDeadline == .never)
+        // Empty: parted from its siblings first, then ended.
+        #expect(driver.send(.workerDrained(1)) == [.part(1)])
+        #expect(driver.machine.isParting(1))
+        #expect(driver.send(.workerDrained(1)) == [.shutdown(1)])
+        #expect(driver.send(.workerEnded(1)) == [])
+        _ = driver.send(.workerDrained(2))
+        _ = driver.send(.workerDrained(2))
+        #expect(driver.send(.workerEnded(2)) == [.generationEnded(1)])
+        #expect(driver.machine.livingGenerations == [2])
+    }
+
+    @Test func nothingChangesWhenTheNextGenerationFails() {
+        var driver = Driver.serving(workers: 2)
+        _ = driver.send(.reload(workers: 2, SupervisorPolicy()))
+        _ = driver.send(.workerReady(3))
+        #expect(driver.send(.workerEnded(4)) == [.shutdown(3), .reloadFailed(.workerEnded(4))])
+        #expect(driver.machine.mayReload && driver.machine.currentGeneration == 1)
+        #expect(driver.send(.workerEnded(3)) == [.generationEnded(2)])
+        // The next try has a number of its own.
+        #expect(driver.send(.reload(workers: 1, SupervisorPolicy())) == [.start(worker: 5, generation: 3, place: 0)])
+        let (passed, actions) = driver.tick()
+        #expect(passed == .seconds(30) && actions == [.shutdown(5), .reloadFailed(.workerTooSlow(5)), .kill(5)])
+        // The workers that serve are replaced as ever.
+        #expect(driver.send(.workerEnded(1), after: .seconds(60)) == [.start(worker: 6, generation: 1, place: 0)])
+    }
+
+    @Test func aWorkerThatEndsWhileItRetiresIsNotReplaced() {
+        var driver = reloaded()
+        #expect(driver.send(.workerEnded(1)) == [])
+        #expect(driver.send(.workerEnded(2)) == [.generationEnded(1)])
+        #expect(driver.send(.workerEnded(3), after: .seconds(60)) == [.start(worker: 4, generation: 2, place: 0)])
+    }
+
+    @Test func cutsWhatRetiresForTooLong() {
+        var policy = SupervisorPolicy()
+        policy.drainTimeout = .seconds(90)
+        var driver = reloaded(policy: policy)
+        let (passed, actions) = driver.tick()
+        #expect(passed == .seconds(90))
+        #expect(actions == [.drain(1, within: .seconds(10)), .drain(2, within: .seconds(10))])
+        #expect(driver.send(.workerDrained(1)) == [.shutdown(1)])
+        let (more, ended) = driver.tick()
+        #expect(more == .seconds(2) && ended == [.kill(1)])
+        #expect(driver.tick().1 == [.shutdown(2)])
+    }
+
+    @Test func cutsTheOldestOfTooManyGenerations() {
+        var policy = SupervisorPolicy()
+        policy.generationsMax = 3
+        var driver = Driver(workers: 1, policy: policy)
+        _ = driver.send(.begin)
+        _ = driver.send(.workerReady(1))
+        for worker in UInt32(2)...3 {
+            _ = driver.send(.reload(workers: 1, policy))
+            #expect(driver.send(.workerReady(worker)).contains(.retire(worker - 1, within: .zero)))
+        }
+        _ = driver.send(.reload(workers: 1, policy))
+        #expect(
+            driver.send(.workerReady(4)) == [
+                .switchOver(generation: 4), .retire(3, within: .zero), .drain(1, within: .seconds(10)),
+            ])
+    }
+
+    @Test func drainsAllGenerationsAtTheEnd() {
+        var driver = reloaded()
+        _ = driver.send(.workerDrained(1))
+        #expect(
+            driver.send(.terminate) == [
+                .announceReady(false), .stopAccepting, .drain(1, within: .seconds(60)), .drain(2, within: .seconds(60)),
+                .drain(3, within: .seconds(60)),
+            ])
+        _ = driver.send(.workerDrained(1))
+        _ = driver.send(.workerDrained(3))
+        #expect(driver.send(.workerDrained(2)) == [.shutdown(1), .shutdown(2), .shutdown(3)])
+    }
+
+    @Test func waitsBeforeItDrainsWhenToldSo() {
+        var policy = SupervisorPolicy()
+        policy.shutdownDelay = .seconds(15)
+        var driver = Driver(workers: 1, policy: policy)
+        _ = driver.send(.begin)
+        _ = driver.send(.workerReady(1))
+        #expect(driver.send(.terminate) == [.announceReady(false)])
+        let (passed, actions) = driver.tick()
+        #expect(passed == .seconds(15) && actions == [.stopAccepting, .drain(1, within: .seconds(60))])
+    }
+
+    @Test func abandonsAReloadWhenItIsToldToEnd() {
+        var driver = Driver.serving(workers: 1)
+        _ = driver.send(.reload(workers: 1, SupervisorPolicy()))
+        #expect(
+            driver.send(.terminate) == [
+                .shutdown(2), .reloadFailed(.abandoned), .announceReady(false), .stopAccepting, .drain(1, within: .seconds(60)),
+            ])
+    }
+
+    @Test func goesOnWithTheWorkersThatItTakesOver() {
+        let now = Instant(nanoseconds: 1_000_000_000)
+        var machine = SupervisorMachine(
+            adopting: [.init(worker: 4, generation: 2, place: 0), .init(worker: 7, generation: 3, place: 1)], current: 3,
+            nextGeneration: 5, nextWorker: 9, workers: 2, policy: SupervisorPolicy(), now: now)
+        #expect(machine.isServing && machine.mayReload && machine.livingGenerations == [2, 3])
+        #expect(machine.handle(.begin, now: now) == [.start(worker: 9, generation: 3, place: 0)])
+        #expect(machine.handle(.workerDrained(4), now: now) == [.part(4)])
+        #expect(machine.handle(.reload(workers: 1, SupervisorPolicy()), now: now) == [.start(worker: 10, generation: 5, place: 0)])
+    }
+
+    /// Whatever comes in whatever order: no trap, one worker a place, numbers never used again, nothing after the exit, always
+    /// one current generation.
     @Test func keepsItsInvariants() {
+        struct Spot: Hashable { var generation: UInt32; var place: Int }
         for seed in UInt64(1)...300 {
             var random = SeededGenerator(seed: seed)
-            var driver = Driver(workers: 3, grace: .seconds(5))
-            var living: [Int: UInt32] = [:]
+            var policy = SupervisorPolicy()
+            policy.gracePeriod = .seconds(5)
+            policy.generationsMax = 3
+            policy.drainTimeout = seed % 2 == 0 ? .seconds(20) : .zero
+            var driver = Driver(workers: 3, policy: policy)
+            var living: [Spot: UInt32] = [:]
             var seen: Set<UInt32> = []
             var exits = 0
             var event = SupervisorEvent.begin
-            for step in 0..<400 {
+            for step in 0..<500 {
                 for action in driver.send(event, after: .milliseconds(Int64(random.next() % 3_000))) {
                     #expect(exits == 0, "seed \(seed): an action after the exit")
                     switch action {
-                    case .start(let worker, let place):
-                        #expect(living[place] == nil && seen.insert(worker).inserted, "seed \(seed) step \(step)")
-                        living[place] = worker
-                    case .kill(let worker), .shutdown(let worker), .drain(let worker, _):
+                    case .start(let worker, let generation, let place):
+                        let spot = Spot(generation: generation, place: place)
+                        #expect(living[spot] == nil && seen.insert(worker).inserted, "seed \(seed) step \(step)")
+                        living[spot] = worker
+                    case .kill(let worker), .shutdown(let worker), .drain(let worker, _), .retire(let worker, _), .part(let worker):
                         #expect(living.values.contains(worker), "seed \(seed) step \(step)")
+                    case .switchOver(let generation):
+                        #expect(driver.machine.currentGeneration == generation)
+                    case .generationEnded(let generation):
+                        #expect(!living.keys.contains { $0.generation == generation }, "seed \(seed) step \(step)")
                     case .exit: exits += 1
-                    case .serve, .announceReady, .stopAccepting, .giveUp: break
+                    case .serve, .announceReady, .stopAccepting, .giveUp, .reloadFailed: break
                     }
                 }
+                #expect(driver.machine.livingGenerations.contains(driver.machine.currentGeneration) || exits > 0)
                 let worker = living.values.sorted().randomElement(using: &random) ?? 99
                 switch random.next() % 40 {
                 case 0..<12: event = .workerReady(worker)
-                case 12..<16:
+                case 12..<15:
                     event = .workerEnded(worker)
                     living = living.filter { $0.value != worker }
-                case 16..<22: event = .workerDrained(worker)
-                case 22: event = step > 100 ? .terminate : .tick
+                case 15..<22: event = .workerDrained(worker)
+                case 22: event = step > 200 ? .terminate : .tick
+                case 23..<27: event = .reload(workers: 1 + Int(random.next() % 3), policy)
+                case 27: event = .abandonReload
                 default: event = .tick
                 }
             }

@@ -112,7 +112,6 @@ def test_agent_killed(node, real_agent, service, endpoint, host):
     assert request(node.proxy, host=host).status == 200
 
 
-@pytest.mark.xfail(reason="proxy.reconnect_wait has not landed yet", strict=False)
 def test_requests_wait_for_a_reconnecting_agent(new_node, tunnel, peers, host):
     """proxy.reconnect_wait: a request that comes while the last tunnel has just gone waits for it to come back."""
     node = new_node()
