@@ -325,6 +325,15 @@ def test_wrong_configuration(new_node, real_agent, service, endpoint, host):
     assert sorted(node.workers()) == workers
 
 
+def compiled(path, source):
+    """A small program in C, in place of one of ours."""
+    compiler = shutil.which("clang") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    path.unlink(missing_ok=True)
+    subprocess.run([compiler, "-x", "c", "-o", path, "-"], input="#include <unistd.h>\n#include <sys/stat.h>\n" + source, text=True, check=True)
+
+
 def broken_programs(folder, kind):
     """A folder of programs that can't take over."""
     folder.mkdir()
@@ -338,13 +347,13 @@ def broken_programs(folder, kind):
     elif kind == "other format":
         supervisor.write_bytes(b"\x7fELFnothing of use")
     elif kind == "ends":
-        supervisor.write_text("#!/bin/sh\nexit 3\n")
+        compiled(supervisor, "int main(void) { return 3; }")
     elif kind == "hangs":
-        supervisor.write_text("#!/bin/sh\nexec sleep 1000\n")
+        compiled(supervisor, "int main(void) { for (;;) pause(); }")
     elif kind == "no worker":
         worker.unlink()
     elif kind == "worker ends":
-        worker.write_text("#!/bin/sh\nexit 4\n")
+        compiled(worker, "int main(void) { return 4; }")
     return folder / "piko"
 
 
@@ -380,10 +389,11 @@ def test_goes_back_when_the_take_over_fails(new_node, real_agent, service, endpo
     for name in ["piko", "piko-supervisor"]:
         shutil.copy(BIN / name, folder / name)
     # The first start is the rehearsal's; every other one fails.
-    (folder / "real-worker").symlink_to(BIN / "piko-worker")
-    (folder / "piko-worker").write_text(
-        f"#!/bin/sh\nif mkdir '{folder}/tried' 2>/dev/null; then exec '{folder}/real-worker' \"$@\"; fi\nexit 5\n")
-    (folder / "piko-worker").chmod(0o755)
+    compiled(folder / "piko-worker", f'''int main(int count, char **words) {{
+        (void)count;
+        if (mkdir("{folder}/tried", 0700) == 0) execv("{BIN}/piko-worker", words);
+        return 5;
+    }}''')
     kept = http1.Connection(node.proxy)
     assert kept.request(host=host).status == 200
     status, said = command(node, "upgrade", "--binary", folder / "piko")
