@@ -30,9 +30,9 @@ public struct LogSettings: Sendable {
 
 /// Writes log lines. One for each process; not thread-safe. A line must not be logged while another's fields are added.
 public final class Logger {
-    private let level: LogLevel
+    private var level: LogLevel
     /// A bit for each subsystem that logs everything.
-    private let verbose: UInt32
+    private var verbose: UInt32
     private let clock: () -> UInt64
     private let sink: LogSink
     private var line: LogLine
@@ -46,15 +46,25 @@ public final class Logger {
     /// `clock` gives nanoseconds since 1970. `worker`, if any, is added to each line.
     public init(settings: LogSettings, worker: UInt32? = nil, clock: @escaping () -> UInt64, sink: LogSink) {
         level = settings.level
-        var verbose: UInt32 = 0
-        for subsystem in Subsystem.allCases where settings.subsystems.contains("\(subsystem.name)") {
-            verbose |= 1 << UInt32(subsystem.rawValue)
-        }
-        self.verbose = verbose
+        verbose = Logger.mask(settings.subsystems)
         self.worker = worker
         self.clock = clock
         self.sink = sink
         line = LogLine(format: settings.format)
+    }
+
+    /// Other lines are wanted from now on; their form stays.
+    public func change(level: LogLevel, subsystems: [String]) {
+        self.level = level
+        verbose = Logger.mask(subsystems)
+    }
+
+    private static func mask(_ subsystems: [String]) -> UInt32 {
+        var mask: UInt32 = 0
+        for subsystem in Subsystem.allCases where subsystems.contains("\(subsystem.name)") {
+            mask |= 1 << UInt32(subsystem.rawValue)
+        }
+        return mask
     }
 
     /// Whether a line would be written: for those who would have to gather much for it.
