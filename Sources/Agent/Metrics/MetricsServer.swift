@@ -11,7 +11,7 @@ final class MetricsServer: ListenerDelegate {
     fileprivate let registry: MetricsRegistry
     private var listeners: [Listener] = []
     fileprivate var connections: [ObjectIdentifier: MetricsConnection] = [:]
-    private var isReleased = false
+    fileprivate private(set) var isReleased = false
     private var resume: CallbackTimer?
 
     init(loop: Loop, registry: MetricsRegistry) {
@@ -33,7 +33,6 @@ final class MetricsServer: ListenerDelegate {
         let connection = MetricsConnection(context, channel: stream, server: self)
         connections[ObjectIdentifier(connection)] = connection
         connection.start()
-        if isReleased { connection.finishSoon() }
     }
 
     override func acceptFailed(_ listener: Listener, error: SystemError) {
@@ -43,12 +42,12 @@ final class MetricsServer: ListenerDelegate {
     /// The listening sockets.
     var descriptors: [Int32] { listeners.map(\.descriptor) }
 
-    /// Leaves the address to another server. Connections that came to this one before are answered once more at most.
+    /// Leaves the address to another server. Connections that came to this one and were not answered yet are answered once.
     func release() {
         isReleased = true
         for listener in listeners { listener.detach() }
         listeners = []
-        for connection in Array(connections.values) { connection.finishSoon() }
+        for connection in Array(connections.values) where connection.hasServed { connection.finishSoon() }
         resume?.cancel()
     }
 
@@ -63,6 +62,8 @@ final class MetricsServer: ListenerDelegate {
 /// One connection to the metrics port.
 private final class MetricsConnection: HTTPConnection {
     private let server: MetricsServer
+    /// Whether a request came: the next one may go elsewhere.
+    private(set) var hasServed = false
 
     init(_ context: HTTPContext, channel: Channel, server: MetricsServer) {
         self.server = server
@@ -70,6 +71,8 @@ private final class MetricsConnection: HTTPConnection {
     }
 
     override func requestArrived() {
+        hasServed = true
+        if server.isReleased { finishSoon() }
         guard isForMetrics else {
             respondError(status: 404, "not found")
             return
