@@ -65,7 +65,8 @@ class ConfiguredAgent:
 
     def wait_gone(self, pid, timeout=30):
         if pid == self.program.pid:
-            assert self.program.wait(timeout) == 0, self.program.tail()
+            # Not `Program.wait`, which reads the log to its end: another process still writes to it.
+            assert self.program.process.wait(timeout * SLOW) == 0, self.program.tail()
         wait_until(lambda: not is_alive(pid), timeout * SLOW, lambda: f"the end of {pid}\n{self.program.tail()}")
 
     def finish(self):

@@ -77,7 +77,7 @@ final class AgentProgram {
         if let note = inheritance?.note {
             do {
                 predecessor = try Predecessor(
-                    context.loop, left: { [unowned self] in self.takeOver() }, refused: { [unowned self] in self.send(.terminate) })
+                    context.loop, left: { [unowned self] in self.takeOver() }, refused: { [unowned self] in self.giveUp() })
             } catch {
                 throw ProgramError("\(error)")
             }
@@ -117,6 +117,12 @@ final class AgentProgram {
         context.logger.info(.main, "took over")
         if inheritsMetrics, let note = inheritance?.note { metrics.open(config.metrics, inherited: note.metricsDescriptors) }
         services.ready(status: status)
+    }
+
+    /// The process before stays.
+    private func giveUp() {
+        // A signal may have come before, and a second one ends all at once.
+        if machine.isServing { send(.terminate) }
     }
 
     // MARK: Signals
