@@ -89,7 +89,7 @@ def test_filters_permit_what_is_used(analyze, name):
 @pytest.mark.parametrize("name, key", [("piko-agent.service", "agent"), ("piko-server.service", "server")])
 def test_stop_takes_longer_than_the_grace_period(name, key):
     text = (ROOT / "packaging" / "systemd" / name).read_text()
-    document = (ROOT / "docs" / "configuration.md").read_text()
+    document = (ROOT / "docs/configuration.md").read_text()
     grace = re.search(rf"<!-- keys of {key}.*?\| `grace_period` \| `DURATION` \| `(\d+)m0s` \|", document, re.S)
     assert int(re.search(r"^TimeoutStopSec=(\d+)s$", text, re.M)[1]) > 60 * int(grace[1])
     assert f"piko {key}" in re.search(r"^ExecStart=(.+)$", text, re.M)[1]
