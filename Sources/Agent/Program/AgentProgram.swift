@@ -25,6 +25,8 @@ final class AgentProgram {
     private var loaded: LoadedConfiguration<AgentConfig>
     private var machine = ProgramMachine()
     private var predecessor: Predecessor?
+    /// SIGHUP came before this process took over, which is what a reload needs.
+    private var reloadsLater = false
     /// New processes that live: one that takes over or is being started, and those that were given up and have not ended.
     private var successors: [Successor] = []
     /// Whether it was said that the agent is ready.
@@ -114,9 +116,14 @@ final class AgentProgram {
         predecessor = nil
         isAnnounced = true
         services = ServiceManager(context.loop, serviceSettings)
+        guard machine.isServing else {
+            services.stopping(status: "draining")
+            return
+        }
         context.logger.info(.main, "took over")
         if inheritsMetrics, let note = inheritance?.note { metrics.open(config.metrics, inherited: note.metricsDescriptors) }
         services.ready(status: status)
+        if reloadsLater { send(.reload) }
     }
 
     /// The process before stays.
@@ -130,8 +137,14 @@ final class AgentProgram {
     private func signalled(_ number: Int32) {
         switch number {
         case SIGHUP:
-            // The terminal is gone, and with it whoever ran the agent in it.
-            send(logsToTerminal && !ProgramEnvironment.isTerminal(2) ? .terminate : .reload)
+            if logsToTerminal && !ProgramEnvironment.isTerminal(2) {
+                // The terminal is gone, and with it whoever ran the agent in it.
+                send(.terminate)
+            } else if predecessor != nil {
+                reloadsLater = true
+            } else {
+                send(.reload)
+            }
         case SIGUSR2: send(.upgrade)
         default: send(.terminate)
         }
@@ -228,7 +241,7 @@ final class AgentProgram {
             let successor = try Successor(
                 start, note, variables: serviceSettings.variables, metrics: metrics.descriptors, loop: context.loop,
                 logger: context.logger,
-                limits: .init(readyMax: config.connect.timeout + Self.upgradeReserve, graceMax: config.gracePeriod)
+                limits: .init(readyMax: config.connect.timeout + Self.upgradeReserve, graceMax: config.gracePeriod + .seconds(2))
             ) { [unowned self] result in
                 switch result {
                 case .success: self.send(.successorReady)
@@ -236,7 +249,12 @@ final class AgentProgram {
                 }
             }
             successors.append(successor)
-            successor.ended = { [unowned self, unowned successor] in self.successors.removeAll { $0 === successor } }
+            successor.ended = { [unowned self, unowned successor] status in
+                if self.isReplaced, self.successors.last === successor {
+                    self.context.logger.warn(.main, "the new process ended") { $0.field("status", status.description) }
+                }
+                self.successors.removeAll { $0 === successor }
+            }
         } catch {
             upgradeFailed("\(error)")
         }

@@ -57,7 +57,7 @@ final class Successor: MessageDelegate {
     private var child: ChildProcess?
     private var timer: CallbackTimer?
     /// Called when the process has ended.
-    var ended: () -> Void = {}
+    var ended: (ExitStatus) -> Void = { _ in }
 
     /// Starts it. `decided` is called once, later: ready, or why not.
     init(
@@ -134,7 +134,7 @@ final class Successor: MessageDelegate {
         timer?.cancel()
         socket?.close()
         fail("the new process ended with \(status) before it was ready")
-        ended()
+        ended(status)
     }
 
     // MARK: From the process
