@@ -222,6 +222,8 @@ final class AgentProgram {
 
     /// Whether another process has taken over.
     private var isReplaced = false
+    /// For a moment it and this one both serve.
+    private var overlap: CallbackTimer?
 
     private func startSuccessor() {
         guard predecessor == nil else {
@@ -274,7 +276,8 @@ final class AgentProgram {
         metrics.release()
         successor.takeOver()
         if reloads { successor.reload() }
-        drain(config.drainTimeout)
+        overlap = CallbackTimer(context.loop) { [unowned self] in self.drain(self.config.drainTimeout) }
+        overlap?.schedule(after: ListenerSet.overlap)
     }
 
     // MARK: The end
@@ -285,6 +288,7 @@ final class AgentProgram {
             if time > .zero { $0.field("grace_period", time) }
         }
         statusTimer?.cancel()
+        overlap?.cancel()
         if time > .zero {
             drainDeadline = context.loop.now + time
             limit?.schedule(at: drainDeadline)

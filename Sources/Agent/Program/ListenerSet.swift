@@ -2,6 +2,8 @@
 //
 // Make before break: a listener that was replaced goes on until its successor is connected, or has had the time of one attempt
 // for it; then it says go-away and finishes what runs. One that is not connected itself has nothing to keep and goes at once.
+// Both serve for a moment, `overlap`: requests that the server's processes passed on among themselves for the sake of the old
+// one, before they knew of the new one, still find it.
 
 internal import Base
 internal import Config
@@ -33,6 +35,8 @@ final class ListenerSet {
         }
     }
 
+    /// How long the old and the new one both serve.
+    static let overlap = Duration.milliseconds(250)
     /// Listeners that leave; beyond that the oldest is cut.
     static let leavingMax = 64
 
@@ -185,7 +189,11 @@ final class ListenerSet {
     }
 
     private func noteChange() {
-        for one in leaving where one.successor?.tunnel.isConnected == true { drain(one) }
+        for one in leaving where one.successor?.tunnel.isConnected == true {
+            one.successor = nil
+            one.timer = CallbackTimer(context.loop) { [unowned self, unowned one] in self.drain(one) }
+            one.timer?.schedule(after: Self.overlap)
+        }
         changed()
     }
 
