@@ -33,13 +33,31 @@ enum AgentMain {
     private static func run(_ invocation: Invocation) throws(ProgramError) -> Int32 {
         switch invocation.command {
         case .agentStart, .agentHTTP, .agentTCP:
-            try AgentProgram(try load(AgentConfig.self, invocation)).run()
+            try runAgent(invocation)
         case .forwardStart, .forwardTCP:
             try ForwardProgram(try load(ForwardConfig.self, invocation)).run()
         case .benchHTTP:
             try BenchProgram(try load(BenchConfig.self, invocation)) { write($0, to: 1) }.run()
         default:
             throw ProgramError("piko-agent runs agent, forward and bench only")
+        }
+    }
+
+    private static func runAgent(_ invocation: Invocation) throws(ProgramError) -> Int32 {
+        // What was meant for this process alone is taken out of its environment first.
+        let inheritance = Inheritance.take()
+        let services = ServiceSettings.take()
+        let start = ProgramStart.take()
+        let environment = ProgramEnvironment.variables
+        do {
+            let program = try AgentProgram(
+                load: { () throws(ConfigError) in
+                    try LoadedConfiguration(invocation, environment: environment, read: FileContents.read)
+                }, start: start, inheritance: inheritance, services: services)
+            return program.run()
+        } catch {
+            inheritance?.fail(error.description)
+            throw error
         }
     }
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/auxv.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -146,3 +147,5 @@ int cio_random(void *bytes, size_t length) {
     }
     return 0;
 }
+
+const char *cio_started_path(void) { return (const char *)getauxval(AT_EXECFN); }

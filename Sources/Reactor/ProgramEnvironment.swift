@@ -1,5 +1,6 @@
 // What a program finds around it when it starts: its environment, its own executable, and the files that it was told to
 // read. None of this is for an event loop in full run: reading a file may wait.
+internal import CIOCore
 internal import Glibc
 
 /// The surroundings of this process.
@@ -26,8 +27,23 @@ public enum ProgramEnvironment {
         return variables
     }
 
-    /// Takes a variable out of the environment, which children then do not get.
-    public static func remove(_ name: String) { _ = unsafe unsetenv(name) }
+    /// Removes variables from this process's environment, so that no child inherits them. For a program that has no second
+    /// thread yet.
+    public static func remove(_ names: [String]) {
+        for name in names { _ = unsafe unsetenv(name) }
+    }
+
+    /// Sets a variable for the program that takes this one's place. For a program that has no second thread yet.
+    public static func set(_ name: String, _ value: String) {
+        _ = unsafe setenv(name, value, 1)
+    }
+
+    /// The path by which this program was started, symbolic links as they were: whoever starts it again gets what is there
+    /// then. Relative to the directory in which it was started.
+    public static var startedPath: String? {
+        guard let text = unsafe cio_started_path() else { return nil }
+        return unsafe String(cString: text)
+    }
 
     /// The path of the running program's file; nil where /proc is missing.
     public static var executablePath: String? {

@@ -51,7 +51,7 @@ final class ReloadTask {
     func succeeded() {
         node.reloading = nil
         outcome.generation = node.machine.currentGeneration
-        node.log.want(setup.config.log.level, subsystems: setup.config.log.subsystems)
+        node.log.change(level: setup.config.log.level, subsystems: setup.config.log.subsystems)
         for kind in ListenerKind.allCases {
             guard let sockets = ports[kind] else { continue }
             do throws(SystemError) {

@@ -24,9 +24,7 @@ struct TakeOver {
         reason = variables[TakeOverMode.reasonVariable] ?? ""
         descriptor = mode == .rehearse
             ? TakeOverMode.rehearsalState : variables[TakeOverMode.stateVariable].flatMap { Int32($0) } ?? -1
-        for name in [TakeOverMode.modeVariable, TakeOverMode.stateVariable, TakeOverMode.reasonVariable] {
-            ProgramEnvironment.remove(name)
-        }
+        ProgramEnvironment.remove([TakeOverMode.modeVariable, TakeOverMode.stateVariable, TakeOverMode.reasonVariable])
     }
 
     /// The state. Its descriptors are this program's from now on, and are inherited by nobody any more.

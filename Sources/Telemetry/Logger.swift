@@ -46,25 +46,25 @@ public final class Logger {
     /// `clock` gives nanoseconds since 1970. `worker`, if any, is added to each line.
     public init(settings: LogSettings, worker: UInt32? = nil, clock: @escaping () -> UInt64, sink: LogSink) {
         level = settings.level
-        verbose = Self.verbose(settings.subsystems)
+        verbose = Logger.mask(settings.subsystems)
         self.worker = worker
         self.clock = clock
         self.sink = sink
         line = LogLine(format: settings.format)
     }
 
-    private static func verbose(_ subsystems: [String]) -> UInt32 {
-        var verbose: UInt32 = 0
-        for subsystem in Subsystem.allCases where subsystems.contains("\(subsystem.name)") {
-            verbose |= 1 << UInt32(subsystem.rawValue)
-        }
-        return verbose
+    /// Other lines are wanted from now on; their form stays.
+    public func change(level: LogLevel, subsystems: [String]) {
+        self.level = level
+        verbose = Logger.mask(subsystems)
     }
 
-    /// From now on, writes the lines that these settings want.
-    public func want(_ level: LogLevel, subsystems: [String]) {
-        self.level = level
-        verbose = Self.verbose(subsystems)
+    private static func mask(_ subsystems: [String]) -> UInt32 {
+        var mask: UInt32 = 0
+        for subsystem in Subsystem.allCases where subsystems.contains("\(subsystem.name)") {
+            mask |= 1 << UInt32(subsystem.rawValue)
+        }
+        return mask
     }
 
     /// Whether a line would be written: for those who would have to gather much for it.

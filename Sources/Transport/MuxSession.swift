@@ -106,11 +106,12 @@ public final class MuxSession: ChannelDelegate {
         return channel
     }
 
-    /// Tells the peer to open no more streams, and opens none ourselves.
-    public func goAway() {
+    /// Tells the peer to open no more streams, and opens none ourselves. With `acceptingLate`, streams that were opened before
+    /// the peer heard of it are taken, until `refuseLateStreams`.
+    public func goAway(acceptingLate: Bool = false) {
         guard !isOver, !isGoingAway else { return }
         isGoingAway = true
-        yamux.goAway(.normal)
+        yamux.goAway(.normal, acceptingLate: acceptingLate)
         flush()
         if yamux.streamCount == 0 { delegate?.sessionIdle(self) }
     }
@@ -121,6 +122,9 @@ public final class MuxSession: ChannelDelegate {
         yamux.askToLeave()
         flush()
     }
+
+    /// The peer must have heard our go-away by now.
+    public func refuseLateStreams() { yamux.refuseLateStreams() }
 
     /// Ends the session in good order: go-away, then the carrier's close. Streams that run are cut.
     public func close() {

@@ -1,4 +1,4 @@
-// The decisions of the process at signals and at its end, row by row.
+// The decisions of the process at signals, at reloads and upgrades, and at its end, row by row.
 import Testing
 
 @testable import Agent
@@ -8,13 +8,40 @@ import Testing
     typealias Action = ProgramMachine.Action
 
     static let rows: [([Event], [Action])] = [
-        ([.signal, .workFinished], [.drain, .end(code: 0, cutting: false)]),
-        ([.signal, .signal], [.drain, .end(code: 0, cutting: true)]),
-        ([.signal, .graceExpired], [.drain, .end(code: 0, cutting: true)]),
-        ([.workFinished, .graceExpired], [.none, .none]),
-        ([.failed, .signal], [.end(code: 1, cutting: true), .none]),
-        ([.signal, .failed], [.drain, .end(code: 1, cutting: true)]),
-        ([.signal, .workFinished, .workFinished], [.drain, .end(code: 0, cutting: false), .none]),
+        ([.terminate, .workFinished], [.drain, .end(code: 0, cutting: false)]),
+        ([.terminate, .terminate], [.drain, .end(code: 0, cutting: true)]),
+        ([.terminate, .timeExpired], [.drain, .end(code: 0, cutting: true)]),
+        ([.workFinished, .timeExpired], [.none, .none]),
+        ([.failed, .terminate], [.end(code: 1, cutting: true), .none]),
+        ([.terminate, .failed], [.drain, .end(code: 1, cutting: true)]),
+        ([.terminate, .workFinished, .workFinished], [.drain, .end(code: 0, cutting: false), .none]),
+        // Reloads, one after the other; more than one that waits is one.
+        ([.reload, .reloadDone, .reload], [.reload, .none, .reload]),
+        ([.reload, .reload, .reload, .reloadDone, .reloadDone], [.reload, .none, .none, .reload, .none]),
+        ([.reload, .terminate, .reloadDone, .workFinished], [.reload, .drain, .none, .end(code: 0, cutting: false)]),
+        ([.reload, .upgrade, .reload, .reloadDone], [.reload, .none, .none, .startSuccessor]),
+        // Upgrades.
+        ([.upgrade, .successorReady, .workFinished], [.startSuccessor, .handOver(reloads: false), .end(code: 0, cutting: false)]),
+        ([.upgrade, .successorFailed, .upgrade], [.startSuccessor, .none, .startSuccessor]),
+        ([.upgrade, .upgrade, .successorReady], [.startSuccessor, .refuse(.upgradeUnderWay), .handOver(reloads: false)]),
+        ([.upgrade, .reload, .successorFailed, .reloadDone], [.startSuccessor, .none, .reload, .none]),
+        ([.upgrade, .reload, .successorReady], [.startSuccessor, .none, .handOver(reloads: true)]),
+        ([.upgrade, .terminate, .successorFailed, .workFinished], [.startSuccessor, .drain, .none, .end(code: 0, cutting: false)]),
+        ([.upgrade, .terminate, .successorReady, .timeExpired], [.startSuccessor, .drain, .none, .end(code: 0, cutting: true)]),
+        // A process that was replaced.
+        ([.upgrade, .successorReady, .reload, .upgrade], [.startSuccessor, .handOver(reloads: false), .refuse(.ending), .refuse(.ending)]),
+        ([.upgrade, .successorReady, .timeExpired], [.startSuccessor, .handOver(reloads: false), .end(code: 0, cutting: true)]),
+        (
+            [.upgrade, .successorReady, .terminate, .timeExpired],
+            [.startSuccessor, .handOver(reloads: false), .drain, .end(code: 0, cutting: true)]
+        ),
+        (
+            [.upgrade, .successorReady, .terminate, .terminate, .workFinished],
+            [.startSuccessor, .handOver(reloads: false), .drain, .end(code: 0, cutting: true), .none]
+        ),
+        ([.upgrade, .successorReady, .successorFailed], [.startSuccessor, .handOver(reloads: false), .none]),
+        ([.terminate, .reload, .upgrade], [.drain, .refuse(.ending), .refuse(.ending)]),
+        ([.reloadDone, .successorReady, .successorFailed], [.none, .none, .none]),
     ]
 
     @Test(arguments: rows)

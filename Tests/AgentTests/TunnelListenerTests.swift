@@ -39,6 +39,24 @@ import Transport
         #expect(harness.log.lines("connect failed", "\"level\":\"\(level)\"", "status \(status)", "refused by the test").count == 3)
     }
 
+    /// A stream that the server opened before it heard the go-away is served like any other, on a session that then ends.
+    @Test(arguments: [BackendChoice.epoll, .auto]) func servesWhatWasOnItsWay(_ backend: BackendChoice) throws {
+        let harness = try Harness(backend)
+        let service = try TestService(harness.loop)
+        service.onBytes = { $0.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate") }
+        let server = try TestServer(harness.loop)
+        var isFinished = false
+        let listener = harness.listener(server, harness.httpService(service.port)) { isFinished = true }
+        listener.start()
+        #expect(harness.loop.turn { listener.isConnected && server.sessions.count == 1 })
+        let reader = TestReader()
+        let channel = try server.open(reader)
+        listener.stop()
+        channel.write(Array("POST / HTTP/1.1\r\nHost: e\r\nContent-Length: 0\r\n\r\n".utf8).span)
+        #expect(harness.loop.turn { reader.text.hasSuffix("late") })
+        #expect(harness.loop.turn { isFinished && server.user.ended == 1 })
+    }
+
     @Test func waitsForAServerThatIsNotThereYet() throws {
         let harness = try Harness()
         let server = try TestServer(harness.loop)
@@ -134,4 +152,12 @@ import Transport
         #expect(harness.loop.turn { server.user.ended == 1 && user.failure != nil })
         #expect(harness.loop.turn { service.connections[0].hasFailed || service.connections[0].hasEnded })
     }
+}
+
+/// Keeps what comes on a stream.
+private final class TestReader: ChannelDelegate {
+    private(set) var text = ""
+
+    override func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) { text += string(bytes.span) }
+    override func channelEnded(_ channel: Channel) { channel.close() }
 }

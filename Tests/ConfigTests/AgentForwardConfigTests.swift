@@ -22,6 +22,7 @@ import Testing
         server: {enabled: true, bind_addr: ":6"}
         log: {level: warn}
         grace_period: 7s
+        reload: {drain_timeout: 8s}
         io_backend: epoll
         """
 
@@ -44,8 +45,26 @@ import Testing
         #expect(config.connect.url == ServerURL(host: "piko", port: 1, pathPrefix: "/x"))
         #expect(config.connect.timeout == .seconds(4))
         #expect(config.metrics.isEnabled && config.metrics.bindAddress.port == 6)
-        #expect(config.log.level == .warn && config.gracePeriod == .seconds(7) && config.ioBackend == .epoll)
+        #expect(config.log.level == .warn && config.gracePeriod == .seconds(7) && config.drainTimeout == .seconds(8) && config.ioBackend == .epoll)
         #expect(try AgentConfig(flattened: config.flattened) == config)
+    }
+
+    /// A reload names the keys that the file changed and a flag fixes, whatever the flag says.
+    @Test func keysThatFlagsFix() throws {
+        let words = try invocation("agent start --config.path f --grace-period 1s --log.level=warn --connect.url http://c:2")
+        func loaded(_ text: String) throws -> LoadedConfiguration<AgentConfig> {
+            try LoadedConfiguration(words, environment: [:]) { (_, _) throws(ConfigError) in Array(text.utf8) }
+        }
+        let first = try loaded(Self.text)
+        #expect(first.value.gracePeriod == .seconds(1) && first.value.drainTimeout == .seconds(8))
+        #expect(try loaded(Self.text).keysFixedByFlags(since: first) == [])
+        let second = try loaded(
+            Self.text.replacing("grace_period: 7s", with: "grace_period: 9s").replacing("http://piko:1/x", with: "http://d:3")
+                .replacing("drain_timeout: 8s", with: "drain_timeout: 1s"))
+        #expect(second.keysFixedByFlags(since: first) == ["connect.url", "grace_period"])
+        #expect(second.value.gracePeriod == .seconds(1) && second.value.drainTimeout == .seconds(1))
+        #expect(second.value.connect.url.host == "c")
+        #expect(throws: ConfigError.self) { try loaded("listeners: []") }
     }
 
     @Test func argumentsReplaceTheListeners() throws {

@@ -50,6 +50,17 @@ private func object(_ line: String?) throws -> [String: Any] {
             ])
     }
 
+    @Test func wantsOtherLinesFromNowOn() {
+        let (logger, sink) = make(LogSettings(level: .warn, subsystems: ["server"]))
+        logger.info(.main, "no")
+        logger.debug(.server, "yes")
+        logger.change(level: .info, subsystems: ["main"])
+        logger.debug(.server, "no")
+        logger.debug(.main, "yes")
+        logger.info(.server, "yes")
+        #expect(sink.lines.count == 3 && sink.lines.allSatisfy { $0.contains("yes") })
+    }
+
     @Test func writesForPeople() {
         let (logger, sink) = make(LogSettings(format: .human), time: 951_782_400_000_000_000)
         logger.warn(.server, "worker ended") {

@@ -136,6 +136,24 @@ private let goodRows: [YamuxRow] = [
         },
         input: yamuxData(2, [1], flags: yamuxSYN) + yamuxData(2, [2]), log: [], output: yamuxFrame(1, yamuxRST, 2, 0)),
     YamuxRow(
+        name: "open before the peer heard our go-away",
+        prepare: {
+            $0.session.goAway(.normal, acceptingLate: true); _ = $0.takeOutput()
+        },
+        input: yamuxFrame(1, yamuxSYN, 2, 0), log: [.opened(2)], output: accepted),
+    YamuxRow(
+        name: "open when it must have heard it",
+        prepare: {
+            $0.session.goAway(.normal, acceptingLate: true); $0.session.refuseLateStreams(); _ = $0.takeOutput()
+        },
+        input: yamuxFrame(1, yamuxSYN, 2, 0), log: [], output: yamuxFrame(1, yamuxRST, 2, 0)),
+    YamuxRow(
+        name: "open after a go-away with an error",
+        prepare: {
+            $0.session.goAway(.normal, acceptingLate: true); $0.session.goAway(.internalError); _ = $0.takeOutput()
+        },
+        input: yamuxFrame(1, yamuxSYN, 2, 0), log: [], output: yamuxFrame(1, yamuxRST, 2, 0)),
+    YamuxRow(
         name: "number too old to know",
         prepare: {
             $0.feed(yamuxFrame(1, yamuxSYN, 4_000, 0)); _ = $0.takeOutput(); $0.log = []

@@ -46,7 +46,7 @@ final class BenchProgram {
         loop = context.loop
         body = [UInt8](repeating: UInt8(ascii: "x"), count: config.size)
         address = try Self.resolve(config.connect.proxyURL)
-        try context.watchSignals { [unowned self] in self.finish("interrupted") }
+        try context.watchSignals { [unowned self] _ in self.finish("interrupted") }
         let connector = ServerConnector(
             loop: loop, resolver: context.resolver, url: config.connect.upstreamURL, timeout: config.connect.timeout)
         let run = String(Random.number(), radix: 36)

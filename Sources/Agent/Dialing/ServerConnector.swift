@@ -39,7 +39,7 @@ final class ServerConnector {
     fileprivate let dialer: Dialer
     fileprivate let url: ServerURL
     /// From the first look-up to the 101.
-    fileprivate let timeout: Duration
+    var timeout: Duration
 
     init(loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration) {
         self.loop = loop

@@ -9,13 +9,9 @@ internal import Wire
 /// What is kept of a response for the access log.
 struct AccessLogRecord: ~Copyable {
     /// Whether the listener has an access log at all.
-    let isWanted: Bool
+    var isWanted = false
     private var bytes = ByteBuffer()
     private var fields: [LoggedHeader] = []
-
-    init(isWanted: Bool) {
-        self.isWanted = isWanted
-    }
 
     /// Keeps a response's fields.
     mutating func noteResponse(_ head: borrowing Head, _ headBytes: Span<UInt8>) {

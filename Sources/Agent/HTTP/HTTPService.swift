@@ -29,7 +29,7 @@ struct HTTPServiceSettings {
 /// Serves the streams of an HTTP listener.
 final class HTTPService: TunnelService {
     let endpoint: String
-    let settings: HTTPServiceSettings
+    private(set) var settings: HTTPServiceSettings
     let metrics: EndpointMetrics
     let logger: Logger
     let pool: UpstreamPool
@@ -62,6 +62,8 @@ final class HTTPService: TunnelService {
         ServiceConnection(self, stream).start()
     }
 
+    override func change(_ accessLog: AccessLogSettings) { settings.accessLog = accessLog }
+
     override func close() { pool.close() }
 
     /// A new connection to the service.
@@ -92,7 +94,7 @@ private final class ServiceConnection: HTTPConnection, DrainableConnection {
     init(_ service: HTTPService, _ stream: consuming IncomingStream) {
         self.service = service
         owner = stream.owner
-        log = AccessLogRecord(isWanted: !service.settings.accessLog.isDisabled)
+        log = AccessLogRecord()
         let channel = stream.channel
         let host = Array(stream.owner.peerHost.utf8)
         var early = ByteBuffer()
@@ -102,6 +104,7 @@ private final class ServiceConnection: HTTPConnection, DrainableConnection {
     }
 
     override func requestArrived() {
+        log.isWanted = !service.settings.accessLog.isDisabled
         service.metrics.requestStarted()
         owner.exchangeBegan()
         if head.method == .connect {

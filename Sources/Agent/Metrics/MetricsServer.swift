@@ -8,13 +8,15 @@ internal import Wire
 /// Serves the metrics of all listeners.
 final class MetricsServer: ListenerDelegate {
     private let context: HTTPContext
-    private let metrics: [EndpointMetrics]
+    fileprivate let registry: MetricsRegistry
     private var listeners: [Listener] = []
+    fileprivate var connections: [ObjectIdentifier: MetricsConnection] = [:]
+    fileprivate private(set) var isReleased = false
     private var resume: CallbackTimer?
 
-    init(loop: Loop, metrics: [EndpointMetrics]) {
+    init(loop: Loop, registry: MetricsRegistry) {
         context = HTTPContext(loop, settings: HTTPSettings())
-        self.metrics = metrics
+        self.registry = registry
         super.init()
         resume = CallbackTimer(loop) { [unowned self] in
             for listener in self.listeners { listener.resume() }
@@ -28,11 +30,25 @@ final class MetricsServer: ListenerDelegate {
 
     override func accepted(_ listener: Listener, descriptor: consuming OwnedDescriptor) {
         guard let stream = try? Stream(context.loop, adopting: descriptor) else { return }
-        MetricsConnection(context, channel: stream, metrics: metrics).start()
+        let connection = MetricsConnection(context, channel: stream, server: self)
+        connections[ObjectIdentifier(connection)] = connection
+        connection.start()
     }
 
     override func acceptFailed(_ listener: Listener, error: SystemError) {
         resume?.schedule(after: .milliseconds(200))
+    }
+
+    /// The listening sockets.
+    var descriptors: [Int32] { listeners.map(\.descriptor) }
+
+    /// Leaves the address to another server. Connections that came to this one and were not answered yet are answered once.
+    func release() {
+        isReleased = true
+        for listener in listeners { listener.detach() }
+        listeners = []
+        for connection in Array(connections.values) where connection.hasServed { connection.finishSoon() }
+        resume?.cancel()
     }
 
     /// Stops listening.
@@ -45,14 +61,18 @@ final class MetricsServer: ListenerDelegate {
 
 /// One connection to the metrics port.
 private final class MetricsConnection: HTTPConnection {
-    private let metrics: [EndpointMetrics]
+    private let server: MetricsServer
+    /// Whether a request came: the next one may go elsewhere.
+    private(set) var hasServed = false
 
-    init(_ context: HTTPContext, channel: Channel, metrics: [EndpointMetrics]) {
-        self.metrics = metrics
+    init(_ context: HTTPContext, channel: Channel, server: MetricsServer) {
+        self.server = server
         super.init(context, channel: channel, clientHost: [])
     }
 
     override func requestArrived() {
+        hasServed = true
+        if server.isReleased { finishSoon() }
         guard isForMetrics else {
             respondError(status: 404, "not found")
             return
@@ -62,9 +82,11 @@ private final class MetricsConnection: HTTPConnection {
             return
         }
         var text = ByteBuffer()
-        AgentMetricsText.write(metrics, into: &text)
+        AgentMetricsText.write(server.registry.endpoints, into: &text)
         respond(status: 200, contentType: "text/plain; version=0.0.4; charset=utf-8", body: text.span)
     }
+
+    override func connectionClosed() { server.connections[ObjectIdentifier(self)] = nil }
 
     private var isForMetrics: Bool {
         withHeadBytes { bytes in

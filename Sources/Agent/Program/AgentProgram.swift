@@ -1,132 +1,310 @@
-// `piko agent`: all listeners of a configuration, the metrics port, and the end.
+// `piko agent`: all listeners of a configuration and the metrics port; reloads, upgrades and the end. `ProgramMachine` decides
+// what follows what.
 
 internal import Base
 internal import Config
+internal import Glibc
 internal import Reactor
 internal import Telemetry
-internal import Transport
+
+/// How an agent gets its configuration, at the start and at each reload.
+typealias AgentConfigLoader = () throws(ConfigError) -> LoadedConfiguration<AgentConfig>
 
 /// A running agent.
 final class AgentProgram {
     private let context: ProgramContext
-    private let config: AgentConfig
+    private let load: AgentConfigLoader
+    private let start: ProgramStart?
+    private let inheritance: Inheritance?
+    /// A process that has not taken over yet has nothing to say.
+    private var services: ServiceManager
+    private let serviceSettings: ServiceSettings
+    private let registry = MetricsRegistry()
+    private let metrics: MetricsPort
+    private let listeners: ListenerSet
+    private var loaded: LoadedConfiguration<AgentConfig>
     private var machine = ProgramMachine()
-    private var listeners: [TunnelListener] = []
-    private var finishedCount = 0
-    private var metricsServer: MetricsServer?
-    private var grace: CallbackTimer?
+    private var predecessor: Predecessor?
+    /// SIGHUP came before this process took over, which is what a reload needs.
+    private var reloadsLater = false
+    /// New processes that live: one that takes over or is being started, and those that were given up and have not ended.
+    private var successors: [Successor] = []
+    /// Whether it was said that the agent is ready.
+    private var isAnnounced = false
+    /// The end of the grace period or of the drain.
+    private var limit: CallbackTimer?
+    private var drainDeadline = Instant.never
+    /// Tells the service manager how it goes, now and then.
+    private var statusTimer: CallbackTimer?
+    private let logsToTerminal = ProgramEnvironment.isTerminal(2)
 
-    init(_ config: AgentConfig) throws(ProgramError) {
-        self.config = config
+    /// An upgrade may take one attempt to connect, and this.
+    private static let upgradeReserve = Duration.seconds(5)
+    private static let statusInterval = Duration.seconds(1)
+
+    private var config: AgentConfig { loaded.value }
+
+    init(
+        load: @escaping AgentConfigLoader, start: ProgramStart?, inheritance: Inheritance?, services settings: ServiceSettings
+    ) throws(ProgramError) {
+        self.load = load
+        self.start = start
+        self.inheritance = inheritance
+        serviceSettings = settings
+        do {
+            loaded = try load()
+        } catch {
+            throw ProgramError("\(error)")
+        }
+        let config = loaded.value
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
-        grace = CallbackTimer(context.loop) { [unowned self] in self.send(.graceExpired) }
-        try context.watchSignals { [unowned self] in self.send(.signal) }
-        let connector = ServerConnector(
-            loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout)
-        var metrics: [EndpointMetrics] = []
-        for listener in config.listeners { listeners.append(makeListener(listener, connector, &metrics)) }
-        if config.metrics.isEnabled { try startMetrics(metrics) }
+        services = ServiceManager(context.loop, inheritance == nil ? settings : ServiceSettings())
+        metrics = MetricsPort(context, registry)
+        listeners = ListenerSet(context, registry, config)
+        try begin()
+    }
+
+    /// The listening sockets of the process before are for this configuration, too.
+    private var inheritsMetrics: Bool {
+        guard let note = inheritance?.note else { return false }
+        return config.metrics.isEnabled && note.metricsCount > 0 && note.metricsAddress == config.metrics.bindAddress.settingText
+    }
+
+    private func begin() throws(ProgramError) {
+        limit = CallbackTimer(context.loop) { [unowned self] in self.send(.timeExpired) }
+        statusTimer = CallbackTimer(context.loop) { [unowned self] in self.services.status(self.status) }
+        listeners.changed = { [unowned self] in self.listenersChanged() }
+        listeners.finished = { [unowned self] in self.send(.workFinished) }
+        try context.watchSignals([SIGTERM, SIGINT, SIGHUP, SIGUSR2]) { [unowned self] number in self.signalled(number) }
+        if let note = inheritance?.note {
+            do {
+                predecessor = try Predecessor(
+                    context.loop, left: { [unowned self] in self.takeOver() }, refused: { [unowned self] in self.giveUp() })
+            } catch {
+                throw ProgramError("\(error)")
+            }
+            if !inheritsMetrics { for number in note.metricsDescriptors { _ = OwnedDescriptor(number) } }
+        }
+        if !inheritsMetrics { try metrics.open(config.metrics) }
     }
 
     /// Runs until a signal; the exit status.
     func run() -> Int32 {
-        for listener in listeners { listener.start() }
+        listeners.start()
         return context.run()
     }
 
-    private func makeListener(
-        _ listener: ListenerConfig, _ connector: ServerConnector, _ metrics: inout [EndpointMetrics]
-    ) -> TunnelListener {
-        let dialer = Dialer(
-            loop: context.loop, resolver: context.resolver, host: listener.address.host, port: listener.address.port)
-        let service: TunnelService
-        switch listener.protocol {
-        case .http:
-            // Two listeners of one endpoint share its metrics.
-            let counted = metrics.first { $0.endpoint == listener.endpointID } ?? EndpointMetrics(endpoint: listener.endpointID)
-            if !metrics.contains(where: { $0 === counted }) { metrics.append(counted) }
-            service = HTTPService(
-                endpoint: listener.endpointID, loop: context.loop, dialer: dialer, settings: HTTPServiceSettings(listener),
-                metrics: counted, logger: context.logger)
-        case .tcp:
-            service = TCPService(
-                endpoint: listener.endpointID, loop: context.loop, dialer: dialer, settings: TCPServiceSettings(listener),
-                logger: context.logger)
+    // MARK: Readiness
+
+    /// For people who ask the service manager.
+    private var status: String { "\(listeners.connectedCount) of \(listeners.count) listeners connected" }
+
+    private func listenersChanged() {
+        guard machine.isServing else { return }
+        if isAnnounced {
+            if statusTimer?.isScheduled == false { statusTimer?.schedule(after: Self.statusInterval) }
+            return
         }
-        context.logger.info(.main, "starting listener") {
-            $0.field("endpoint-id", listener.endpointID)
-            $0.field("protocol", listener.protocol.rawValue)
-            $0.field("addr", listener.address.settingText)
-        }
-        return TunnelListener(
-            endpoint: listener.endpointID, loop: context.loop, connector: connector, service: service, logger: context.logger,
-            transport: config.connect.transport
-        ) { [unowned self] in
-            self.listenerFinished()
-        }
+        let needed = min(inheritance?.note.connectedCount ?? 0, listeners.count)
+        guard listeners.isSettled, listeners.connectedCount >= needed else { return }
+        isAnnounced = true
+        if let predecessor { predecessor.ready() } else { services.ready(status: status) }
     }
 
-    private func startMetrics(_ metrics: [EndpointMetrics]) throws(ProgramError) {
-        let server = MetricsServer(loop: context.loop, metrics: metrics)
-        let logger = context.logger
-        let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "config: server.bind_addr")
-        try sockets.open(config.metrics.bindAddress) { (descriptor, address) throws(SystemError) in
-            let name = SocketAddress.name(of: descriptor.raw) ?? address
-            try server.add(descriptor)
-            logger.info(.server, "listening") { $0.field("addr", name.description) }
+    /// The process before leaves: from now on this one speaks for the service.
+    private func takeOver() {
+        predecessor = nil
+        isAnnounced = true
+        services = ServiceManager(context.loop, serviceSettings)
+        guard machine.isServing else {
+            services.stopping(status: "draining")
+            return
         }
-        metricsServer = server
+        context.logger.info(.main, "took over")
+        if inheritsMetrics, let note = inheritance?.note { metrics.open(config.metrics, inherited: note.metricsDescriptors) }
+        services.ready(status: status)
+        if reloadsLater { send(.reload) }
     }
 
-    private func listenerFinished() {
-        finishedCount += 1
-        if finishedCount == listeners.count { send(.workFinished) }
+    /// The process before stays.
+    private func giveUp() {
+        // A signal may have come before, and a second one ends all at once.
+        if machine.isServing { send(.terminate) }
+    }
+
+    // MARK: Signals
+
+    private func signalled(_ number: Int32) {
+        switch number {
+        case SIGHUP:
+            if logsToTerminal && !ProgramEnvironment.isTerminal(2) {
+                // The terminal is gone, and with it whoever ran the agent in it.
+                send(.terminate)
+            } else if predecessor != nil {
+                reloadsLater = true
+            } else {
+                send(.reload)
+            }
+        case SIGUSR2: send(.upgrade)
+        default: send(.terminate)
+        }
     }
 
     private func send(_ event: ProgramMachine.Event) {
         switch machine.handle(event) {
         case .none:
             break
+        case .reload:
+            reload()
+        case .startSuccessor:
+            startSuccessor()
+        case .handOver(let reloads):
+            handOver(reloads: reloads)
         case .drain:
-            context.logger.info(.main, "draining") { $0.field("grace_period", config.gracePeriod) }
-            grace?.schedule(after: config.gracePeriod)
-            for listener in listeners { listener.stop() }
+            services.stopping(status: "draining")
+            for successor in successors where event == .terminate && !isReplaced { successor.giveUp() }
+            drain(config.gracePeriod)
         case .end(let code, let cutting):
-            if cutting {
-                context.logger.warn(.main, "cutting what still runs")
-                for listener in listeners { listener.abandon() }
+            end(code, cutting: cutting)
+        case .refuse(let refusal):
+            context.logger.warn(.main, "the signal has no effect") {
+                $0.field("reason", refusal == .ending ? "the process is ending" : "an upgrade is under way")
             }
-            metricsServer?.close()
-            context.logger.info(.main, "stopped")
-            context.end(code, lingerMax: cutting ? .milliseconds(100) : .seconds(2))
         }
     }
-}
 
-extension AccessLogSettings {
-    init(_ config: AccessLogConfig) {
-        self.init(
-            isDisabled: config.isDisabled, level: config.level,
-            requestHeaders: Telemetry.HeaderFilter(allow: config.requestHeaders.allowList, block: config.requestHeaders.blockList),
-            responseHeaders: Telemetry.HeaderFilter(
-                allow: config.responseHeaders.allowList, block: config.responseHeaders.blockList))
+    // MARK: Reload
+
+    private func reload() {
+        services.reloading()
+        let next: LoadedConfiguration<AgentConfig>
+        do {
+            next = try load()
+        } catch {
+            reloadFailed("\(error)")
+            return
+        }
+        metrics.change(to: next.value.metrics) { [unowned self] failure in
+            guard self.machine.isServing else { return }
+            if let failure { self.reloadFailed("\(failure)") } else { self.use(next) }
+        }
     }
-}
 
-extension HTTPServiceSettings {
-    init(_ listener: ListenerConfig) {
-        timeout = listener.timeout
-        keepAliveInterval = listener.httpClient.keepAliveTimeout
-        idleTimeout = listener.httpClient.idleConnectionTimeout
-        idleMax = listener.httpClient.idleConnectionsMax < 0 ? .max : listener.httpClient.idleConnectionsMax
-        pathPrefix = listener.address.pathPrefix
-        accessLog = AccessLogSettings(listener.accessLog)
+    private func reloadFailed(_ reason: String) {
+        context.logger.error(.main, "reload failed, nothing changed") { $0.field("err", reason) }
+        services.ready(status: "\(status); the last reload failed: \(reason)")
+        send(.reloadDone)
     }
-}
 
-extension TCPServiceSettings {
-    init(_ listener: ListenerConfig) {
-        timeout = listener.timeout
-        accessLog = AccessLogSettings(listener.accessLog)
+    private func use(_ next: LoadedConfiguration<AgentConfig>) {
+        let plan = ReloadPlan(from: config, to: next.value)
+        let fixedByFlags = next.keysFixedByFlags(since: loaded)
+        loaded = next
+        context.logger.change(level: config.log.level, subsystems: config.log.subsystems)
+        listeners.apply(plan, config)
+        context.logger.info(.main, "reloaded") {
+            $0.field("listeners_kept", plan.keptCount)
+            $0.field("listeners_changed", plan.replacedCount)
+            $0.field("listeners_added", plan.addedCount)
+            $0.field("listeners_removed", plan.removed.count)
+        }
+        if !fixedByFlags.isEmpty {
+            context.logger.warn(.main, "flags fix what the file changed") { $0.field("keys", fixedByFlags) }
+        }
+        if !plan.fixedKeys.isEmpty {
+            context.logger.warn(.main, "a restart is needed for what the file changed") { $0.field("keys", plan.fixedKeys) }
+        }
+        services.ready(status: status)
+        send(.reloadDone)
+    }
+
+    // MARK: Upgrade
+
+    /// Whether another process has taken over.
+    private var isReplaced = false
+    /// For a moment it and this one both serve.
+    private var overlap: CallbackTimer?
+
+    private func startSuccessor() {
+        guard predecessor == nil else {
+            upgradeFailed("this process has not taken over from the one before yet")
+            return
+        }
+        guard let start else {
+            upgradeFailed("the system does not say how this program was started")
+            return
+        }
+        let note = HandoverNote(
+            connectedCount: listeners.connectedCount, metricsCount: metrics.descriptors.count,
+            metricsAddress: metrics.settings.bindAddress.settingText)
+        context.logger.info(.main, "upgrading") { $0.field("path", start.path) }
+        services.status("upgrading")
+        do {
+            let successor = try Successor(
+                start, note, variables: serviceSettings.variables, metrics: metrics.descriptors, loop: context.loop,
+                logger: context.logger,
+                limits: .init(readyMax: config.connect.timeout + Self.upgradeReserve, graceMax: config.gracePeriod + .seconds(2))
+            ) { [unowned self] result in
+                switch result {
+                case .success: self.send(.successorReady)
+                case .failure(let error): self.upgradeFailed("\(error)")
+                }
+            }
+            successors.append(successor)
+            successor.ended = { [unowned self, unowned successor] status in
+                if self.isReplaced, self.successors.last === successor {
+                    self.context.logger.warn(.main, "the new process ended") { $0.field("status", status.description) }
+                }
+                self.successors.removeAll { $0 === successor }
+            }
+        } catch {
+            upgradeFailed("\(error)")
+        }
+    }
+
+    private func upgradeFailed(_ reason: String) {
+        context.logger.error(.main, "upgrade failed, nothing changed") { $0.field("err", reason) }
+        services.status("\(status); the last upgrade failed: \(reason)")
+        send(.successorFailed)
+    }
+
+    private func handOver(reloads: Bool) {
+        guard let successor = successors.last else { preconditionFailure("nobody to hand over to") }
+        isReplaced = true
+        context.logger.info(.main, "handing over") { $0.field("pid", Int(successor.pid)) }
+        services.handOver(to: successor.pid, status: status)
+        metrics.release()
+        successor.takeOver()
+        if reloads { successor.reload() }
+        overlap = CallbackTimer(context.loop) { [unowned self] in self.drain(self.config.drainTimeout) }
+        overlap?.schedule(after: ListenerSet.overlap)
+    }
+
+    // MARK: The end
+
+    /// Takes nothing new; what runs may go on for `time`, or, when that is zero, for as long as it takes.
+    private func drain(_ time: Duration) {
+        context.logger.info(.main, "draining") {
+            if time > .zero { $0.field("grace_period", time) }
+        }
+        statusTimer?.cancel()
+        overlap?.cancel()
+        if time > .zero {
+            drainDeadline = context.loop.now + time
+            limit?.schedule(at: drainDeadline)
+        }
+        listeners.stop()
+    }
+
+    private func end(_ code: Int32, cutting: Bool) {
+        if cutting {
+            context.logger.warn(.main, "cutting what still runs")
+            listeners.abandon()
+        }
+        metrics.close()
+        context.logger.info(.main, "stopped")
+        // What was sent last is given time to arrive, but no more than the grace period has left.
+        let left = drainDeadline == .never ? Duration.seconds(2) : drainDeadline - context.loop.now
+        context.end(code, lingerMax: cutting ? .milliseconds(100) : max(.milliseconds(100), min(.seconds(2), left)))
     }
 }

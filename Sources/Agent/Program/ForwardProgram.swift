@@ -33,7 +33,7 @@ final class ForwardProgram {
             }
             forwarders += opened
         }
-        try context.watchSignals { [unowned self] in self.stop() }
+        try context.watchSignals { [unowned self] _ in self.stop() }
     }
 
     /// Runs until a signal; the exit status.

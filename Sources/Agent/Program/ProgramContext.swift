@@ -43,16 +43,26 @@ final class ProgramContext {
         resolver = Resolver(loop)
     }
 
-    /// Calls `handler` for each SIGTERM and SIGINT.
-    func watchSignals(_ handler: @escaping () -> Void) throws(ProgramError) {
+    /// Calls `handler` for each of the signals, by default those that end a program.
+    func watchSignals(_ numbers: [Int32] = [SIGTERM, SIGINT], _ handler: @escaping (Int32) -> Void) throws(ProgramError) {
         let logger = logger
         do {
-            signals = try SignalSource(loop, signals: [SIGTERM, SIGINT]) { number in
-                logger.info(.main, "received signal") { $0.field("signal", number == SIGINT ? "interrupt" : "terminated") }
-                handler()
+            signals = try SignalSource(loop, signals: numbers) { number in
+                logger.info(.main, "received signal") { $0.field("signal", Self.name(number)) }
+                handler(number)
             }
         } catch {
             throw ProgramError("\(error)")
+        }
+    }
+
+    private static func name(_ signal: Int32) -> String {
+        switch signal {
+        case SIGTERM: "terminated"
+        case SIGINT: "interrupt"
+        case SIGHUP: "hangup"
+        case SIGUSR2: "user defined signal 2"
+        default: "\(signal)"
         }
     }
 

@@ -20,7 +20,7 @@ final class TCPService: TunnelService {
     fileprivate let endpoint: String
     fileprivate let loop: Loop
     fileprivate let dialer: Dialer
-    fileprivate let settings: TCPServiceSettings
+    fileprivate private(set) var settings: TCPServiceSettings
     fileprivate let logger: Logger
 
     init(endpoint: String, loop: Loop, dialer: Dialer, settings: TCPServiceSettings, logger: Logger) {
@@ -30,6 +30,8 @@ final class TCPService: TunnelService {
         self.settings = settings
         self.logger = logger
     }
+
+    override func change(_ accessLog: AccessLogSettings) { settings.accessLog = accessLog }
 
     override func serve(_ stream: consuming IncomingStream) {
         TCPConnection(self, stream).start()

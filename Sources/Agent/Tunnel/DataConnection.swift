@@ -39,7 +39,9 @@ final class DataConnection: ChannelDelegate, StreamOwner {
         look()
     }
 
-    var isRetired: Bool { pool.isStopping }
+    /// Go-away was said over the session, and this is another connection: until the server must have heard of it, it may use
+    /// this one again.
+    var isRetired: Bool { pool.hasSettled }
 
     /// Takes no new stream or exchange, and ends when what runs is done.
     func finishSoon() {

@@ -23,6 +23,8 @@ final class DataPool {
     private var lastWarning: Instant?
     /// Whether the listener takes no new streams.
     private(set) var isStopping = false
+    /// Whether the server must have heard of that.
+    private(set) var hasSettled = false
     /// Called when nothing is left after `stop`.
     var emptied: () -> Void = {}
 
@@ -130,6 +132,7 @@ final class DataPool {
         send(.stop)
         cancelAttempts()
         settle = CallbackTimer(loop) { [unowned self] in
+            self.hasSettled = true
             for connection in Array(self.connections.values) { connection.finishSoon() }
         }
         settle?.schedule(after: TunnelSession.settleTime)

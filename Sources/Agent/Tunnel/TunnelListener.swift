@@ -28,6 +28,10 @@ final class TunnelListener {
     private var timer: CallbackTimer?
     private let finished: () -> Void
     private var hasToldFinished = false
+    /// Called when `isConnected` or `hasTried` may have changed.
+    var changed: () -> Void = {}
+    /// Whether an attempt to connect has come to an end, good or bad.
+    private(set) var hasTried = false
 
     /// `finished` runs once, when nothing is left after `stop` or `abandon`.
     init(
@@ -99,6 +103,7 @@ final class TunnelListener {
                 if case .wait(let backoff) = action { $0.field("backoff", backoff) }
             }
             perform(action)
+            changed()
         } else if let index = retired.firstIndex(where: { $0 === session }) {
             retired.remove(at: index)
             send(.retiredEnded)
@@ -124,6 +129,8 @@ final class TunnelListener {
         }
         pool?.granted(connection.upgraded.pool, credential: connection.upgraded.credential)
         send(.opened)
+        hasTried = true
+        changed()
     }
 
     private func connectFailed(_ error: ConnectError) {
@@ -137,6 +144,8 @@ final class TunnelListener {
             if case .wait(let backoff) = action { $0.field("backoff", backoff) }
         }
         perform(action)
+        hasTried = true
+        changed()
     }
 
     // MARK: Actions

@@ -3,6 +3,7 @@
 
 internal import Memory
 internal import Reactor
+internal import Telemetry
 internal import Transport
 
 /// A stream that the server opened.
@@ -31,6 +32,9 @@ struct IncomingStream: ~Copyable {
 class TunnelService {
     /// Serves a new stream.
     func serve(_ stream: consuming IncomingStream) {}
+
+    /// Requests are logged in another way from now on.
+    func change(_ accessLog: AccessLogSettings) {}
 
     /// No more streams come: idle connections to the service are of no more use.
     func close() {}

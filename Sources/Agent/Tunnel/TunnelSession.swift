@@ -11,7 +11,7 @@ internal import Wire
 /// A session and its connections.
 final class TunnelSession: MuxSessionDelegate, StreamOwner {
     /// How long streams may be on their way when go-away was said.
-    static let settleTime = Duration.milliseconds(250)
+    static let settleTime = Duration.milliseconds(500)
 
     /// The server's address as text, for X-Forwarded-For.
     let peerHost: String
@@ -38,7 +38,7 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
         isRetired = true
         settle = CallbackTimer(loop) { [unowned self] in self.settled() }
         settle?.schedule(after: Self.settleTime)
-        mux.goAway()
+        mux.goAway(acceptingLate: true)
     }
 
     /// Ends at once; streams that run are cut.
@@ -67,6 +67,7 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
 
     private func settled() {
         hasSettled = true
+        mux?.refuseLateStreams()
         for connection in Array(connections.values) { connection.finishSoon() }
         closeIfDone()
     }

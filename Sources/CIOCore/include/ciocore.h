@@ -302,6 +302,8 @@ int64_t cio_descriptor_size(int descriptor);
 ssize_t cio_descriptor_read_at(int descriptor, void *bytes, size_t length, uint64_t offset);
 /* Processors this process may run on (affinity and cgroup quota, at least 1). */
 unsigned cio_processor_count(void);
+/* The path with which this process's program was executed, as execve got it; NULL when the kernel does not say. Never freed. */
+const char *cio_started_path(void);
 /* Raises the soft limit of open files to the hard one; returns the limit in force. */
 uint64_t cio_descriptor_limit_raise(void);
 /* Fills with random bytes from the kernel. */

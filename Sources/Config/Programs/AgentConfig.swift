@@ -27,6 +27,8 @@ public struct AgentConfig: Configuration {
     public var log = LogConfig()
     /// The time that requests have to end after SIGTERM.
     public var gracePeriod = Duration.seconds(60)
+    /// The time that they have on what a reload or an upgrade took out of use; zero means no limit.
+    public var drainTimeout = Duration.zero
     public var ioBackend = IOBackend.auto
 
     public init() {}
@@ -56,6 +58,12 @@ public struct AgentConfig: Configuration {
                 Setting(
                     "grace_period", \.gracePeriod, check: Rule.positive,
                     "How long requests may go on after SIGTERM before they are cut."),
+                Setting(
+                    "reload.drain_timeout", \.drainTimeout, check: Rule.notNegative,
+                    """
+                    How long requests and connections may go on at a listener that a reload removed or changed, and in the old \
+                    process after an upgrade, before they are cut. 0 means for as long as it takes.
+                    """),
                 Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help),
             ],
         lists: [

@@ -8,15 +8,19 @@ extension Configuration {
         _ invocation: Invocation, environment: [String: String],
         read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
     ) throws(ConfigError) {
-        var file: ConfigFile?
-        if let path = invocation.configPath {
-            do throws(Failure) {
-                file = ConfigFile(name: path, bytes: try read(path, ConfigFile.bytesMax))
-            } catch {
-                throw ConfigError("--config.path: \(error)")
-            }
+        try self.init(invocation, file: try Self.file(invocation, read), environment: environment)
+    }
+
+    /// The file that the invocation names.
+    static func file<Failure: Error>(
+        _ invocation: Invocation, _ read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
+    ) throws(ConfigError) -> ConfigFile? {
+        guard let path = invocation.configPath else { return nil }
+        do throws(Failure) {
+            return ConfigFile(name: path, bytes: try read(path, ConfigFile.bytesMax))
+        } catch {
+            throw ConfigError("--config.path: \(error)")
         }
-        try self.init(invocation, file: file, environment: environment)
     }
 
     /// The configuration that the invocation asks for: defaults, then the file, then flags, then the command's arguments.
@@ -25,14 +29,46 @@ extension Configuration {
         _ invocation: Invocation, file: ConfigFile?, environment: [String: String]
     ) throws(ConfigError) {
         self.init()
-        if let file {
-            try apply(
-                invocation.expandsEnvironment
-                    ? EnvironmentExpansion.expand(file, environment: environment) : file)
-        }
+        try apply(invocation, file: file, environment: environment)
         try Self.apply(invocation.flags, Self.schema.settings, to: &self)
         try complete(invocation)
         try validate()
+    }
+}
+
+extension Configuration {
+    /// Takes what the file says, if there is one.
+    fileprivate mutating func apply(
+        _ invocation: Invocation, file: ConfigFile?, environment: [String: String]
+    ) throws(ConfigError) {
+        guard let file else { return }
+        try apply(invocation.expandsEnvironment ? EnvironmentExpansion.expand(file, environment: environment) : file)
+    }
+}
+
+/// A configuration, and what its file alone says: a program that reads its file again compares them.
+public struct LoadedConfiguration<Value: Configuration>: Sendable {
+    public let value: Value
+    /// Defaults and the file, without flags.
+    private let file: Value
+    private let flags: Set<String>
+
+    /// Reads the file that the invocation names, if it names one; the rest is as for the configuration.
+    public init<Failure: Error>(
+        _ invocation: Invocation, environment: [String: String],
+        read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
+    ) throws(ConfigError) {
+        let bytes = try Value.file(invocation, read)
+        value = try Value(invocation, file: bytes, environment: environment)
+        var file = Value()
+        try file.apply(invocation, file: bytes, environment: environment)
+        self.file = file
+        flags = Set(invocation.flags.map(\.name))
+    }
+
+    /// Keys of which the file says something else than it did `before`, to no effect, because a flag fixes them.
+    public func keysFixedByFlags(since before: LoadedConfiguration) -> [String] {
+        Value.schema.settings.filter { flags.contains($0.flag) && $0.texts(file) != $0.texts(before.file) }.map(\.path)
     }
 }
 

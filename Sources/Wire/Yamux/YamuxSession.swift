@@ -99,6 +99,8 @@ public struct YamuxSession: ~Copyable {
     public private(set) var failure: YamuxError?
     /// The go-away that we sent.
     public private(set) var localGoAway: YamuxGoAwayCode?
+    /// Whether streams that the peer opens are taken although we said go-away: it may not have heard it yet.
+    private var acceptsLateStreams = false
     /// The go-away that the peer sent.
     public private(set) var remoteGoAway: YamuxGoAwayCode?
 
@@ -197,15 +199,20 @@ public struct YamuxSession: ~Copyable {
     }
 
     /// Tells the peer to open no more streams. Those that run go on, unless the code says that the session is over. A second
-    /// call does nothing unless it turns `normal` into an error.
-    public mutating func goAway(_ code: YamuxGoAwayCode) {
+    /// call does nothing unless it turns `normal` into an error. With `acceptingLate`, streams that the peer opened before it
+    /// heard of it are taken, until `refuseLateStreams`.
+    public mutating func goAway(_ code: YamuxGoAwayCode, acceptingLate: Bool = false) {
         if let localGoAway, localGoAway != .normal || code == .normal { return }
         localGoAway = code
+        acceptsLateStreams = acceptingLate && code == .normal
         send(YamuxHeader(.goAway, length: code.rawValue))
     }
 
     /// Asks the peer to open no more streams and to go elsewhere, while streams of ours may still be opened.
     public mutating func askToLeave() { send(YamuxHeader(.goAway, length: YamuxGoAwayCode.normal.rawValue)) }
+
+    /// From now on a stream that the peer opens is refused, if we said go-away.
+    public mutating func refuseLateStreams() { acceptsLateStreams = false }
 
     // MARK: Time
 
@@ -424,7 +431,7 @@ public struct YamuxSession: ~Copyable {
             refuse(header, dataLength: isData ? header.length : 0)
             return nil
         }
-        guard localGoAway == nil, streams.count < limits.streamsMax else {
+        guard localGoAway == nil || acceptsLateStreams, streams.count < limits.streamsMax else {
             try budgets.drawChurn(now: clock)
             refuse(header, dataLength: isData ? header.length : 0)
             return nil

@@ -1,0 +1,19 @@
+// The counters of all endpoints of the process. They outlive the listeners that count: an endpoint's go on over a reload.
+
+/// Counters by endpoint.
+final class MetricsRegistry {
+    private(set) var endpoints: [EndpointMetrics] = []
+
+    /// The counters of an endpoint, which all its listeners share.
+    func metrics(of endpoint: String) -> EndpointMetrics {
+        if let known = endpoints.first(where: { $0.endpoint == endpoint }) { return known }
+        let made = EndpointMetrics(endpoint: endpoint)
+        endpoints.append(made)
+        return made
+    }
+
+    /// Forgets the endpoints that have no listener any more.
+    func keep(only names: Set<String>) {
+        endpoints.removeAll { !names.contains($0.endpoint) }
+    }
+}

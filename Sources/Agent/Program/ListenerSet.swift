@@ -1,0 +1,255 @@
+// The listeners of an agent over reloads: those that serve, and those that leave.
+//
+// Make before break: a listener that was replaced goes on until its successor is connected, or has had the time of one attempt
+// for it; then it says go-away and finishes what runs. One that is not connected itself has nothing to keep and goes at once.
+// Both serve for a moment, `overlap`: requests that the server's processes passed on among themselves for the sake of the old
+// one, before they knew of the new one, still find it.
+
+internal import Base
+internal import Config
+internal import Reactor
+internal import Telemetry
+
+/// The listeners of the process.
+final class ListenerSet {
+    /// A listener of the configuration.
+    private final class Entry {
+        var config: ListenerConfig
+        var tunnel: TunnelListener!
+        var service: TunnelService!
+
+        init(_ config: ListenerConfig) { self.config = config }
+    }
+
+    /// A listener that is not in the configuration any more.
+    private final class Leaving {
+        let entry: Entry
+        /// The one that it waits for; nil: it drains.
+        var successor: Entry?
+        /// The end of the wait, then of the drain.
+        var timer: CallbackTimer?
+
+        init(_ entry: Entry, successor: Entry?) {
+            self.entry = entry
+            self.successor = successor
+        }
+    }
+
+    /// How long the old and the new one both serve.
+    static let overlap = Duration.milliseconds(250)
+    /// Listeners that leave; beyond that the oldest is cut.
+    static let leavingMax = 64
+
+    private let context: ProgramContext
+    private let registry: MetricsRegistry
+    private var config: AgentConfig
+    private var connector: ServerConnector
+    /// In the order of the configuration.
+    private var entries: [Entry] = []
+    /// Oldest first.
+    private var leaving: [Leaving] = []
+    private var isStopping = false
+    /// Called when a listener's connection came or went, or a first attempt failed.
+    var changed: () -> Void = {}
+    /// Called when nothing is left after `stop`.
+    var finished: () -> Void = {}
+
+    init(_ context: ProgramContext, _ registry: MetricsRegistry, _ config: AgentConfig) {
+        self.context = context
+        self.registry = registry
+        self.config = config
+        connector = Self.connector(context, config)
+        entries = config.listeners.map { makeEntry($0) }
+    }
+
+    var count: Int { entries.count }
+    var connectedCount: Int { entries.count { $0.tunnel.isConnected } }
+    /// Whether each is connected or has failed to connect.
+    var isSettled: Bool { entries.allSatisfy { $0.tunnel.isConnected || $0.tunnel.hasTried } }
+
+    /// Connects all.
+    func start() {
+        for entry in entries { entry.tunnel.start() }
+    }
+
+    /// Goes over to the next configuration, as the plan for it says.
+    func apply(_ plan: ReloadPlan, _ next: AgentConfig) {
+        if next.connect.url == config.connect.url {
+            connector.timeout = next.connect.timeout
+        } else {
+            connector = Self.connector(context, next)
+        }
+        config = next
+        let old = entries
+        var fresh: [Entry] = []
+        var replaced: [(Entry, by: Entry)] = []
+        entries = zip(plan.sources, next.listeners).map { source, config in
+            let entry: Entry
+            switch source {
+            case .kept(let index):
+                return old[index]
+            case .keptWithOtherLog(let index):
+                old[index].config = config
+                old[index].service.change(AccessLogSettings(config.accessLog))
+                return old[index]
+            case .replaces(let index):
+                entry = makeEntry(config)
+                replaced.append((old[index], by: entry))
+            case .added:
+                entry = makeEntry(config)
+            }
+            fresh.append(entry)
+            return entry
+        }
+        for entry in fresh { entry.tunnel.start() }
+        for (entry, successor) in replaced { leave(entry, successor) }
+        for index in plan.removed { leave(old[index], nil) }
+    }
+
+    /// Takes nothing new and ends when what runs is done; `finished` is called then.
+    func stop() {
+        if isStopping { return }
+        isStopping = true
+        for entry in entries { leaving.append(Leaving(entry, successor: nil)) }
+        entries = []
+        for one in leaving {
+            one.successor = nil
+            one.timer?.cancel()
+            one.entry.tunnel.stop()
+        }
+        tellIfFinished()
+    }
+
+    /// Ends at once.
+    func abandon() {
+        for one in leaving { one.entry.tunnel.abandon() }
+    }
+
+    // MARK: Making
+
+    private static func connector(_ context: ProgramContext, _ config: AgentConfig) -> ServerConnector {
+        ServerConnector(loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout)
+    }
+
+    private func makeEntry(_ listener: ListenerConfig) -> Entry {
+        let entry = Entry(listener)
+        entry.service = makeService(listener)
+        entry.tunnel = TunnelListener(
+            endpoint: listener.endpointID, loop: context.loop, connector: connector, service: entry.service,
+            logger: context.logger, transport: config.connect.transport
+        ) { [unowned self, unowned entry] in
+            self.ended(entry)
+        }
+        entry.tunnel.changed = { [unowned self] in self.noteChange() }
+        context.logger.info(.main, "starting listener") {
+            $0.field("endpoint-id", listener.endpointID)
+            $0.field("protocol", listener.protocol.rawValue)
+            $0.field("addr", listener.address.settingText)
+        }
+        return entry
+    }
+
+    private func makeService(_ listener: ListenerConfig) -> TunnelService {
+        let dialer = Dialer(
+            loop: context.loop, resolver: context.resolver, host: listener.address.host, port: listener.address.port)
+        switch listener.protocol {
+        case .http:
+            return HTTPService(
+                endpoint: listener.endpointID, loop: context.loop, dialer: dialer, settings: HTTPServiceSettings(listener),
+                metrics: registry.metrics(of: listener.endpointID), logger: context.logger)
+        case .tcp:
+            return TCPService(
+                endpoint: listener.endpointID, loop: context.loop, dialer: dialer, settings: TCPServiceSettings(listener),
+                logger: context.logger)
+        }
+    }
+
+    // MARK: Leaving
+
+    private func leave(_ entry: Entry, _ successor: Entry?) {
+        let waits = successor != nil && entry.tunnel.isConnected
+        // Those that waited for this one wait for its successor, if it has one.
+        for one in leaving where one.successor === entry {
+            if let successor { one.successor = successor } else { drain(one) }
+        }
+        let one = Leaving(entry, successor: waits ? successor : nil)
+        leaving.append(one)
+        if waits {
+            one.timer = CallbackTimer(context.loop) { [unowned self, unowned one] in
+                self.context.logger.warn(.main, "the changed listener is not connected yet; the old one goes") {
+                    $0.field("endpoint-id", one.entry.config.endpointID)
+                }
+                self.drain(one)
+            }
+            one.timer?.schedule(after: config.connect.timeout)
+        } else {
+            drain(one)
+        }
+        if leaving.count > Self.leavingMax { leaving[0].entry.tunnel.abandon() }
+    }
+
+    private func noteChange() {
+        for one in leaving where one.successor?.tunnel.isConnected == true {
+            one.successor = nil
+            one.timer = CallbackTimer(context.loop) { [unowned self, unowned one] in self.drain(one) }
+            one.timer?.schedule(after: Self.overlap)
+        }
+        changed()
+    }
+
+    private func drain(_ one: Leaving) {
+        one.successor = nil
+        one.timer?.cancel()
+        if config.drainTimeout > .zero {
+            one.timer = CallbackTimer(context.loop) { [unowned self, unowned one] in
+                self.context.logger.warn(.main, "cutting what still runs") { $0.field("endpoint-id", one.entry.config.endpointID) }
+                one.entry.tunnel.abandon()
+            }
+            one.timer?.schedule(after: config.drainTimeout)
+        }
+        context.logger.info(.main, "listener drains") { $0.field("endpoint-id", one.entry.config.endpointID) }
+        one.entry.tunnel.stop()
+    }
+
+    private func ended(_ entry: Entry) {
+        // It may have ended within `stop` or `abandon`, whose callers still use it.
+        guard let index = leaving.firstIndex(where: { $0.entry === entry }) else { return }
+        let one = leaving.remove(at: index)
+        one.timer?.cancel()
+        context.logger.info(.main, "listener ended") { $0.field("endpoint-id", entry.config.endpointID) }
+        registry.keep(only: Set((entries + leaving.map(\.entry)).map(\.config.endpointID)))
+        tellIfFinished()
+    }
+
+    private func tellIfFinished() {
+        if isStopping, leaving.isEmpty { finished() }
+    }
+}
+
+extension AccessLogSettings {
+    init(_ config: AccessLogConfig) {
+        self.init(
+            isDisabled: config.isDisabled, level: config.level,
+            requestHeaders: Telemetry.HeaderFilter(allow: config.requestHeaders.allowList, block: config.requestHeaders.blockList),
+            responseHeaders: Telemetry.HeaderFilter(
+                allow: config.responseHeaders.allowList, block: config.responseHeaders.blockList))
+    }
+}
+
+extension HTTPServiceSettings {
+    init(_ listener: ListenerConfig) {
+        timeout = listener.timeout
+        keepAliveInterval = listener.httpClient.keepAliveTimeout
+        idleTimeout = listener.httpClient.idleConnectionTimeout
+        idleMax = listener.httpClient.idleConnectionsMax < 0 ? .max : listener.httpClient.idleConnectionsMax
+        pathPrefix = listener.address.pathPrefix
+        accessLog = AccessLogSettings(listener.accessLog)
+    }
+}
+
+extension TCPServiceSettings {
+    init(_ listener: ListenerConfig) {
+        timeout = listener.timeout
+        accessLog = AccessLogSettings(listener.accessLog)
+    }
+}
