@@ -111,6 +111,9 @@ static int uring_make(struct uring_state *state, const struct cio_loop_options *
     *what = "ring of receive buffers";
     result = buffer_ring_create(&state->ring, &state->buffers, count, bytes);
     if (result < 0) return result;
+    *what = "restriction of the ring";
+    result = ring_enable(&state->ring);
+    if (result < 0) return result;
     state->bundles = (state->ring.features & RING_FEATURE_BUNDLE) != 0;
     uint32_t half = count * bytes / 2; /* the kernel ends a receive at once whose limit is more than all buffers hold */
     state->receive_limit = half < RECEIVE_LIMIT ? half : RECEIVE_LIMIT;

@@ -36,15 +36,22 @@ enum NodeStart {
                 if let node { node.handle(.terminate) } else { exit(0) }
             }
         }
+        // A process that is pid 1 has everybody's orphans to reap.
+        let reaper = try orFail("signals") { () throws(SystemError) in
+            try OrphanReaper(loop) { pid in log.debug(.main, "reaped an orphan") { $0.field("pid", Int(pid)) } }
+        }
+        let confinement = try WorkerConfinement(config, log: log)
         let ports = try bind(loop, config)
         let made = try orFail("counters") { () throws(SystemError) in
             try Node(loop, config: config, log: log, ports: ports, workerPath: workerPath, room: room)
         }
         let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0) }
+        made.processes.confinement = confinement
         node = made
         made.start(controlServer)
         loop.run()
         signals.close()
+        reaper.close()
         return made.exitCode
     }
 

@@ -52,13 +52,15 @@ final class ProcessTable {
     private(set) var workers: [WorkerProcess] = []
     private let loop: Loop
     private let path: String
-    private let arguments: [String]
+    private let backend: String
+    /// What workers that are started from now on give up.
+    var confinement = WorkerConfinement()
 
     /// `path` is the worker program's.
     init(_ loop: Loop, path: String, backend: String) {
         self.loop = loop
         self.path = path
-        arguments = ["piko-worker", "--io-backend", backend]
+        self.backend = backend
     }
 
     /// The worker with the number.
@@ -73,7 +75,8 @@ final class ProcessTable {
         var pair = try MessageSocket.pair()
         let theirs = pair.takeSecond()
         let link = try WorkerLink(loop, worker: worker, adopting: pair.takeFirst(), owner: owner)
-        var description = ProcessDescription(path: path, arguments: arguments, environment: ProgramEnvironment.strings)
+        let words = ["piko-worker", "--io-backend", backend] + confinement.words
+        var description = ProcessDescription(path: path, arguments: words, environment: ProgramEnvironment.strings)
         description.descriptors = [theirs.raw]
         description.diesWithParent = true
         do {

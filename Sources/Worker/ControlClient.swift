@@ -53,7 +53,9 @@ final class ControlClient: MessageDelegate {
             end("control socket: \(error)")
             return
         }
-        guard descriptors.count == message.descriptorCount else {
+        if descriptors.isShort {
+            worker?.descriptorsMissing()
+        } else if descriptors.count != message.descriptorCount {
             end("control socket: unexpected descriptors")
             return
         }
@@ -81,8 +83,12 @@ final class ControlClient: MessageDelegate {
         switch message {
         case .accepted(let listener, _, let peers):
             for peer in peers {
-                guard let descriptor = descriptors.take(.streamSocket) else { continue }
-                worker.adopt(descriptor, listener: listener, peer: peer)
+                if descriptors.count == 0 {
+                    // Its descriptor found no number here and is closed.
+                    worker.shed(listener)
+                } else if let descriptor = descriptors.take(.streamSocket) {
+                    worker.adopt(descriptor, listener: listener, peer: peer)
+                }
             }
         case .sibling(let id):
             guard let descriptor = descriptors.take(.messageSocket) else { return }

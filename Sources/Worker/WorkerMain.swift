@@ -1,9 +1,13 @@
-// The worker's entry: a loop, and the control socket that the supervisor left as descriptor 3. Not meant to be started by
-// hand.
+// The worker's entry: it gives up what it does not need, makes a loop, and takes the control socket that the supervisor left
+// as descriptor 3. Not meant to be started by hand.
+//
+// The order: what reads files first, then privileges go, then the loop is made, then every system call goes that the loop
+// has no need of. The first byte from outside is read after all that.
 
 import Base
 import Config
 import Control
+import Crypto
 import Glibc
 import Memory
 import Reactor
@@ -15,14 +19,21 @@ enum WorkerMain {
     static let controlDescriptor: Int32 = 3
 
     static func main() {
-        let words = Array(CommandLine.arguments.dropFirst())
-        guard words.count == 2, words[0] == "--io-backend", let backend = BackendChoice(rawValue: words[1]) else {
+        guard let options = WorkerOptions(Array(CommandLine.arguments.dropFirst())) else {
             fail("piko-worker is started by piko-supervisor; see piko server --help", code: 2)
         }
         System.raiseDescriptorLimit()
         signal(SIGPIPE, SIG_IGN)
         do {
-            let loop = try Loop(backend: backend, limits: LoopLimits())
+            // Without a filter, whoever asks the Swift runtime for its own report of crashes (SWIFT_BACKTRACE) gets it: it
+            // needs a second process.
+            let ownReport = options.isFiltered || ProgramEnvironment.variables["SWIFT_BACKTRACE"] == nil
+            try StackReport.install(json: !ProgramEnvironment.isTerminal(2), crashes: ownReport)
+            // Libraries that read files do so now.
+            MessageAuthentication.prepare()
+            try Confinement.dropPrivileges(options.user)
+            let loop = try Loop(backend: options.backend, limits: LoopLimits())
+            if options.isFiltered { _ = try Confinement.filterSystemCalls() }
             let control = try ControlClient(loop, descriptor: OwnedDescriptor(controlDescriptor))
             loop.run()
             if let failure = control.failure { fail("piko-worker: \(failure)", code: 1) }
@@ -36,5 +47,34 @@ enum WorkerMain {
         line.append(reason + "\n")
         InheritedOutput.write(descriptor: 2, bytes: line.span)
         exit(code)
+    }
+}
+
+/// What the supervisor's command line says.
+struct WorkerOptions: Equatable {
+    var backend = BackendChoice.auto
+    /// Who to become; nil: nobody else.
+    var user: UserIdentity?
+    var isFiltered = true
+
+    /// Nil for anything that a supervisor of this version does not write.
+    init?(_ words: [String]) {
+        guard words.count.isMultiple(of: 2) else { return nil }
+        for index in stride(from: 0, to: words.count, by: 2) {
+            let value = words[index + 1]
+            switch words[index] {
+            case "--io-backend":
+                guard let choice = BackendChoice(rawValue: value) else { return nil }
+                backend = choice
+            case "--user":
+                guard let identity = UserIdentity(text: value) else { return nil }
+                user = identity
+            case "--seccomp":
+                guard let wanted = Bool(value) else { return nil }
+                isFiltered = wanted
+            default: return nil
+            }
+        }
+        if words.first != "--io-backend" { return nil }
     }
 }
