@@ -223,19 +223,22 @@ static void program_build(struct program *program) {
     emit_return(program, SECCOMP_RET_KILL_PROCESS);
 }
 
-int cio_filter_install(void) {
+int cio_filter_install(bool every_thread) {
     static struct program program; /* too large for a frame; the kernel copies it */
     program.count = 0;
     program_build(&program);
     struct sock_fprog description = {.len = program.count, .filter = program.rows};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -errno;
-    long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &description);
+    long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, every_thread ? SECCOMP_FILTER_FLAG_TSYNC : 0ul, &description);
     if (result > 0) return -EBUSY; /* a thread that has a filter of its own */
     return result == 0 ? 0 : -errno;
 }
 
 #else
 
-int cio_filter_install(void) { return -EOPNOTSUPP; }
+int cio_filter_install(bool every_thread) {
+    (void)every_thread;
+    return -EOPNOTSUPP;
+}
 
 #endif

@@ -69,10 +69,10 @@ public enum Confinement {
         try cio_privileges_drop(identity != nil, wanted.user, wanted.group).orThrow("give up privileges")
     }
 
-    /// Refuses this process every system call but those of a loop that has been made. False where there is no filter: another
-    /// architecture, or a build with a sanitizer.
-    public static func filterSystemCalls() throws(SystemError) -> Bool {
-        let result = cio_filter_install()
+    /// Refuses this process, or only this thread of it, every system call but those of a loop that has been made. False where
+    /// there is no filter: another architecture, or a build with a sanitizer.
+    public static func filterSystemCalls(everyThread: Bool = true) throws(SystemError) -> Bool {
+        let result = cio_filter_install(everyThread)
         if result == -EOPNOTSUPP { return false }
         try result.orThrow("seccomp")
         return true

@@ -314,9 +314,9 @@ int cio_privileges_drop(bool change_user, uid_t uid, gid_t gid);
 /* Whether a child of this process could become that user, and this process could still end it: tries it. 0 or -errno. */
 int cio_privileges_probe(uid_t uid, gid_t gid);
 
-/* From here on this process makes only the system calls that a worker needs for the loop that it has made (filter.c); any
+/* From here on this process, or this thread and those that it starts, makes only the system calls that a worker needs for the loop that it has made (filter.c); any
  * other ends it with SIGSYS. -EOPNOTSUPP: an architecture for which there is no table, or a build with a sanitizer. */
-int cio_filter_install(void);
+int cio_filter_install(bool every_thread);
 
 /* Whenever this process gets the signal, it writes the stack of the calling thread to stderr and goes on: one line, JSON
  * or for people. With `crashes`, so do the signals of a crash before they end it. For one thread of a process; to be

@@ -190,12 +190,12 @@ extension ServerConfig.Process {
             "user", \.user, check: Rule.account,
             """
             The user that the workers run as, when the server is root: USER or USER:GROUP, names or numbers. By default \
-            piko, or nobody where there is no such user. root leaves them root, without capabilities. See security.md.
+            piko, or nobody where there is no such user. root leaves them root, without capabilities. See docs/security.md.
             """),
         Setting(
             "seccomp", \.isFiltered,
             """
-            Hold each worker to the system calls that it needs; any other ends it. See security.md.
+            Hold each worker to the system calls that it needs; any other ends it. See docs/security.md.
             """),
     ]
 }

@@ -1,0 +1,157 @@
+"""What workers give up: user, capabilities, system calls; and what they say when they are asked, or crash."""
+
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import programs
+from peer.http1 import request, wait_until
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of another user")
+OTHER = 65534
+
+
+def status(pid):
+    fields = {}
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        fields[name] = value.strip()
+    return fields
+
+
+def has_user(name):
+    try:
+        pwd.getpwnam(name)
+        return True
+    except KeyError:
+        return False
+
+
+def become_other():
+    os.setgroups([])
+    os.setresgid(OTHER, OTHER, OTHER)
+    os.setresuid(OTHER, OTHER, OTHER)
+
+
+def is_sanitized(pid):
+    return any("asan" in line or "tsan" in line for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+
+
+@root_only
+@pytest.mark.parametrize("arguments, user, group", [
+    ((), "default", "default"), (("--server.user", "daemon"), "daemon", "daemon"), (("--server.user", "4321"), 4321, 4321),
+    (("--server.user", "4321:daemon"), 4321, "daemon"), (("--server.user", "root"), 0, 0),
+])
+def test_user(new_node, tunnel, host, arguments, user, group):
+    node = new_node(arguments=arguments)
+    account = pwd.getpwnam("piko" if has_user("piko") else "nobody")
+    names = {"default": (account.pw_uid, account.pw_gid), "daemon": (pwd.getpwnam("daemon").pw_uid, pwd.getpwnam("daemon").pw_gid)}
+    uid = names[user][0] if isinstance(user, str) else user
+    gid = names[group][1] if isinstance(group, str) else group
+    for worker in node.workers():
+        facts = status(worker)
+        assert facts["Uid"].split() == [str(uid)] * 4
+        assert facts["Gid"].split() == [str(gid)] * 4
+        assert facts["Groups"] == "" or uid == 0
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(facts[name], 16) == 0, facts
+        assert facts["NoNewPrivs"] == "1"
+        assert facts["Seccomp"] == ("0" if is_sanitized(worker) else "2")
+    tunnel(node)
+    assert request(node.proxy, host=host).status == 200
+    assert request(node.admin, target="/metrics", host="x").status == 200
+
+
+@root_only
+@pytest.mark.parametrize("user, reason", [
+    ("no-such-user-here", "there is no such user"), ("daemon:no-such-group", "there is no such group"),
+])
+def test_unknown_user(new_node, user, reason):
+    node = new_node(wait=False, arguments=["--server.user", user])
+    node.expected_errors = ["config: server.user"]
+    assert node.wait() == 1
+    assert node.logged("cannot start", err=f"config: server.user: {user}: {reason}"), node.tail()
+
+
+@root_only
+def test_server_that_is_not_root(new_node, tunnel, host):
+    node = new_node(before_exec=become_other, command=lambda *words: [*words, "--server.control-socket="])
+    for worker in node.workers():
+        facts = status(worker)
+        assert facts["Uid"].split() == [str(OTHER)] * 4 and facts["NoNewPrivs"] == "1" and int(facts["CapAmb"], 16) == 0
+    tunnel(node)
+    assert request(node.proxy, host=host).status == 200
+
+
+@root_only
+def test_server_that_is_not_root_has_no_other_users(new_node):
+    node = new_node(wait=False, before_exec=become_other, arguments=["--server.user", "daemon"])
+    node.expected_errors = ["config: server.user"]
+    assert node.wait() == 1
+    assert node.logged("cannot start", err="config: server.user: daemon: only a server that runs as root can have workers of another user")
+
+
+def test_without_filter(new_node, tunnel, host):
+    node = new_node(arguments=["--server.seccomp=false"])
+    for worker in node.workers():
+        assert status(worker)["Seccomp"] == "0" and status(worker)["NoNewPrivs"] == "1"
+    tunnel(node)
+    assert request(node.proxy, host=host).status == 200
+
+
+def test_refused_call_is_explained(new_node):
+    """A worker ended by its filter looks just like one that is sent that signal."""
+    node = new_node()
+    node.expected_errors = ["stack of a worker"]
+    os.kill(node.workers()[0], signal.SIGSYS)
+    line = node.wait_log("worker ended")
+    assert "docs/security.md" in line["status"]
+    wait_until(lambda: len(node.workers()) == 2, what="two workers again")
+
+
+def test_stack_on_request(new_node):
+    node = new_node()
+    for worker in node.workers():
+        for _ in range(3):
+            mark = node.mark()
+            os.kill(worker, signal.SIGUSR1)
+            line = node.wait_log("stack of a worker", after=mark, pid=worker)
+            assert line["level"] == "warn" and line["signal"] == signal.SIGUSR1
+            assert all(re.fullmatch(r"[\w.+?-]+\+0x[0-9a-f]+", frame) for frame in line["frames"])
+    addresses = [frame.split("+")[1] for frame in line["frames"] if frame.startswith("piko-worker+")]
+    assert len(addresses) >= 3
+    if shutil.which("addr2line"):
+        names = subprocess.run(["addr2line", "-f", "-i", "-e", programs.BIN / "piko-worker", *addresses],
+                               capture_output=True, text=True, check=True).stdout
+        assert "cio_loop_turn" in names and "runTurn" in names, names
+    assert request(node.admin, target="/health", host="x").status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGILL])
+def test_crash_leaves_its_stack(new_node, number):
+    node = new_node()
+    node.expected_errors = ["stack of a worker"]
+    victim = node.workers()[0]
+    if is_sanitized(victim):
+        pytest.skip("a sanitizer has its own")
+    os.kill(victim, number)
+    assert node.wait_log("worker ended", pid=victim)["status"] == f"signal {int(number)}"
+    line = node.wait_log("stack of a worker", pid=victim)
+    assert line["level"] == "error" and line["signal"] == number and len(line["frames"]) >= 3
+    wait_until(lambda: len(node.workers()) == 2, what="two workers again")
+
+
+@root_only
+def test_other_users_workers_end_with_their_supervisor(new_node):
+    node = new_node(workers=3)
+    for worker in node.workers():
+        os.kill(worker, signal.SIGSTOP)      # they can't notice by themselves
+    node.kill()                              # checks that no process of it is left
+    assert json.dumps(node.logged("stack of a worker")) == "[]"
