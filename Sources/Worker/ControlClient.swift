@@ -72,6 +72,11 @@ final class ControlClient: MessageDelegate {
             configure(setup, descriptors.take(.file))
             return
         }
+        if case .shutdown = message {
+            // Perhaps before there was a configuration.
+            end(nil)
+            return
+        }
         guard let worker else {
             end("control socket: no configuration")
             return
@@ -112,17 +117,19 @@ final class ControlClient: MessageDelegate {
             worker.isReady = ready
         case .drain(let milliseconds):
             worker.drain(within: .milliseconds(Int64(clamping: milliseconds)))
-        case .shutdown:
-            end(nil)
-        case .hello, .configure, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
+        case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
             .agentLeft:
             end("control socket: unexpected message")
         }
     }
 
     private func configure(_ setup: WorkerSetup, _ counters: consuming OwnedDescriptor?) {
-        guard worker == nil, let counters else {
+        guard worker == nil else {
             end("control socket: configured twice")
+            return
+        }
+        guard let counters else {
+            end("no descriptor for the counters")
             return
         }
         do {

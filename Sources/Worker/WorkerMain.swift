@@ -11,6 +11,7 @@ import Crypto
 import Glibc
 import Memory
 import Reactor
+import Telemetry
 
 /// `piko-worker`.
 @main
@@ -20,7 +21,10 @@ enum WorkerMain {
 
     static func main() {
         guard let options = WorkerOptions(Array(CommandLine.arguments.dropFirst())) else {
-            fail("piko-worker is started by piko-supervisor; see piko server --help", code: 2)
+            var line = ByteBuffer()
+            line.append("piko-worker is started by piko-supervisor; see piko server --help\n")
+            InheritedOutput.write(descriptor: 2, bytes: line.span)
+            exit(2)
         }
         System.raiseDescriptorLimit()
         signal(SIGPIPE, SIG_IGN)
@@ -36,17 +40,21 @@ enum WorkerMain {
             if options.isFiltered { _ = try Confinement.filterSystemCalls() }
             let control = try ControlClient(loop, descriptor: OwnedDescriptor(controlDescriptor))
             loop.run()
-            if let failure = control.failure { fail("piko-worker: \(failure)", code: 1) }
+            if let failure = control.failure { fail(failure) }
         } catch {
-            fail("piko-worker: \(error)", code: 1)
+            fail("\(error)")
         }
     }
 
-    private static func fail(_ reason: String, code: Int32) -> Never {
-        var line = ByteBuffer()
-        line.append(reason + "\n")
-        InheritedOutput.write(descriptor: 2, bytes: line.span)
-        exit(code)
+    /// Ends with a line in the log: there may be no configuration that says how it should look.
+    private static func fail(_ reason: String) -> Never {
+        let settings = LogSettings(format: StandardErrorSink.isTerminal ? .human : .json)
+        let log = Logger(settings: settings, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
+        log.error(.server, "worker cannot go on") {
+            $0.field("pid", Int(System.processIdentifier))
+            $0.field("err", reason)
+        }
+        exit(1)
     }
 }
 

@@ -242,12 +242,23 @@ class Program:
                 assert any(re.search(pattern, text) for pattern in self.expected_errors), f"{self.name} logged an error: {text}"
 
 
+def become(user):
+    """For `before_exec`: another user, in the group of the same number and no other."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)      # the change of user clears it
+
+
 class Node(Program):
     """`piko server`, with ports from the kernel."""
 
     def __init__(self, backend="auto", workers=2, arguments=(), config=None, wait=True, ports=(0, 0, 0), host="127.0.0.1",
-                 command=lambda *words: list(words), **options):
+                 command=lambda *words: list(words), user=None, **options):
         self.folder = tempfile.TemporaryDirectory(prefix="piko-test-")
+        if user is not None:
+            os.chown(self.folder.name, user, user)
+            options["before_exec"] = lambda: become(user)
         self.backend = backend
         self.control_socket = Path(self.folder.name) / "control.sock"
         line = [BIN / "piko", "server", "--io-backend", backend, "--server.workers", workers,

@@ -34,12 +34,6 @@ def has_user(name):
         return False
 
 
-def become_other():
-    os.setgroups([])
-    os.setresgid(OTHER, OTHER, OTHER)
-    os.setresuid(OTHER, OTHER, OTHER)
-
-
 def is_sanitized(pid):
     return any("asan" in line or "tsan" in line for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
 
@@ -82,7 +76,7 @@ def test_unknown_user(new_node, user, reason):
 
 @root_only
 def test_server_that_is_not_root(new_node, tunnel, host):
-    node = new_node(before_exec=become_other, command=lambda *words: [*words, "--server.control-socket="])
+    node = new_node(user=OTHER)
     for worker in node.workers():
         facts = status(worker)
         assert facts["Uid"].split() == [str(OTHER)] * 4 and facts["NoNewPrivs"] == "1" and int(facts["CapAmb"], 16) == 0
@@ -92,7 +86,7 @@ def test_server_that_is_not_root(new_node, tunnel, host):
 
 @root_only
 def test_server_that_is_not_root_has_no_other_users(new_node):
-    node = new_node(wait=False, before_exec=become_other, arguments=["--server.user", "daemon"])
+    node = new_node(wait=False, user=OTHER, arguments=["--server.user", "daemon"])
     node.expected_errors = ["config: server.user"]
     assert node.wait() == 1
     assert node.logged("cannot start", err="config: server.user: daemon: only a server that runs as root can have workers of another user")
