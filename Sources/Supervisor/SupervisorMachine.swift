@@ -250,8 +250,8 @@ struct SupervisorMachine {
             places[index].failures += 1
             if places[index].pauses == 0 { places[index].pauses = 1 }
         }
-        let serves = phase == .serving && places.contains { $0.state.isReady }
-        if places[index].failures >= limits.failuresMax && !serves {
+        // A node that has served goes on trying: what is short now, descriptors or processes, will be there again.
+        if places[index].failures >= limits.failuresMax && phase == .starting {
             exitCode = 1
             actions.append(.giveUp)
             stop(now, &actions)
