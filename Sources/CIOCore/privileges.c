@@ -18,6 +18,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define DUMPABLE 1 /* a sanitizer looks at its own process through /proc */
+#endif
+#endif
+#ifndef DUMPABLE
+#define DUMPABLE 0
+#endif
+
 #define CAPABILITIES_LIMIT 64
 #define ACCOUNT_BYTES 16384
 
@@ -111,7 +120,7 @@ int cio_privileges_drop(bool change_user, uid_t uid, gid_t gid) {
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -errno;
     /* Another process of that user can't attach to it, and no core file of client data lies about. Who stays the user that
      * he was can look at it as before. */
-    if (change_user && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return -errno;
+    if (change_user && prctl(PR_SET_DUMPABLE, DUMPABLE, 0, 0, 0) != 0) return -errno;
     return prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 ? 0 : -errno;
 }
 

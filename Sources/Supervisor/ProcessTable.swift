@@ -72,6 +72,17 @@ final class ProcessTable {
     func start(
         worker: UInt32, place: Int, counters: Counters, owner: any WorkerLinkOwner, ended: @escaping (ExitStatus) -> Void
     ) throws(SystemError) {
+        do throws(SystemError) {
+            try launch(worker: worker, place: place, counters: counters, owner: owner, ended: ended)
+        } catch {
+            counters.add(.workerStartFailures)
+            throw error
+        }
+    }
+
+    private func launch(
+        worker: UInt32, place: Int, counters: Counters, owner: any WorkerLinkOwner, ended: @escaping (ExitStatus) -> Void
+    ) throws(SystemError) {
         var pair = try MessageSocket.pair()
         let theirs = pair.takeSecond()
         let link = try WorkerLink(loop, worker: worker, adopting: pair.takeFirst(), owner: owner)

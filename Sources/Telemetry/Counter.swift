@@ -110,6 +110,9 @@ public enum Counter: Int, CaseIterable, Sendable {
     /// Data connections refused: a credential that is not good, or a limit.
     case dataConnectionsRefused = 48
 
+    /// Worker processes that could not be started: no descriptors, no processes, no memory.
+    case workerStartFailures = 49
+
     /// Whether the number is a state, which ends with its process.
     public var isGauge: Bool { description.kind == .gauge }
 }
@@ -238,9 +241,9 @@ extension Counter {
             .init(
                 name: "piko_refused_by_limit_total", kind: .counter,
                 help: "Connections, streams, upstreams and requests turned away at a limit.")
-        case .acceptPauses, .workersReady, .workerRestarts, .logLinesDropped, .controlErrors, .loopTurns, .loopEvents,
-            .loopSystemCalls, .loopStaleCompletions, .loopBufferShortages, .loopHandlesOpen, .loopHandlesLingering,
-            .loopOutputBytes, .loopOutputChunks, .streamBytesReceived, .streamBytesSent:
+        case .acceptPauses, .workersReady, .workerRestarts, .workerStartFailures, .logLinesDropped, .controlErrors,
+            .loopTurns, .loopEvents, .loopSystemCalls, .loopStaleCompletions, .loopBufferShortages, .loopHandlesOpen,
+            .loopHandlesLingering, .loopOutputBytes, .loopOutputChunks, .streamBytesReceived, .streamBytesSent:
             processDescription
         case .pumpBytesCopied, .pumpBytesSpliced, .pipeShortages, .pumpsOpen, .pipesOpen, .dataConnectionsOpen, .dataStreams,
             .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused:
@@ -258,6 +261,10 @@ extension Counter {
             .init(name: "piko_workers_ready", kind: .gauge, help: "Worker processes that serve.")
         case .workerRestarts:
             .init(name: "piko_worker_restarts_total", kind: .counter, help: "Worker processes replaced after their end.")
+        case .workerStartFailures:
+            .init(
+                name: "piko_worker_start_failures_total", kind: .counter,
+                help: "Worker processes that could not be started for want of descriptors, processes or memory.")
         case .logLinesDropped:
             .init(
                 name: "piko_log_lines_dropped_total", kind: .counter, help: "Log lines that could not be written at once.")

@@ -37,7 +37,9 @@ enum WorkerMain {
             MessageAuthentication.prepare()
             try Confinement.dropPrivileges(options.user)
             let loop = try Loop(backend: options.backend, limits: LoopLimits())
-            if options.isFiltered { _ = try Confinement.filterSystemCalls() }
+            if options.isFiltered, try !Confinement.filterSystemCalls() {
+                makeLog().info(.server, "no filter of system calls in this build")
+            }
             let control = try ControlClient(loop, descriptor: OwnedDescriptor(controlDescriptor))
             loop.run()
             if let failure = control.failure { fail(failure) }
@@ -46,15 +48,18 @@ enum WorkerMain {
         }
     }
 
-    /// Ends with a line in the log: there may be no configuration that says how it should look.
+    /// Ends with a line in the log. There may be no configuration that says how it should look.
     private static func fail(_ reason: String) -> Never {
-        let settings = LogSettings(format: StandardErrorSink.isTerminal ? .human : .json)
-        let log = Logger(settings: settings, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
-        log.error(.server, "worker cannot go on") {
+        makeLog().error(.server, "worker cannot go on") {
             $0.field("pid", Int(System.processIdentifier))
             $0.field("err", reason)
         }
         exit(1)
+    }
+
+    private static func makeLog() -> Logger {
+        let settings = LogSettings(format: StandardErrorSink.isTerminal ? .human : .json)
+        return Logger(settings: settings, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
     }
 }
 

@@ -251,6 +251,7 @@ def test_no_more_processes(new_node, tunnel, host):
     wait_until(lambda: len(node.workers()) == 2, 20 * SLOW, lambda: node.tail())
     lines = node.logged("cannot start a worker")
     assert most_a_second(lines) <= 4      # pauses double from a tenth of a second
+    assert metric(node, "piko_worker_start_failures_total") == len(lines)
 
     def well():
         try:
