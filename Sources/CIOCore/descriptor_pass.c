@@ -67,7 +67,7 @@ static int message_transmit(int descriptor, const uint8_t *bytes, size_t length,
 /* Whether a failed send may succeed later without anything being wrong. ETOOMANYREFS: too many descriptors of this user
  * are on their way already. */
 static bool message_may_wait(int error) {
-    return error == -EAGAIN || error == -ENOBUFS || error == -ETOOMANYREFS;
+    return error == -EAGAIN || error == -ENOBUFS || error == -ENOMEM || error == -ETOOMANYREFS;
 }
 
 static int message_enqueue(struct slot *slot, const void *bytes, size_t length, const int *descriptors,

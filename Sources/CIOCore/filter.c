@@ -185,8 +185,9 @@ static void program_build(struct program *program) {
     static const uint32_t unix_only[] = {AF_UNIX};
     static const uint32_t descriptor_commands[] = {F_GETFD,      F_SETFD,     F_GETFL,     F_SETFL,
                                                    F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS};
-    /* O_NONBLOCK in one call; how much a peer has not acknowledged; whether stderr is a terminal. */
-    static const uint32_t device_commands[] = {FIONBIO, SIOCOUTQ, TCGETS};
+    /* O_NONBLOCK in one call; how much waits in a socket, and how much a peer has not acknowledged; whether stderr is a
+     * terminal. */
+    static const uint32_t device_commands[] = {FIONBIO, FIONREAD, SIOCOUTQ, TCGETS};
     static const uint32_t empty_path[] = {AT_EMPTY_PATH};
     /* Names for mappings, which newer C libraries give. */
     static const uint32_t process_options[] = {PR_SET_VMA};

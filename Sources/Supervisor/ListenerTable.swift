@@ -26,6 +26,7 @@ final class ListenerTable {
     private let loop: Loop
     private var sockets: [ListeningSocket] = []
     private var listeners: [(kind: ListenerKind, listener: Listener, port: AcceptingPort)] = []
+    private let warning = AcceptWarning()
     private var acceptsTraffic = true
     private var acceptsAdmin = true
 
@@ -106,7 +107,8 @@ final class ListenerTable {
     func accept(_ dispatcher: ConnectionDispatcher, counters: Counters, log: Logger) throws(SystemError) {
         for socket in sockets {
             guard let descriptor = socket.take() else { continue }
-            let port = AcceptingPort(loop, socket.kind, dispatcher: dispatcher, counters: counters, log: log)
+            let port = AcceptingPort(
+                loop, socket.kind, warning: warning, dispatcher: dispatcher, counters: counters, log: log)
             let listener = try Listener(loop, adopting: descriptor, delegate: port)
             listeners.append((socket.kind, listener, port))
         }
@@ -155,6 +157,11 @@ private final class ListeningSocket {
     func take() -> OwnedDescriptor? { descriptor.take() }
 }
 
+/// What all ports share: what one of them is short of, all are.
+private final class AcceptWarning {
+    var limit = WarningLimit()
+}
+
 /// Accepts from one socket.
 private final class AcceptingPort: ListenerDelegate {
     private let loop: Loop
@@ -162,17 +169,20 @@ private final class AcceptingPort: ListenerDelegate {
     private let dispatcher: ConnectionDispatcher
     private let counters: Counters
     private let log: Logger
+    private let warning: AcceptWarning
     private var resting: CallbackTimer?
-    private var lastWarning: Instant?
     /// Accepting is paused by others.
     var isPaused = false
     var isClosed = false
 
     private static let rest = Duration.milliseconds(100)
 
-    init(_ loop: Loop, _ kind: ListenerKind, dispatcher: ConnectionDispatcher, counters: Counters, log: Logger) {
+    init(
+        _ loop: Loop, _ kind: ListenerKind, warning: AcceptWarning, dispatcher: ConnectionDispatcher, counters: Counters, log: Logger
+    ) {
         self.loop = loop
         self.kind = kind
+        self.warning = warning
         self.dispatcher = dispatcher
         self.counters = counters
         self.log = log
@@ -185,8 +195,7 @@ private final class AcceptingPort: ListenerDelegate {
 
     override func acceptFailed(_ listener: Listener, error: SystemError) {
         counters.add(.acceptPauses)
-        if lastWarning.map({ loop.now - $0 >= .seconds(1) }) ?? true {
-            lastWarning = loop.now
+        if warning.limit.isDue(loop.now) {
             log.warn(.server, "cannot accept connections; trying again soon") {
                 $0.field("port", kind.name)
                 $0.field("err", error.description)

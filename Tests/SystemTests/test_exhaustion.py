@@ -144,7 +144,7 @@ def test_supervisor_without_descriptors_after_a_restart(new_node):
     for client in clients:
         assert client.recv(100).startswith(b"HTTP/1.1 502")
     assert metric(node, "piko_accept_pauses_total") > 0
-    assert most_a_second(node.logged("cannot accept connections")) <= 2      # one for each port
+    assert most_a_second(node.logged("cannot accept connections")) <= 1
     for client in clients + commands:
         client.close()
 
