@@ -28,6 +28,9 @@ enum WorkerMain {
         }
         System.raiseDescriptorLimit()
         signal(SIGPIPE, SIG_IGN)
+        // A terminal's ^C and a service manager's SIGTERM often go to the whole group. When a worker ends is up to its
+        // supervisor, which drains it first.
+        for number in [SIGINT, SIGTERM, SIGHUP, SIGUSR2] { signal(number, SIG_IGN) }
         do {
             // Without a filter, whoever asks the Swift runtime for its own report of crashes (SWIFT_BACKTRACE) gets it: it
             // needs a second process.
