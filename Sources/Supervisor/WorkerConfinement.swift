@@ -9,7 +9,7 @@ import Config
 import Reactor
 import Telemetry
 
-/// The fetters of a node's workers.
+/// What a node's workers give up.
 struct WorkerConfinement: Equatable {
     /// Who they become; nil: who the supervisor is.
     var user: UserIdentity?

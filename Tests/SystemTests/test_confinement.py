@@ -93,6 +93,31 @@ def test_server_that_is_not_root_has_no_other_users(new_node):
     assert node.logged("cannot start", err="config: server.user: daemon: only a server that runs as root can have workers of another user")
 
 
+PR_CAPBSET_DROP, CAP_KILL, CAP_SETGID, CAP_SETUID = 24, 5, 6, 7
+
+
+@root_only
+@pytest.mark.parametrize("capability", [CAP_KILL, CAP_SETGID, CAP_SETUID])
+def test_root_that_may_not_change_users(new_node, tunnel, host, capability):
+    """As in a container that takes these away: by default workers stay root, without capabilities, and the log says so."""
+    node = new_node(before_exec=lambda: programs.LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+    assert node.logged("workers stay root, without capabilities")[0]["err"] == "Operation not permitted"
+    for worker in node.workers():
+        facts = status(worker)
+        assert facts["Uid"].split() == ["0"] * 4 and int(facts["CapEff"], 16) == int(facts["CapBnd"], 16) == 0
+    tunnel(node)
+    assert request(node.proxy, host=host).status == 200
+
+
+@root_only
+def test_root_that_may_not_change_users_as_configured(new_node):
+    node = new_node(wait=False, arguments=["--server.user", "daemon"],
+                    before_exec=lambda: programs.LIBC.prctl(PR_CAPBSET_DROP, CAP_SETUID, 0, 0, 0))
+    node.expected_errors = ["config: server.user"]
+    assert node.wait() == 1
+    assert node.logged("cannot start", err="config: server.user: daemon: cannot become this user: Operation not permitted")
+
+
 def test_without_filter(new_node, tunnel, host):
     node = new_node(arguments=["--server.seccomp=false"])
     for worker in node.workers():
