@@ -5,6 +5,7 @@ line of a program is kept, and must be one JSON object; a condition is waited fo
 """
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -311,8 +312,8 @@ def metric(node, name):
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
-def deny_io_uring():
-    """For `before_exec`: a seccomp filter that refuses io_uring_setup with EPERM, as container runtimes do."""
+def deny_io_uring(error=errno.EPERM):
+    """For `before_exec`: a seccomp filter that refuses io_uring_setup, with EPERM as container runtimes do."""
     class Filter(ctypes.Structure):
         _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint)]
 
@@ -321,7 +322,7 @@ def deny_io_uring():
     io_uring_setup = 425
     rows = (Filter * 4)(Filter(0x20, 0, 0, 0),                       # load the system call's number
                         Filter(0x15, 0, 1, io_uring_setup),          # equal: next, else skip one
-                        Filter(0x06, 0, 0, 0x00050000 | 1),          # return EPERM
+                        Filter(0x06, 0, 0, 0x00050000 | error),      # return it
                         Filter(0x06, 0, 0, 0x7FFF0000))              # allow
     program = Program_(4, rows)
     if LIBC.prctl(38, 1, 0, 0, 0) != 0 or LIBC.prctl(22, 2, ctypes.byref(program), 0, 0) != 0:
