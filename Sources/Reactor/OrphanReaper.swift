@@ -17,7 +17,8 @@ public final class OrphanReaper {
 
     private static let againAfter = Duration.milliseconds(20)
 
-    /// Reaps from now on, also what ended before. `reaped` is told of each.
+    /// Reaps from now on, also what ended before. `reaped` is told of each. Children that were taken over from the program
+    /// before this one must have their `ChildProcess` by then.
     public init(_ loop: Loop, reaped: @escaping (Int32) -> Void = { _ in }) throws(SystemError) {
         self.loop = loop
         self.reaped = reaped

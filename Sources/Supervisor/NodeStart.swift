@@ -36,10 +36,6 @@ enum NodeStart {
                 if let node { node.handle(.terminate) } else { exit(0) }
             }
         }
-        // A process that is pid 1 has everybody's orphans to reap.
-        let reaper = try orFail("signals") { () throws(SystemError) in
-            try OrphanReaper(loop) { pid in log.debug(.main, "reaped an orphan") { $0.field("pid", Int(pid)) } }
-        }
         let confinement = try WorkerConfinement(config, log: log)
         let ports = try bind(loop, config)
         let made = try orFail("counters") { () throws(SystemError) in
@@ -48,6 +44,10 @@ enum NodeStart {
         let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0) }
         made.processes.confinement = confinement
         node = made
+        // A process that is pid 1 has everybody's orphans to reap. Not before all children of our own are known.
+        let reaper = try orFail("signals") { () throws(SystemError) in
+            try OrphanReaper(loop) { pid in log.debug(.main, "reaped an orphan") { $0.field("pid", Int(pid)) } }
+        }
         made.start(controlServer)
         loop.run()
         signals.close()
