@@ -67,7 +67,7 @@ static int message_transmit(int descriptor, const uint8_t *bytes, size_t length,
 /* Whether a failed send may succeed later without anything being wrong. ETOOMANYREFS: too many descriptors of this user
  * are on their way already. */
 static bool message_may_wait(int error) {
-    return error == -EAGAIN || error == -ENOBUFS || error == -ETOOMANYREFS;
+    return error == -EAGAIN || error == -ENOBUFS || error == -ENOMEM || error == -ETOOMANYREFS;
 }
 
 static int message_enqueue(struct slot *slot, const void *bytes, size_t length, const int *descriptors,
@@ -203,18 +203,21 @@ enum message_step message_receive(cio_loop *loop, struct slot *slot) {
     if (length < 0) return errno == EAGAIN ? MESSAGE_EMPTY : message_failed(loop, slot, -errno);
     int32_t *descriptors = loop->descriptors + loop->descriptors_used;
     uint32_t count = descriptors_collect(&header, descriptors);
-    if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+    /* Cut control data with room left in ours: the kernel found no number for a descriptor and dropped it and the rest. The
+     * message itself is whole, and whoever gets it can do without. */
+    bool is_short = (header.msg_flags & MSG_CTRUNC) != 0 && count < CIO_DESCRIPTORS_MAX;
+    if ((header.msg_flags & MSG_TRUNC) != 0 || ((header.msg_flags & MSG_CTRUNC) != 0 && !is_short)) {
         descriptors_close(descriptors, count);
         return message_failed(loop, slot, -EMSGSIZE);
     }
-    if (length == 0 && count == 0) {
+    if (length == 0 && count == 0 && !is_short) {
         slot->flags |= SLOT_ENDED;
         event_add(loop, slot, CIO_EVENT_END, 0);
         return MESSAGE_OVER;
     }
     receive_area_take(&loop->area, (size_t)length);
     loop->descriptors_used += count;
-    struct cio_event *event = event_add(loop, slot, CIO_EVENT_MESSAGE, 0);
+    struct cio_event *event = event_add(loop, slot, CIO_EVENT_MESSAGE, is_short ? -EMFILE : 0);
     event->data = bytes;
     event->length = (uint32_t)length;
     event->descriptors = descriptors;

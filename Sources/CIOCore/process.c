@@ -160,6 +160,20 @@ pid_t cio_process_reap(pid_t pid, int *status) {
     return reaped < 0 ? -errno : reaped;
 }
 
+int cio_process_reap_other(const pid_t *own, uint32_t count, pid_t *pid) {
+    siginfo_t information = {0};
+    int result;
+    do result = waitid(P_ALL, 0, &information, WEXITED | WNOHANG | WNOWAIT);
+    while (result != 0 && errno == EINTR);
+    if (result != 0 || information.si_pid == 0) return 0;
+    for (uint32_t index = 0; index < count; index++) {
+        if (own[index] == information.si_pid) return 2;
+    }
+    *pid = information.si_pid;
+    (void)waitpid(information.si_pid, NULL, WNOHANG);
+    return 1;
+}
+
 int cio_process_signal(int pidfd, int signal) {
     return syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0) == 0 ? 0 : -errno;
 }

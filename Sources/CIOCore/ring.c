@@ -14,6 +14,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef IORING_SETUP_R_DISABLED
+#define IORING_SETUP_R_DISABLED (1u << 6)
+#endif
 #ifndef IORING_SETUP_SUBMIT_ALL
 #define IORING_SETUP_SUBMIT_ALL (1u << 7)
 #endif
@@ -43,7 +46,7 @@ static int ring_setup(struct ring *ring, uint32_t entries, struct io_uring_param
     int result = -EINVAL;
     for (size_t choice = 0; choice < sizeof choices / sizeof choices[0] && result == -EINVAL; choice++) {
         *parameters = (struct io_uring_params){
-            .flags = choices[choice] | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
+            .flags = choices[choice] | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED,
             .cq_entries = entries * COMPLETIONS_PER_ENTRY};
         result = (int)syscall(SYS_io_uring_setup, entries, parameters);
         if (result < 0) result = -errno;
@@ -93,6 +96,25 @@ int ring_create(struct ring *ring, uint32_t entries) {
 failed:
     ring_destroy(ring);
     return result;
+}
+
+int ring_enable(struct ring *ring) {
+    static const uint8_t operations[] = {IORING_OP_RECV,    IORING_OP_SEND,     IORING_OP_SENDMSG,
+                                         IORING_OP_ACCEPT,  IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL};
+    enum { OPERATIONS = sizeof operations };
+    struct io_uring_restriction rules[OPERATIONS + 1];
+    memset(rules, 0, sizeof rules);
+    for (int index = 0; index < OPERATIONS; index++) {
+        rules[index].opcode = IORING_RESTRICTION_SQE_OP;
+        rules[index].sqe_op = operations[index];
+    }
+    rules[OPERATIONS].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    rules[OPERATIONS].sqe_flags = IOSQE_BUFFER_SELECT;
+    if (syscall(SYS_io_uring_register, ring->descriptor, IORING_REGISTER_RESTRICTIONS, rules, OPERATIONS + 1) != 0 ||
+        syscall(SYS_io_uring_register, ring->descriptor, IORING_REGISTER_ENABLE_RINGS, NULL, 0) != 0) {
+        return -errno;
+    }
+    return 0;
 }
 
 void ring_destroy(struct ring *ring) {

@@ -27,8 +27,11 @@ struct ring {
     struct io_uring_cqe *completions;
 };
 
-/* Makes a ring of `entries` submissions with the best set-up that the kernel has. -errno. */
+/* Makes a ring of `entries` submissions with the best set-up that the kernel has. It takes none before ring_enable. -errno. */
 int ring_create(struct ring *ring, uint32_t entries);
+/* Lets the ring work, from here on with the operations that we use and no others, and without any further registration:
+ * what a filter of system calls can't see is refused by the ring itself. -errno. */
+int ring_enable(struct ring *ring);
 void ring_destroy(struct ring *ring);
 
 /* A cleared submission, NULL when the queue is full. */

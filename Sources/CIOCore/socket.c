@@ -2,6 +2,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -27,6 +28,11 @@ failed:
     result = -errno;
     close(descriptor);
     return result;
+}
+
+void cio_socket_nonblocking(int descriptor) {
+    int flags = fcntl(descriptor, F_GETFL);
+    if (flags >= 0) (void)fcntl(descriptor, F_SETFL, flags | O_NONBLOCK);
 }
 
 int cio_socket_share_port(int descriptor, bool share) {

@@ -81,6 +81,17 @@ static int probe_receive(struct uring_state *state, const char **what) {
     return result;
 }
 
+/* A ring that does what we never ask of it is not restricted: 0 when it refuses. */
+static int probe_restriction(struct uring_state *state) {
+    struct io_uring_cqe completion = {0};
+    struct io_uring_sqe *submission = ring_submission(&state->ring);
+    submission->opcode = IORING_OP_NOP;
+    submission->user_data = OPERATION_PROBE;
+    int result = probe_wait(state, &completion);
+    if (result < 0) return result;
+    return completion.res == -EACCES ? 0 : -EPERM;
+}
+
 static void uring_free(struct uring_state *state) {
     UNPOISON(state->buffers.base, state->buffers.base_bytes);
     ring_destroy(&state->ring);
@@ -110,6 +121,10 @@ static int uring_make(struct uring_state *state, const struct cio_loop_options *
     if (result < 0) return result;
     *what = "ring of receive buffers";
     result = buffer_ring_create(&state->ring, &state->buffers, count, bytes);
+    if (result < 0) return result;
+    *what = "restriction of the ring";
+    result = ring_enable(&state->ring);
+    if (result == 0) result = probe_restriction(state);
     if (result < 0) return result;
     state->bundles = (state->ring.features & RING_FEATURE_BUNDLE) != 0;
     uint32_t half = count * bytes / 2; /* the kernel ends a receive at once whose limit is more than all buffers hold */

@@ -68,7 +68,7 @@ enum CLIMain {
             throw CommandFailure("piko: can't find out where it runs from (is /proc mounted?), so it can't find \(program)")
         }
         // The agent starts itself anew, for an upgrade, by the way that it was started.
-        if program == "piko-agent", let own = ProgramEnvironment.startedPath { ProgramEnvironment.set("PIKO_STARTED_AS", own) }
+        if let own = ProgramEnvironment.startedPath { ProgramEnvironment.set("PIKO_STARTED_AS", own) }
         let failure = ProcessReplacement.execute(path, arguments: [program] + words)
         throw CommandFailure("piko: \(failure) (\(program) must stand beside piko)")
     }

@@ -15,6 +15,9 @@ public struct MessageAuthentication: Sendable {
         self.key = key
     }
 
+    /// Makes one code of nothing, so that libcrypto reads its files and takes its memory now and not later.
+    public static func prepare() { _ = MessageAuthentication(key: [0]).code(for: [UInt8](repeating: 0, count: 1).span) }
+
     /// The code of the bytes.
     public func code(for bytes: Span<UInt8>) -> [UInt8] {
         unsafe [UInt8](unsafeUninitializedCapacity: Self.codeBytes) { code, count in

@@ -17,6 +17,7 @@ public enum ExitStatus: Equatable, Sendable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .exited(let code): "exit code \(code)"
+        case .signalled(SIGSYS): "signal \(SIGSYS), a system call that its filter refuses (see docs/security.md)"
         case .signalled(let number): "signal \(number)"
         }
     }
@@ -48,6 +49,7 @@ public struct ProcessDescription: Sendable {
 public final class ChildProcess {
     /// Its process number.
     public let pid: Int32
+    private let loop: Loop
     private let descriptor: OwnedDescriptor
     private var source: ReadinessSource?
 
@@ -80,6 +82,7 @@ public final class ChildProcess {
         _ loop: Loop, pid: Int32, adopting descriptor: consuming OwnedDescriptor, exited: @escaping (ExitStatus) -> Void
     ) throws(SystemError) {
         self.pid = pid
+        self.loop = loop
         self.descriptor = descriptor
         let number = self.descriptor.raw
         source = try ReadinessSource(loop, readable: number) { [unowned(unsafe) self] in
@@ -89,11 +92,17 @@ public final class ChildProcess {
             let keptAlive = unsafe self
             keptAlive.source?.close()
             keptAlive.source = nil
+            keptAlive.loop.children.remove(pid)
             exited(reaped > 0 ? ExitStatus(waitStatus: status) : .exited(-1))
         }
+        loop.children.insert(pid)
     }
 
-    deinit { source?.close() }
+    deinit {
+        if source == nil { return }
+        source?.close()
+        loop.children.remove(pid)
+    }
 
     /// Whether it has not been reaped yet.
     public var isRunning: Bool { source != nil }

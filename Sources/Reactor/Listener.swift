@@ -79,6 +79,13 @@ public final class Listener {
         return descriptor
     }
 
+    /// Prepares a listening socket that another program made, as `bind` prepares its own.
+    public static func adopt(_ descriptor: consuming OwnedDescriptor) -> OwnedDescriptor {
+        cio_socket_nonblocking(descriptor.raw)
+        _ = cio_socket_keepalive(descriptor.raw, 60, 15, 4, 0)
+        return descriptor
+    }
+
     /// Whether sockets that are bound later may have an address that overlaps with this one's (SO_REUSEPORT).
     public static func setSharesPort(_ descriptor: Int32, _ shares: Bool) { _ = cio_socket_share_port(descriptor, shares) }
 

@@ -83,6 +83,8 @@ public final class Loop {
 
     let core: OpaquePointer
     let timers = TimerHeap()
+    /// Children that a `ChildProcess` of this loop reaps.
+    var children: Set<Int32> = []
     private let events: UnsafeMutablePointer<cio_event>
     private var isStopping = false
     private var isInTurn = false

@@ -84,7 +84,7 @@ public final class MessageSocket {
         case CIO_EVENT_MESSAGE.rawValue:
             let count = unsafe Int(event.pointee.descriptor_count)
             let numbers = unsafe count == 0 ? [] : Array(UnsafeBufferPointer(start: event.pointee.descriptors, count: count))
-            var list = DescriptorList(numbers)
+            var list = unsafe DescriptorList(numbers, isShort: event.pointee.result != 0)
             let buffer = unsafe UnsafeBufferPointer(start: event.pointee.data, count: Int(event.pointee.length))
             delegate?.message(self, bytes: unsafe Span(_unsafeElements: buffer), descriptors: &list)
         case CIO_EVENT_DETACHED.rawValue:

@@ -42,9 +42,12 @@ public struct DescriptorPair: ~Copyable {
 public struct DescriptorList: ~Copyable {
     private var waiting: [Int32]
     private var next = 0
+    /// This process had no room for all descriptors of the message: those at the end of the list are missing.
+    public let isShort: Bool
 
-    init(_ numbers: [Int32]) {
+    init(_ numbers: [Int32], isShort: Bool = false) {
         waiting = numbers
+        self.isShort = isShort
     }
 
     deinit {

@@ -19,9 +19,9 @@ public enum ProcessReplacement {
     /// Runs the program that the descriptor holds in place of this one, with more variables in its environment. It returns only
     /// when that fails. Descriptors that are not kept open are closed by it, and threads end.
     public static func execute(
-        _ descriptor: Int32, name: String, arguments: [String], environment: [String: String]
+        _ descriptor: Int32, name: String, arguments: [String], environment: [String]
     ) -> SystemError {
-        let strings = ProgramEnvironment.strings + environment.map { "\($0.key)=\($0.value)" }
+        let strings = ProgramEnvironment.strings + environment
         let result = unsafe withStringVector(arguments) { arguments in
             unsafe withStringVector(strings) { environment in
                 unsafe cio_process_replace(descriptor, arguments, environment)

@@ -61,6 +61,13 @@ public enum ProgramEnvironment {
         return own[...slash] + name
     }
 
+    /// The path without symbolic links; nil when there is nothing at it.
+    public static func realPath(_ path: String) -> String? {
+        guard let resolved = unsafe realpath(path, nil) else { return nil }
+        defer { unsafe free(resolved) }
+        return unsafe String(cString: resolved)
+    }
+
     /// The folder that relative paths begin in.
     public static var workingDirectory: String? {
         unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4_096) { buffer in

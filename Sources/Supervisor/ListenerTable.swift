@@ -25,6 +25,7 @@ struct BindError: Error, Equatable, CustomStringConvertible {
 final class ListenerTable {
     private let loop: Loop
     private var sockets: [ListeningSocket] = []
+    private let warning = AcceptWarning()
     private var acceptsTraffic = true
     private var acceptsAdmin = true
     private var acceptor: Acceptor?
@@ -170,7 +171,8 @@ final class ListenerTable {
     private func acceptFromNew() throws(SystemError) {
         guard let acceptor else { return }
         for socket in sockets {
-            try socket.accept(loop, dispatcher: acceptor.dispatcher, counters: acceptor.counters, log: acceptor.log)
+            try socket.accept(
+                loop, warning: warning, dispatcher: acceptor.dispatcher, counters: acceptor.counters, log: acceptor.log)
         }
         pauseOrResume()
     }
@@ -230,10 +232,10 @@ final class ListeningSocket {
     }
 
     fileprivate func accept(
-        _ loop: Loop, dispatcher: ConnectionDispatcher, counters: Counters, log: Logger
+        _ loop: Loop, warning: AcceptWarning, dispatcher: ConnectionDispatcher, counters: Counters, log: Logger
     ) throws(SystemError) {
         guard let descriptor = bound.take() else { return }
-        let port = AcceptingPort(loop, kind, dispatcher: dispatcher, counters: counters, log: log)
+        let port = AcceptingPort(loop, kind, warning: warning, dispatcher: dispatcher, counters: counters, log: log)
         listener = try Listener(loop, adopting: descriptor, delegate: port)
         self.port = port
     }
@@ -263,6 +265,11 @@ final class ListeningSocket {
     }
 }
 
+/// What all ports share: what one of them is short of, all are.
+final class AcceptWarning {
+    var limit = WarningLimit()
+}
+
 /// Accepts from one socket.
 private final class AcceptingPort: ListenerDelegate {
     private let loop: Loop
@@ -270,8 +277,8 @@ private final class AcceptingPort: ListenerDelegate {
     private let dispatcher: ConnectionDispatcher
     private let counters: Counters
     private let log: Logger
+    private let warning: AcceptWarning
     private var resting: CallbackTimer?
-    private var lastWarning: Instant?
     /// Accepting is paused by others.
     var isPaused = false
     var isClosed = false
@@ -279,9 +286,12 @@ private final class AcceptingPort: ListenerDelegate {
 
     private static let rest = Duration.milliseconds(100)
 
-    init(_ loop: Loop, _ kind: ListenerKind, dispatcher: ConnectionDispatcher, counters: Counters, log: Logger) {
+    init(
+        _ loop: Loop, _ kind: ListenerKind, warning: AcceptWarning, dispatcher: ConnectionDispatcher, counters: Counters, log: Logger
+    ) {
         self.loop = loop
         self.kind = kind
+        self.warning = warning
         self.dispatcher = dispatcher
         self.counters = counters
         self.log = log
@@ -300,8 +310,7 @@ private final class AcceptingPort: ListenerDelegate {
 
     override func acceptFailed(_ listener: Listener, error: SystemError) {
         counters.add(.acceptPauses)
-        if lastWarning.map({ loop.now - $0 >= .seconds(1) }) ?? true {
-            lastWarning = loop.now
+        if warning.limit.isDue(loop.now) {
             log.warn(.server, "cannot accept connections; trying again soon") {
                 $0.field("port", kind.name)
                 $0.field("err", error.description)

@@ -22,8 +22,17 @@ struct NodeParts {
     /// The workers'.
     let program: HeldProgram
     let room: WorkerRoom
+    let services: ServiceManager
+    /// What the program before, and the one after, were told of the service manager.
+    let serviceSettings: ServiceSettings
+    /// The path by which the server was started, symbolic links as they were; nil: it is not known.
+    let startedAs: String?
 
-    var folder: String { own.path.lastIndex(of: "/").map { String(own.path[..<$0]) } ?? "." }
+    /// Where the programs stand now that it was started from.
+    var folder: String {
+        let path = startedAs.flatMap { ProgramEnvironment.realPath($0) } ?? own.path
+        return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
+    }
 }
 
 /// The configuration that a generation of workers runs with.
@@ -73,7 +82,8 @@ final class Node {
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
     private var heartbeat: CallbackTimer?
-    private var lastFullWarning: Instant?
+    private var fullWarning = WarningLimit()
+    private var startWarning = WarningLimit()
     /// Whether the machine would have the node ready, and whether people took it out of use.
     private var mayBeReady = false
     private(set) var isOutOfUse = false
@@ -197,6 +207,7 @@ final class Node {
             mayBeReady = ready
             announceReady()
             if !ready {
+                parts.services.stopping(status: "draining")
                 upgrade?.abandon("the node is told to end")
                 log.info(.server, "draining") {
                     $0.field("grace_period", setup.config.gracePeriod)
@@ -253,6 +264,7 @@ final class Node {
             return
         }
         logServing("server ready")
+        parts.services.ready(status: "serving")
     }
 
     func logServing(_ text: StaticString) {
@@ -294,9 +306,11 @@ final class Node {
         } catch {
             memory.owner = nil
             slabs.free(slab)
-            log.warn(.server, "cannot start a worker") {
-                $0.field("worker", UInt64(worker))
-                $0.field("err", error.description)
+            if startWarning.isDue(loop.now) {
+                log.warn(.server, "cannot start a worker") {
+                    $0.field("worker", UInt64(worker))
+                    $0.field("err", error.description)
+                }
             }
             return false
         }
@@ -352,8 +366,7 @@ final class Node {
 
     private func fullChanged() {
         pauseOrResume()
-        if dispatcher.isFull, lastFullWarning.map({ loop.now - $0 >= .seconds(1) }) ?? true {
-            lastFullWarning = loop.now
+        if dispatcher.isFull, fullWarning.isDue(loop.now) {
             log.warn(.server, "all workers are full; new connections wait")
         }
     }
@@ -411,20 +424,24 @@ final class Node {
     private func askWorkers() {
         for process in processes.workers where process.isLinked && process.child.isRunning {
             if process.pinged &- process.ponged >= Self.pingsOpenMax {
-                log.error(.server, "a worker does not answer; it is killed") {
-                    $0.field("hung_worker", UInt64(process.worker))
-                    $0.field("pid", Int(process.child.pid))
-                    $0.field("silent_for", Self.pingEvery * Int(Self.pingsOpenMax))
-                }
-                counters.add(.controlErrors)
-                stopServing(process.worker)
-                process.child.signal(EndSignal.kill)
+                replaceStuck(process)
                 continue
             }
             process.pinged &+= 1
             process.link.send(.ping(process.pinged))
         }
         heartbeat?.schedule(after: Self.pingEvery)
+    }
+
+    /// The worker gets the time to say where it is, and nothing new meanwhile.
+    private func replaceStuck(_ process: WorkerProcess) {
+        guard process.burial == nil else { return }
+        counters.add(.controlErrors)
+        stopServing(process.worker)
+        process.reportStuck(log)
+        let timer = CallbackTimer(loop) { [unowned process] in process.child.signal(EndSignal.kill) }
+        timer.schedule(after: WorkerProcess.stackTime)
+        process.burial = timer
     }
 
     // MARK: Counters

@@ -34,6 +34,7 @@ final class ReloadTask {
     private let ports: [ListenerKind: [ListeningSocket]]
     private var outcome: ReloadOutcome
     private let done: (ReloadOutcome) -> Void
+    private let confinementBefore: WorkerConfinement
     private var lastEnd: (worker: UInt32, status: ExitStatus)?
 
     init(
@@ -45,6 +46,7 @@ final class ReloadTask {
         self.ports = ports
         self.outcome = outcome
         self.done = done
+        confinementBefore = node.processes.confinement
     }
 
     /// The new workers serve.
@@ -69,6 +71,7 @@ final class ReloadTask {
             $0.field("changed", outcome.changed)
             if !outcome.kept.isEmpty { $0.field("unchanged", outcome.kept) }
         }
+        node.parts.services.ready(status: "serving, generation \(outcome.generation)")
         if ports.values.contains(where: { !$0.isEmpty }) { node.logServing("server ports") }
         done(outcome)
     }
@@ -91,6 +94,8 @@ final class ReloadTask {
     private func end(_ reason: String) {
         node.reloading = nil
         node.setups = node.setups.filter { node.machine.livingGenerations.contains($0.key) || $0.key == node.machine.currentGeneration }
+        node.processes.confinement = confinementBefore
+        node.parts.services.ready(status: "serving; not reloaded: \(reason)")
         outcome.failure = reason
         node.log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
         done(outcome)
@@ -101,6 +106,7 @@ extension Node {
     /// Reads the configuration again and goes over to it. `done` is told the outcome.
     func reload(_ done: @escaping (ReloadOutcome) -> Void) {
         func refuse(_ reason: String) {
+            if machine.isServing { parts.services.ready(status: "serving; not reloaded: \(reason)") }
             log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
             done(ReloadOutcome(failure: reason))
         }
@@ -109,6 +115,7 @@ extension Node {
                 upgrade != nil ? "an upgrade is going on" : reloading != nil ? "another reload is going on" : "the node is \(machine.stateName)")
         }
         log.info(.server, "reloading")
+        parts.services.reloading()
         do throws(ConfigError) {
             let config = try readConfig()
             var outcome = ReloadOutcome()
@@ -133,15 +140,19 @@ extension Node {
             outcome.kept.append("server.io_backend: the workers have it now; the supervisor needs a restart")
         }
         let new = GenerationSetup(config)
-        do throws(BindError) {
+        do {
+            let confinement = try WorkerConfinement(config, log: log)
             let ports = try changedPorts(config)
             let task = ReloadTask(self, setup: new, ports: ports, outcome: outcome, done: done)
             reloading = task
+            processes.confinement = confinement
             setups[machine.numberOfNextGeneration] = new
             handle(.reload(workers: new.workers, new.policy))
         } catch {
-            log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", error.description) }
-            outcome.failure = error.description
+            let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
+            parts.services.ready(status: "serving; not reloaded: \(reason)")
+            log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
+            outcome.failure = reason
             done(outcome)
         }
     }

@@ -17,8 +17,31 @@ struct StartError: Error, CustomStringConvertible {
 
 /// Starts and runs a node.
 enum NodeStart {
+    /// Where `piko` says by which path it was started.
+    static let startedVariable = "PIKO_STARTED_AS"
+
+    /// What the environment says to this process alone; it is taken out of it.
+    struct Surroundings {
+        let services: ServiceSettings
+        let startedAs: String?
+        let activation: ActivationSockets
+
+        init() throws(StartError) {
+            let variables = ProgramEnvironment.variables
+            services = ServiceSettings.take()
+            startedAs = variables[NodeStart.startedVariable].flatMap { $0.hasPrefix("/") ? $0 : nil }
+            do throws(ActivationSockets.Failure) {
+                activation = try ActivationSockets(variables, pid: System.processIdentifier)
+            } catch {
+                throw StartError("socket activation: \(error)")
+            }
+            ProgramEnvironment.remove(ActivationSockets.variableNames + [NodeStart.startedVariable])
+        }
+    }
+
     /// Runs until the node ends; the exit status.
     static func run(_ invocation: Invocation, _ config: ServerConfig, log: Logger) throws(StartError) -> Int32 {
+        let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         SignalSource.ignorePipeSignal()
         let loop = try makeLoop(config)
@@ -27,19 +50,24 @@ enum NodeStart {
         else { throw StartError("cannot find piko-worker: /proc is not mounted") }
         var node: Node?
         let signals = try watchSignals(loop, log) { node }
-        let ports = try bind(loop, config)
+        let confinement = try WorkerConfinement(config, log: log)
+        let ports = try bind(loop, config, surroundings.activation)
         let made = try orFail("counters") { () throws(SystemError) in
             try Node(
                 NodeParts(
                     loop: loop, log: log, ports: ports, invocation: invocation, own: try HeldProgram(path: ownPath),
-                    program: try HeldProgram(path: workerPath), room: room),
+                    program: try HeldProgram(path: workerPath), room: room, services: ServiceManager(loop, surroundings.services),
+                    serviceSettings: surroundings.services, startedAs: surroundings.startedAs),
                 config: config)
         }
         let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0, $1) }
+        made.processes.confinement = confinement
         node = made
+        let reaper = try reapOrphans(loop, log)
         made.start(controlServer)
         loop.run()
         signals.close()
+        reaper.close()
         return made.exitCode
     }
 
@@ -47,9 +75,11 @@ enum NodeStart {
     static func run(
         _ invocation: Invocation, taking state: TakenState, _ takeOver: TakeOver, log: Logger
     ) throws(StartError) -> Int32 {
+        let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         SignalSource.ignorePipeSignal()
         let loop = try makeLoop(state.setup.config)
+        let confinement = try WorkerConfinement(state.setup.config, log: log)
         if takeOver.mode == .upgrade { logStart(loop, log) }
         // In the program that was executed the names may have changed on disk; what runs is what was held open.
         let before = HeldProgram(path: state.supervisorProgram.path, adopting: OwnedDescriptor(state.supervisorProgram.descriptor))
@@ -66,8 +96,11 @@ enum NodeStart {
         let signals = try watchSignals(loop, log) { node }
         let ports = ListenerTable(loop)
         for socket in state.listeners { ports.adopt(socket.kind, OwnedDescriptor(socket.descriptor)) }
-        let parts = NodeParts(loop: loop, log: log, ports: ports, invocation: invocation, own: own, program: workers, room: room)
+        let parts = NodeParts(loop: loop, log: log, ports: ports, invocation: invocation, own: own, program: workers, room: room,
+            services: ServiceManager(loop, surroundings.services), serviceSettings: surroundings.services,
+            startedAs: surroundings.startedAs)
         let made = try take(parts, state)
+        made.processes.confinement = confinement
         let controlServer = try state.control.map { control throws(StartError) in
             try orFail("control socket") { () throws(SystemError) in
                 try ControlServer(loop, path: control.path, adopting: OwnedDescriptor(control.descriptor)) { [unowned made] in
@@ -77,9 +110,11 @@ enum NodeStart {
         }
         node = made
         try orFail("accept") { () throws(SystemError) in try made.resume(state, controlServer) }
+        let reaper = try reapOrphans(loop, log)
         made.settle(state, takeOver, before: before, workersBefore: workersBefore)
         loop.run()
         signals.close()
+        reaper.close()
         return made.exitCode
     }
 
@@ -92,6 +127,13 @@ enum NodeStart {
             return Node(parts, taking: state, memory: memory, region: try CounterRegion(opening: memory.region))
         } catch {
             throw StartError("counters: \(error)")
+        }
+    }
+
+    /// A process that is pid 1 has everybody's orphans to reap. Not before all children of our own are known.
+    private static func reapOrphans(_ loop: Loop, _ log: Logger) throws(StartError) -> OrphanReaper {
+        try orFail("signals") { () throws(SystemError) in
+            try OrphanReaper(loop) { pid in log.debug(.main, "reaped an orphan") { $0.field("pid", Int(pid)) } }
         }
     }
 
@@ -144,14 +186,29 @@ enum NodeStart {
         }
     }
 
-    private static func bind(_ loop: Loop, _ config: ServerConfig) throws(StartError) -> ListenerTable {
+    private static func bind(
+        _ loop: Loop, _ config: ServerConfig, _ activation: ActivationSockets
+    ) throws(StartError) -> ListenerTable {
         let ports = ListenerTable(loop)
-        do throws(BindError) {
-            try ports.bind(.proxy, key: "proxy.bind_addr", address: config.proxy.bindAddress)
-            try ports.bind(.upstream, key: "upstream.bind_addr", address: config.upstream.bindAddress)
-            try ports.bind(.admin, key: "admin.bind_addr", address: config.admin.bindAddress)
-        } catch {
-            throw StartError(error.description)
+        for (kind, key, address) in [
+            (ListenerKind.proxy, "proxy.bind_addr", config.proxy.bindAddress),
+            (.upstream, "upstream.bind_addr", config.upstream.bindAddress), (.admin, "admin.bind_addr", config.admin.bindAddress),
+        ] {
+            // Sockets that the service manager opened for the port take the place of its address.
+            let opened = activation.descriptors(named: "\(kind.name)")
+            for descriptor in opened {
+                ProcessReplacement.keepToItself(descriptor)
+                guard DescriptorKind(of: descriptor) == .listeningSocket else {
+                    throw StartError("socket activation: descriptor \(descriptor), for \(kind.name), is no listening socket")
+                }
+                ports.adopt(kind, Listener.adopt(OwnedDescriptor(descriptor)))
+            }
+            if !opened.isEmpty { continue }
+            do throws(BindError) {
+                try ports.bind(kind, key: key, address: address)
+            } catch {
+                throw StartError(error.description)
+            }
         }
         return ports
     }

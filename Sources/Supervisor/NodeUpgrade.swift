@@ -147,6 +147,7 @@ extension Node {
                     ? "another upgrade is going on" : reloading != nil ? "a reload is going on" : "the node is \(machine.stateName)",
                 reply)
         }
+        parts.services.status("upgrading")
         log.info(.server, "upgrading") { $0.field("version", BuildInfo.version) }
         do throws(SystemError) {
             let folder = try Self.folder(of: path) ?? parts.folder
@@ -162,6 +163,7 @@ extension Node {
 
     func upgradeFailed(_ reason: String, _ reply: (JSONValue) -> Void) {
         upgrade = nil
+        if machine.isServing { parts.services.status("serving; not upgraded: \(reason)") }
         log.error(.server, "not upgraded; everything goes on as before") { $0.field("err", reason) }
         reply(.object([JSONMember("error", .string(reason))]))
     }
@@ -242,7 +244,9 @@ extension Node {
                 worker.held = process.link.held
                 return worker
             }
-            Self.execute(program, mode, reason, state, arguments: parts.invocation.words)
+            Self.execute(
+                program, mode, reason, state, arguments: parts.invocation.words,
+                environment: Self.inherited(parts.serviceSettings, startedAs: parts.startedAs))
         }
         // A worker that hangs does not hold the others up; it is lost anyway.
         let timer = CallbackTimer(loop) {
@@ -263,9 +267,15 @@ extension Node {
 
     private static let freezeMax = Duration.seconds(3)
 
+    /// What the next program finds in its environment of what this one was told at its start.
+    static func inherited(_ services: ServiceSettings, startedAs: String?) -> [String] {
+        services.variables + (startedAs.map { ["\(NodeStart.startedVariable)=\($0)"] } ?? [])
+    }
+
     /// Executes the program. When even that fails, this one is executed again.
     static func execute(
-        _ program: TakenState.Program, _ mode: TakeOverMode, _ reason: String, _ state: TakenState, arguments: [String]
+        _ program: TakenState.Program, _ mode: TakeOverMode, _ reason: String, _ state: TakenState, arguments: [String],
+        environment: [String]
     ) -> Never {
         var reason = reason
         var attempts = [(program, mode), (state.supervisorProgram, TakeOverMode.back)]
@@ -275,9 +285,9 @@ extension Node {
             for descriptor in state.descriptors + [file.raw, program.descriptor] { ProcessReplacement.keepOpen(descriptor) }
             let failure = ProcessReplacement.execute(
                 program.descriptor, name: program.path, arguments: ["piko-supervisor"] + arguments,
-                environment: [
-                    TakeOverMode.modeVariable: mode.rawValue, TakeOverMode.stateVariable: "\(file.raw)",
-                    TakeOverMode.reasonVariable: reason,
+                environment: environment + [
+                    "\(TakeOverMode.modeVariable)=\(mode.rawValue)", "\(TakeOverMode.stateVariable)=\(file.raw)",
+                    "\(TakeOverMode.reasonVariable)=\(reason)",
                 ])
             reason = "\(failure)"
         }

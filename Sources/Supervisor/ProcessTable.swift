@@ -30,6 +30,8 @@ final class WorkerProcess {
     /// Its last answer to a ping, and what was asked last.
     var ponged: UInt64 = 0
     var pinged: UInt64 = 0
+    /// Kills it, when it is stuck.
+    var burial: CallbackTimer?
     /// Connections of this turn, by port.
     var batches = [ConnectionBatch](repeating: ConnectionBatch(), count: ListenerKind.allCases.count)
 
@@ -85,6 +87,8 @@ final class ProcessTable {
     private(set) var workers: [WorkerProcess] = []
     private let loop: Loop
     let program: HeldProgram
+    /// What workers that are started from now on give up.
+    var confinement = WorkerConfinement()
 
     init(_ loop: Loop, program: HeldProgram) {
         self.loop = loop
@@ -101,11 +105,25 @@ final class ProcessTable {
         worker: UInt32, generation: UInt32, place: Int, slab: Int, backend: String, counters: Counters,
         owner: any WorkerLinkOwner, ended: @escaping (ExitStatus) -> Void
     ) throws(SystemError) {
+        do throws(SystemError) {
+            try launch(
+                worker: worker, generation: generation, place: place, slab: slab, backend: backend, counters: counters, owner: owner,
+                ended: ended)
+        } catch {
+            counters.add(.workerStartFailures)
+            throw error
+        }
+    }
+
+    private func launch(
+        worker: UInt32, generation: UInt32, place: Int, slab: Int, backend: String, counters: Counters,
+        owner: any WorkerLinkOwner, ended: @escaping (ExitStatus) -> Void
+    ) throws(SystemError) {
         var pair = try MessageSocket.pair()
         let theirs = pair.takeSecond()
         let link = try WorkerLink(loop, worker: worker, adopting: pair.takeFirst(), owner: owner)
-        var description = ProcessDescription(
-            path: program.path, arguments: ["piko-worker", "--io-backend", backend], environment: ProgramEnvironment.strings)
+        let words = ["piko-worker", "--io-backend", backend] + confinement.words
+        var description = ProcessDescription(path: program.path, arguments: words, environment: ProgramEnvironment.strings)
         description.executable = program.descriptor.raw
         description.descriptors = [theirs.raw]
         description.diesWithParent = true

@@ -440,8 +440,8 @@ struct SupervisorMachine {
         let pauses = entry.pauses
         entry.pauses = min(pauses + 1, 30)
         generations[generation].places[place] = entry
-        let serves = phase == .serving && generations[generation].places.contains { $0.state.isReady }
-        if entry.failures >= limits.failuresMax && !serves {
+        // A node that has served goes on trying: what is short now, descriptors or processes, will be there again.
+        if entry.failures >= limits.failuresMax && phase == .starting {
             exitCode = 1
             actions.append(.giveUp)
             stop(now, &actions)

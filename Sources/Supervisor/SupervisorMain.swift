@@ -53,6 +53,10 @@ enum SupervisorMain {
         }
         if takeOver.mode == .rehearse { return takeOver.rehearse(invocation) }
         do {
+            // Should it go back, the program before is to know what this one was told.
+            let variables = ProgramEnvironment.variables
+            let services = ServiceSettings(variables, pid: System.processIdentifier)
+            let startedAs = variables[NodeStart.startedVariable]
             let state = try takeOver.state()
             let log = makeLog(state.setup.config)
             do {
@@ -61,7 +65,9 @@ enum SupervisorMain {
                 log.error(.main, "cannot take over") { $0.field("err", "\(error)") }
                 if takeOver.mode == .back { return 1 }
                 // Nothing was begun yet: what was left to this program is as it was.
-                Node.execute(state.supervisorProgram, .back, "\(error)", state, arguments: words)
+                Node.execute(
+                    state.supervisorProgram, .back, "\(error)", state, arguments: words,
+                    environment: Node.inherited(services, startedAs: startedAs))
             }
         } catch {
             say("piko-supervisor: cannot take over: \(error)\n", on: 2)

@@ -81,6 +81,8 @@ private final class Rehearsal: WorkerLinkOwner {
         let rehearsal = try Rehearsal(config)
         let program = HeldProgram(path: "piko-worker", adopting: OwnedDescriptor(TakeOverMode.rehearsalWorker))
         let processes = ProcessTable(loop, program: program)
+        let log = Logger(settings: LogSettings(), clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
+        processes.confinement = try WorkerConfinement(config, log: log)
         let counters = Counters()
         try processes.start(
             worker: 1, generation: 1, place: 0, slab: 1, backend: config.server.ioBackend.rawValue, counters: counters,
@@ -146,6 +148,7 @@ extension Node {
         try ports.accept(dispatcher, counters: counters, log: log)
         workersChanged()
         runClocks()
+        parts.services.ready(status: "serving")
         for worker in lost { handle(.workerEnded(worker)) }
         handle(.begin)
         dispatcher.take(waiting: state.waiting)
@@ -186,6 +189,7 @@ extension Node {
             begin(try readConfig(), ReloadOutcome()) { [self] outcome in
                 if let failure = outcome.failure { return goBack(failure) }
                 programsBefore = nil
+                parts.services.ready(status: "serving, version \(BuildInfo.version)")
                 log.info(.server, "upgraded") { $0.field("version", BuildInfo.version) }
                 tell(
                     .object([

@@ -114,6 +114,9 @@ public enum Counter: Int, CaseIterable, Sendable {
     /// Requests that waited for an agent to come back.
     case reconnectWaits = 50
 
+    /// Worker processes that could not be started: no descriptors, no processes, no memory.
+    case workerStartFailures = 51
+
     /// Whether the number is a state, which ends with its process.
     public var isGauge: Bool { description.kind == .gauge }
 }
@@ -242,9 +245,9 @@ extension Counter {
             .init(
                 name: "piko_refused_by_limit_total", kind: .counter,
                 help: "Connections, streams, upstreams and requests turned away at a limit.")
-        case .acceptPauses, .workersReady, .workerRestarts, .logLinesDropped, .controlErrors, .loopTurns, .loopEvents,
-            .loopSystemCalls, .loopStaleCompletions, .loopBufferShortages, .loopHandlesOpen, .loopHandlesLingering,
-            .loopOutputBytes, .loopOutputChunks, .streamBytesReceived, .streamBytesSent:
+        case .acceptPauses, .workersReady, .workerRestarts, .workerStartFailures, .logLinesDropped, .controlErrors,
+            .loopTurns, .loopEvents, .loopSystemCalls, .loopStaleCompletions, .loopBufferShortages, .loopHandlesOpen,
+            .loopHandlesLingering, .loopOutputBytes, .loopOutputChunks, .streamBytesReceived, .streamBytesSent:
             processDescription
         case .pumpBytesCopied, .pumpBytesSpliced, .pipeShortages, .pumpsOpen, .pipesOpen, .dataConnectionsOpen, .dataStreams,
             .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused, .sessionsMoved, .reconnectWaits:
@@ -262,6 +265,10 @@ extension Counter {
             .init(name: "piko_workers_ready", kind: .gauge, help: "Worker processes that serve.")
         case .workerRestarts:
             .init(name: "piko_worker_restarts_total", kind: .counter, help: "Worker processes replaced after their end.")
+        case .workerStartFailures:
+            .init(
+                name: "piko_worker_start_failures_total", kind: .counter,
+                help: "Worker processes that could not be started for want of descriptors, processes or memory.")
         case .logLinesDropped:
             .init(
                 name: "piko_log_lines_dropped_total", kind: .counter, help: "Log lines that could not be written at once.")

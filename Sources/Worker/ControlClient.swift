@@ -53,7 +53,9 @@ final class ControlClient: MessageDelegate {
             end("control socket: \(error)")
             return
         }
-        guard descriptors.count == message.descriptorCount else {
+        if descriptors.isShort {
+            worker?.descriptorsMissing()
+        } else if descriptors.count != message.descriptorCount {
             end("control socket: unexpected descriptors")
             return
         }
@@ -70,6 +72,11 @@ final class ControlClient: MessageDelegate {
             configure(setup, descriptors.take(.file))
             return
         }
+        if case .shutdown = message {
+            // Perhaps before there was a configuration.
+            end(nil)
+            return
+        }
         guard let worker else {
             end("control socket: no configuration")
             return
@@ -81,8 +88,12 @@ final class ControlClient: MessageDelegate {
         switch message {
         case .accepted(let listener, _, let peers):
             for peer in peers {
-                guard let descriptor = descriptors.take(.streamSocket) else { continue }
-                worker.adopt(descriptor, listener: listener, peer: peer)
+                if descriptors.count == 0 {
+                    // Its descriptor found no number here and is closed.
+                    worker.shed(listener)
+                } else if let descriptor = descriptors.take(.streamSocket) {
+                    worker.adopt(descriptor, listener: listener, peer: peer)
+                }
             }
         case .sibling(let id, let generation, let protocolVersion):
             guard let descriptor = descriptors.take(.messageSocket) else { return }
@@ -117,17 +128,19 @@ final class ControlClient: MessageDelegate {
             worker.admitTunnels(admits)
         case .ping(let number):
             send(.pong(number))
-        case .shutdown:
-            end(nil)
-        case .hello, .configure, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
+        case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
             .agentLeft, .pong, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }
 
     private func configure(_ setup: WorkerSetup, _ counters: consuming OwnedDescriptor?) {
-        guard worker == nil, let counters else {
+        guard worker == nil else {
             end("control socket: configured twice")
+            return
+        }
+        guard let counters else {
+            end("no descriptor for the counters")
             return
         }
         do {

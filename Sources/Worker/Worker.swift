@@ -55,6 +55,7 @@ final class Worker {
     private var statusRequests: [UInt64: AdminConnection] = [:]
     private var nextRequest: UInt64 = 1
     private var drainTimer: CallbackTimer?
+    private var shedWarning = WarningLimit()
     private var publishTimer: CallbackTimer?
 
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, control: ControlClient) {
@@ -121,8 +122,10 @@ final class Worker {
         do {
             stream = try Stream(loop, adopting: descriptor)
         } catch {
-            telemetry.connectionLost(listener)
-            telemetry.log.warn(.server, "connection dropped") { $0.field("error", error.description) }
+            shed(listener)
+            if shedWarning.isDue(loop.now) {
+                telemetry.log.warn(.server, "connection dropped") { $0.field("error", error.description) }
+            }
             return
         }
         stream.setNoDelay()
@@ -159,6 +162,15 @@ final class Worker {
         var kept = ByteBuffer()
         kept.append(input)
         adopt(descriptor, listener: listener, peer: peer, moves: moves, input: kept)
+    }
+
+    /// A connection that could not be taken: this process is out of descriptors or of handles.
+    func shed(_ listener: ListenerKind) { telemetry.connectionLost(listener) }
+
+    /// A message came with fewer descriptors than it was sent with.
+    func descriptorsMissing() {
+        guard shedWarning.isDue(loop.now) else { return }
+        telemetry.log.warn(.server, "out of descriptors; connections are dropped")
     }
 
     /// The connection is over, moved, or, with `isOpen`, became a tunnel, which is still counted as a connection.

@@ -60,6 +60,9 @@ final class WorkerTelemetry {
         counters.add(.refusedByLimit)
     }
 
+    /// Something else that a sibling sent could not be taken.
+    func shed() { counters.add(.refusedByLimit) }
+
     func moved() { counters.add(.connectionsMovedOut) }
     func moveFailed() { counters.add(.controlErrors) }
     func relayed() { counters.add(.connectionsRelayed) }

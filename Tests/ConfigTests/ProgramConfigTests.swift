@@ -84,6 +84,8 @@ func refusal<Value: Configuration>(
               workers: 4
               control_socket: /tmp/piko.sock
               io_backend: epoll
+              user: piko:tunnels
+              seccomp: false
             """)
         var expected = ServerConfig()
         expected.proxy.bindAddress = BindAddress(host: "127.0.0.1", port: 1)
@@ -113,6 +115,8 @@ func refusal<Value: Configuration>(
         expected.server.workers = 4
         expected.server.controlSocket = "/tmp/piko.sock"
         expected.server.ioBackend = .epoll
+        expected.server.user = "piko:tunnels"
+        expected.server.isFiltered = false
         #expect(config == expected)
         // Every key differs from its default, so that none can be forgotten in the text form.
         let defaults = Dictionary(grouping: ServerConfig().flattened, by: \.0).mapValues { $0.map(\.1) }
@@ -156,6 +160,8 @@ func refusal<Value: Configuration>(
         ("proxy: [a]\n", "file.yaml:1:8: proxy holds keys (\"key: value\"), not a list"),
         ("proxy: 5\n", "file.yaml:1:8: proxy holds keys (\"key: value\"), not \"5\""),
         ("- a\n", "file.yaml:1:1: a configuration holds keys (\"key: value\"), not a list"),
+        ("server:\n  user: a b\n", "file.yaml:2:9: server.user: \"a b\" is not of the form USER or USER:GROUP"),
+        ("server:\n  user: 'a:b:c'\n", "file.yaml:2:9: server.user: \"a:b:c\" is not of the form USER or USER:GROUP"),
         ("server:\n  workers: two\n", "file.yaml:2:12: server.workers: \"two\" is not a whole number"),
         ("server:\n  workers: 010\n", "file.yaml:2:12: server.workers: \"010\" is not a whole number"),
         ("server:\n  workers: 1025\n", "file.yaml:2:12: server.workers: \"1025\" is not between 0 and 1024"),

@@ -5,6 +5,7 @@ line of a program is kept, and must be one JSON object; a condition is waited fo
 """
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -242,12 +243,23 @@ class Program:
                 assert any(re.search(pattern, text) for pattern in self.expected_errors), f"{self.name} logged an error: {text}"
 
 
+def become(user):
+    """For `before_exec`: another user, in the group of the same number and no other."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)      # the change of user clears it
+
+
 class Node(Program):
     """`piko server`, with ports from the kernel."""
 
     def __init__(self, backend="auto", workers=2, arguments=(), config=None, wait=True, ports=(0, 0, 0), host="127.0.0.1",
-                 command=lambda *words: list(words), **options):
+                 command=lambda *words: list(words), user=None, **options):
         self.folder = tempfile.TemporaryDirectory(prefix="piko-test-")
+        if user is not None:
+            os.chown(self.folder.name, user, user)
+            options["before_exec"] = lambda: become(user)
         self.backend = backend
         self.control_socket = Path(self.folder.name) / "control.sock"
         line = [BIN / "piko", "server", "--io-backend", backend, "--server.workers", workers,
@@ -300,8 +312,8 @@ def metric(node, name):
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
 
-def deny_io_uring():
-    """For `before_exec`: a seccomp filter that refuses io_uring_setup with EPERM, as container runtimes do."""
+def deny_io_uring(error=errno.EPERM):
+    """For `before_exec`: a seccomp filter that refuses io_uring_setup, with EPERM as container runtimes do."""
     class Filter(ctypes.Structure):
         _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint)]
 
@@ -310,7 +322,7 @@ def deny_io_uring():
     io_uring_setup = 425
     rows = (Filter * 4)(Filter(0x20, 0, 0, 0),                       # load the system call's number
                         Filter(0x15, 0, 1, io_uring_setup),          # equal: next, else skip one
-                        Filter(0x06, 0, 0, 0x00050000 | 1),          # return EPERM
+                        Filter(0x06, 0, 0, 0x00050000 | error),      # return it
                         Filter(0x06, 0, 0, 0x7FFF0000))              # allow
     program = Program_(4, rows)
     if LIBC.prctl(38, 1, 0, 0, 0) != 0 or LIBC.prctl(22, 2, ctypes.byref(program), 0, 0) != 0:

@@ -181,6 +181,19 @@ def test_server_ends_cleanly(new_node, tunnel, host, number):
     client.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_whole_group(new_node, tunnel, host, number):
+    """^C in a terminal and many service managers signal the workers as well: they end when their supervisor says so."""
+    node = new_node(before_exec=os.setpgrp)
+    tunnel(node, agents.Recorder(), judged=False)
+    client = http1.Connection(node.proxy)
+    assert client.request(host=host).status == 200
+    os.killpg(node.pid, number)
+    assert node.wait() == 0
+    assert all(line["status"] == "exit code 0" for line in node.logged("worker ended"))
+    client.close()
+
+
 def test_second_sigterm_ends_at_once(new_node, tunnel, host):
     import asyncio
 

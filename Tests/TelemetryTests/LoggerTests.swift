@@ -6,6 +6,15 @@ import Memory
 import Telemetry
 import Testing
 
+@Suite struct WarningLimitTests {
+    @Test func oneASecond() {
+        var limit = WarningLimit()
+        let start = Instant(nanoseconds: 5_000_000_000)
+        let due = [0, 1, 999, 1_000, 1_500, 2_000, 60_000].map { limit.isDue(start + .milliseconds($0)) }
+        #expect(due == [true, false, false, true, false, true, true])
+    }
+}
+
 private final class Lines: LogSink {
     var lines: [String] = []
     var accepts = true

@@ -70,7 +70,9 @@ enum cio_event_kind {
     CIO_EVENT_ACCEPTED = 7,  /* result: a new connection's descriptor (O_NONBLOCK, CLOEXEC), the caller's; or -errno
                                 (EMFILE, ENFILE, ENOBUFS, ENOMEM), after which the listener is paused: the caller decides
                                 when to resume */
-    CIO_EVENT_MESSAGE = 8,   /* a whole SEQPACKET message: data, length, descriptors, descriptor_count (the caller's) */
+    CIO_EVENT_MESSAGE = 8,   /* a whole SEQPACKET message: data, length, descriptors, descriptor_count (the caller's);
+                                result 0, or -EMFILE when this process had no room for all its descriptors: the first
+                                ones are there, the others were closed by the kernel */
     CIO_EVENT_READY = 9,     /* a polled foreign descriptor is ready; result: the poll mask. One shot: re-arm it */
     CIO_EVENT_RESOLVED = 10, /* a cio_resolve finished: data: array of struct sockaddr_storage, length: bytes of it;
                                 result 0, or a getaddrinfo code (positive), data then holds its text */
@@ -212,7 +214,7 @@ int cio_listener_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *
 void cio_listener_accept(cio_loop *loop, cio_handle handle, bool on);
 
 /* Takes a connected SOCK_SEQPACKET Unix socket; MESSAGE for each message, with up to CIO_DESCRIPTORS_MAX descriptors
- * (CLOEXEC). A truncated message or control data closes the descriptors and is FAILED with -EMSGSIZE. END at EOF. */
+ * (CLOEXEC). A message that is too long, or with too many descriptors, is FAILED with -EMSGSIZE. END at EOF. */
 #define CIO_DESCRIPTORS_MAX 64
 #define CIO_MESSAGE_BYTES_MAX 131072
 int cio_message_open(cio_loop *loop, int descriptor, uint64_t tag, cio_handle *handle);
@@ -245,6 +247,8 @@ int cio_resolve(cio_loop *loop, const char *host, const char *port, uint64_t tag
 /* A listening TCP socket: non-blocking, CLOEXEC, SO_REUSEADDR, backlog SOMAXCONN. `v6_only` matters for IPv6 only. `share_port`:
  * sockets that share theirs may overlap with the address. */
 int cio_socket_listen(const struct sockaddr *address, socklen_t length, bool v6_only, bool share_port);
+/* Makes calls on a socket that another program made return at once. */
+void cio_socket_nonblocking(int descriptor);
 /* Whether sockets that are bound later may overlap with this one (SO_REUSEPORT). */
 int cio_socket_share_port(int descriptor, bool share);
 /* A listening Unix stream socket with the given mode; removes a stale socket of that name that nobody listens on. */
@@ -308,5 +312,32 @@ const char *cio_started_path(void);
 uint64_t cio_descriptor_limit_raise(void);
 /* Fills with random bytes from the kernel. */
 int cio_random(void *bytes, size_t length);
+
+/* ---- Confinement and diagnosis ----------------------------------------------------------------------------------------- */
+
+/* Looks up USER[:GROUP], each a name or a number. A number without an account is in the group of the same number, unless
+ * one is named. Waits for the system's databases. -ENOENT: no such user; -ESRCH: no such group; -EINVAL: no such form. */
+int cio_user_lookup(const char *text, uid_t *uid, gid_t *gid);
+
+/* Gives up all privileges of this process, for ever: every capability in every set, what an exec could bring
+ * (no_new_privs) and, with `change_user`, user, group and supplementary groups; then its memory is closed to other
+ * processes of that user as well. The process gets SIGKILL when its parent ends. -errno: it must not go on. */
+int cio_privileges_drop(bool change_user, uid_t uid, gid_t gid);
+
+/* Whether a child of this process could become that user, and this process could still end it: tries it. 0 or -errno. */
+int cio_privileges_probe(uid_t uid, gid_t gid);
+
+/* From here on this process, or this thread and those that it starts, makes only the system calls that a worker needs for the loop that it has made (filter.c); any
+ * other ends it with SIGSYS. -EOPNOTSUPP: an architecture for which there is no table, or a build with a sanitizer. */
+int cio_filter_install(bool every_thread);
+
+/* Whenever this process gets the signal, it writes the stack of the calling thread to stderr and goes on: one line, JSON
+ * or for people. With `crashes`, so do the signals of a crash before they end it. For one thread of a process; to be
+ * called before files are out of reach. */
+int cio_stack_install(int signal, bool json, bool crashes);
+
+/* Reaps one ended child of which nobody else hears: `*pid` is one that is ended and not in `own`. Returns 1 when there
+ * was one, 0 when none is left; 2 when one of `own` is in the way, which its owner reaps: to be asked again then. */
+int cio_process_reap_other(const pid_t *own, uint32_t count, pid_t *pid);
 
 #endif

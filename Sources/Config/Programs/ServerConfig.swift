@@ -66,6 +66,10 @@ public struct ServerConfig: Configuration {
         /// The control socket's path; empty means the first of `ControlSocketPath.candidates` that can be used.
         public var controlSocket = ""
         public var ioBackend = IOBackend.auto
+        /// Who the workers are, `USER` or `USER:GROUP`; empty means `defaultUsers` when the server is root, else who it is.
+        public var user = ""
+        /// Whether workers are held to the system calls that they need.
+        public var isFiltered = true
 
         public init() {}
     }
@@ -224,6 +228,17 @@ extension ServerConfig.Process {
             that is set, else /run/piko/server.sock, or /tmp/piko-UID/server.sock where /run can't be written.
             """),
         Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help),
+        Setting(
+            "user", \.user, check: Rule.account,
+            """
+            The user that the workers run as, when the server is root: USER or USER:GROUP, names or numbers. By default \
+            piko, or nobody where there is no such user. root leaves them root, without capabilities. See docs/security.md.
+            """),
+        Setting(
+            "seccomp", \.isFiltered,
+            """
+            Hold each worker to the system calls that it needs; any other ends it. See docs/security.md.
+            """),
     ]
 }
 

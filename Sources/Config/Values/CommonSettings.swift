@@ -120,6 +120,16 @@ enum Rule {
         return name.utf8.allSatisfy(AddressText.isSegmentByte) ? nil : "is not an endpoint's name (letters, digits, - . _ ~)"
     }
 
+    /// A user, or a user and a group, or nothing. Whether they exist is found out at start.
+    @Sendable static func account(_ text: String) -> String? {
+        if text.isEmpty { return nil }
+        let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+        let isSound = parts.count <= 2 && parts.allSatisfy { part in
+            !part.isEmpty && part.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7f && $0 != UInt8(ascii: "/") }
+        }
+        return isSound ? nil : "is not of the form USER or USER:GROUP"
+    }
+
     /// The path of a Unix socket, or nothing.
     @Sendable static func socketPath(_ path: String) -> String? {
         if path.isEmpty { return nil }

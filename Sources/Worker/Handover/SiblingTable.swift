@@ -197,8 +197,16 @@ private final class SiblingLink: MessageDelegate {
     }
 
     override func message(_ socket: MessageSocket, bytes: Span<UInt8>, descriptors: inout DescriptorList) {
-        guard let message = try? ControlMessage.decode(bytes, from: .sibling), descriptors.count == message.descriptorCount else {
+        guard let message = try? ControlMessage.decode(bytes, from: .sibling),
+            descriptors.isShort || descriptors.count == message.descriptorCount
+        else {
             worker.telemetry.controlMessageRefused()
+            return
+        }
+        if descriptors.isShort {
+            // Whatever came with it is of no use without the rest: it is closed, and its client comes again.
+            worker.descriptorsMissing()
+            worker.telemetry.shed()
             return
         }
         switch message {
