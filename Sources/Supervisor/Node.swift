@@ -127,7 +127,9 @@ final class Node {
         slabs = SlabPool(slabs: region.slabCount)
         counters = Counters(slab: region.slab(0))
         machine = SupervisorMachine(
-            adopting: state.workers.map { .init(worker: $0.worker, generation: $0.generation, place: $0.place) },
+            adopting: state.workers.map {
+                .init(worker: $0.worker, generation: $0.generation, place: $0.place, isLeaving: $0.isLeaving)
+            },
             current: state.currentGeneration, nextGeneration: state.nextGeneration, nextWorker: state.nextWorker,
             workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)
         setups = [state.currentGeneration: state.setup]

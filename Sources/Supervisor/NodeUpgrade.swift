@@ -192,7 +192,7 @@ extension Node {
             TakenState.Worker(
                 worker: process.worker, generation: process.generation, place: process.place, slab: process.slab,
                 pid: process.child.pid, link: -1, protocolVersion: process.link.protocolVersion, passed: process.passed,
-                pinged: process.pinged, held: [])
+                pinged: process.pinged, held: [], isLeaving: machine.isLeaving(process.worker))
         }
         return state
     }
@@ -224,6 +224,7 @@ extension Node {
     ) {
         let workers = processes.workers.filter(\.isLinked)
         var links: [UInt32: Int32] = [:]
+        var left = workers.count
         var isDone = false
         func finish() {
             guard !isDone else { return }
@@ -258,8 +259,9 @@ extension Node {
         for process in workers {
             let worker = process.worker
             process.link.detach { descriptor in
-                links[worker] = descriptor.take()
-                if links.count == workers.count { finish() }
+                links[worker] = descriptor
+                left -= 1
+                if left == 0 { finish() }
             }
         }
         if workers.isEmpty { finish() }

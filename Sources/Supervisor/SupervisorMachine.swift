@@ -202,6 +202,8 @@ struct SupervisorMachine {
         var worker: UInt32
         var generation: UInt32
         var place: Int
+        /// Whether it was told to end.
+        var isLeaving = false
     }
 
     /// A node that serves, taken over from another program: its workers, those of the generation `current` being the ones that
@@ -222,8 +224,9 @@ struct SupervisorMachine {
             let places = max((own.map(\.place).max() ?? 0) + 1, number == current ? workers : 0)
             var generation = Generation(number: number, policy: policy, places: Array(repeating: Place(), count: places))
             for worker in own {
-                generation.places[worker.place].state = number == current
-                    ? .ready(worker: worker.worker, since: now) : .retiring(worker: worker.worker, until: until)
+                generation.places[worker.place].state = worker.isLeaving
+                    ? .leaving(worker: worker.worker, until: now + limits.shutdownMax)
+                    : number == current ? .ready(worker: worker.worker, since: now) : .retiring(worker: worker.worker, until: until)
             }
             generations.append(generation)
         }

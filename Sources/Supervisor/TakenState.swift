@@ -35,6 +35,8 @@ struct TakenState {
         var passed: UInt64
         var pinged: UInt64
         var held: [[UInt8]]
+        /// Whether it was told to end.
+        var isLeaving = false
     }
 
     /// A socket of one of the node's ports; with a peer: a connection that waits for a worker.
@@ -127,6 +129,7 @@ struct TakenState {
                 JSONMember("pid", number(worker.pid)), JSONMember("link", number(worker.link)),
                 JSONMember("protocol", number(worker.protocolVersion)), JSONMember("passed", number(worker.passed)),
                 JSONMember("pinged", number(worker.pinged)), JSONMember("held", .array(worker.held.map(hex))),
+                JSONMember("leaving", .bool(worker.isLeaving)),
             ])
         }
         var members = [
@@ -200,7 +203,7 @@ struct TakenState {
         supervisorProgram = try Self.program(try fields.object("supervisor_program"))
         workerProgram = try Self.program(try fields.object("worker_program"))
         if json["control"] != nil { control = try Self.program(try fields.object("control")) }
-        for element in try fields.list("workers") { workers.append(try Self.worker(Fields(element))) }
+        for element in try fields.list("workers") { workers.append(try Self.worker(element)) }
         for element in try fields.list("listeners") { listeners.append(try Self.socket(Fields(element))) }
         for element in try fields.list("waiting") { waiting.append(try Self.socket(Fields(element))) }
         for element in try fields.list("askers") {
@@ -220,7 +223,8 @@ struct TakenState {
         return Socket(kind: kind, descriptor: try fields.number("descriptor"), peer: try fields.hex("peer"))
     }
 
-    private static func worker(_ fields: Fields) throws(StateError) -> Worker {
+    private static func worker(_ json: JSONValue) throws(StateError) -> Worker {
+        let fields = Fields(json)
         var held: [[UInt8]] = []
         for element in try fields.list("held") {
             guard let bytes = element.string.flatMap(Hex.bytes) else { throw StateError("the state's messages are broken") }
@@ -230,7 +234,8 @@ struct TakenState {
             worker: try fields.number("worker"), generation: try fields.number("generation"), place: try fields.number("place"),
             slab: try fields.number("slab"), pid: try fields.number("pid"), link: try fields.number("link"),
             protocolVersion: try fields.number("protocol"), passed: UInt64(bitPattern: try fields.integer("passed")),
-            pinged: UInt64(bitPattern: try fields.integer("pinged")), held: held)
+            pinged: UInt64(bitPattern: try fields.integer("pinged")), held: held,
+            isLeaving: json["leaving"] == .bool(true))
     }
 
     init(

@@ -38,7 +38,7 @@ final class WorkerLink: MessageDelegate {
     /// What is to be sent by the program that takes the link over.
     private(set) var held: [[UInt8]] = []
     private var isHolding = false
-    private var detached: ((consuming OwnedDescriptor) -> Void)?
+    private var detached: ((Int32?) -> Void)?
     /// Endpoints whose change the worker has not been told yet, with the version of the last.
     private var changes: [String: UInt64] = [:]
     private var messagesWaiting = 0
@@ -81,8 +81,8 @@ final class WorkerLink: MessageDelegate {
     }
 
     /// Takes the socket out of the loop, for another program. What is sent from here on, which must be without descriptors, is
-    /// held for it; what the worker sent is still told until `done` gets the socket.
-    func detach(_ done: @escaping (consuming OwnedDescriptor) -> Void) {
+    /// held for it; what the worker sent is still told until `done` gets the socket, or nil when the worker closed it.
+    func detach(_ done: @escaping (Int32?) -> Void) {
         timer.cancel()
         let waiting = changes
         changes = [:]
@@ -154,7 +154,10 @@ final class WorkerLink: MessageDelegate {
     private func fail(_ reason: String) {
         if hasFailed { return }
         close()
+        let done = detached
+        detached = nil
         owner.linkFailed(self, reason: reason)
+        done?(nil)
     }
 
     // MARK: What comes
@@ -191,7 +194,7 @@ final class WorkerLink: MessageDelegate {
     override func messageSocketDetached(_ socket: MessageSocket, descriptor: consuming OwnedDescriptor) {
         let done = detached
         detached = nil
-        done?(descriptor)
+        done?(descriptor.take())
     }
 
     override func messageSocketEnded(_ socket: MessageSocket, error: SystemError?) {

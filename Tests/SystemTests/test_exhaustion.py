@@ -251,8 +251,8 @@ def test_no_more_processes(new_node, tunnel, host):
     restore()
     wait_until(lambda: len(node.workers()) == 2, 20 * SLOW, lambda: node.tail())
     lines = node.logged("cannot start a worker")
-    assert most_a_second(lines) <= 4      # pauses double from a tenth of a second
-    assert metric(node, "piko_worker_start_failures_total") == len(lines)
+    assert most_a_second(lines) <= 2      # one a second; two seconds of the clock may share one
+    assert metric(node, "piko_worker_start_failures_total") >= len(lines)
 
     def well():
         try:
@@ -306,7 +306,7 @@ def test_no_worker_for_a_while(new_node):
     for victim in node.workers():
         os.kill(victim, signal.SIGKILL)
     again = no_more_descriptors(node.pid)
-    wait_until(lambda: len(node.logged("cannot start a worker")) >= 12, 30 * SLOW, lambda: node.tail())
+    wait_until(lambda: any(line["worker"] >= 14 for line in node.logged("cannot start a worker")), 30 * SLOW, lambda: node.tail())
     assert_idle(node)
     assert node.process.poll() is None
     again()
