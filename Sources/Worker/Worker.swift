@@ -456,7 +456,8 @@ final class Worker {
     func drain(within time: Duration) {
         guard !isDraining else { return }
         isDraining = true
-        for tunnel in tunnels.values { tunnel.session?.goAway() }
+        // Requests that clients have sent already still reach their agents.
+        for tunnel in tunnels.values { tunnel.session?.askToLeave() }
         routes.closeData()
         for connection in connections where connection.listener != .admin { connection.finishSoon() }
         let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }

@@ -433,11 +433,13 @@ def test_upgrade_keeps_the_process_and_its_counters(new_node, real_agent, servic
 
 def test_drain_and_back(new_node, real_agent, service, endpoint, host):
     node = new_node()
-    real_agent(node.upstream, "http", endpoint, service().port)
+    agent = real_agent(node.upstream, "http", endpoint, service().port)
     assert request(node.admin, target="/ready", host="x").status == 200
     assert "ready: false" in changed(node, "drain")
     wait_until(lambda: request(node.admin, target="/ready", host="x").status == 503, what="not ready")
-    # Who is there is served; who comes is sent elsewhere.
+    # Who is there is served, although it was asked to leave and finds no other server; who comes is sent elsewhere.
+    agent.wait_log("server asks to connect elsewhere")
+    agent.wait_log("connect failed")
     assert request(node.proxy, host=host).status == 200
     answer = request(node.upstream, target=f"/piko/v1/upstream/{endpoint}-new", host="x", headers=[
         ("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"),
@@ -448,7 +450,9 @@ def test_drain_and_back(new_node, real_agent, service, endpoint, host):
     status, said = command(node, "drain", "--off")
     assert status == 0 and "ready: true" in said, said
     wait_until(lambda: request(node.admin, target="/ready", host="x").status == 200, what="ready")
-    wait_until(lambda: request(node.proxy, host=host).status == 200, what="an answer")
+    mark = agent.mark()
+    agent.wait_log("connected", after=mark)
+    assert request(node.proxy, host=host).status == 200
 
 
 def test_shutdown_delay(new_node, real_agent, service, endpoint, host):

@@ -6,8 +6,9 @@
 // looks like a mistake in the configuration (401, 404 …) is tried again as well, but with the longest wait at once, so
 // that a wrong token costs the server four requests a minute.
 //
-// Make before break: when the server says go-away, the session is retired (it finishes its streams) and a new one is
-// opened beside it. At most `retiredSessionsMax` retired sessions live; beyond that the oldest is closed.
+// Make before break: when the server says go-away, a new session is opened beside the current one, which serves until then:
+// a server that only asks to go elsewhere still sends streams through it. Then it is retired (it finishes its streams). At most
+// `retiredSessionsMax` retired sessions live; beyond that the oldest is closed.
 //
 // The waits start over only after a session that lasted `stableAfter`: a server that accepts and drops at once is not
 // hammered.
@@ -17,10 +18,10 @@ internal import Base
 /// The decisions of one listener.
 ///
 ///     idle ──start──► connecting ──opened──► connected
-///                      ▲      │                  │ lost → waiting
-///                      │      │ failed           │ peerWentAway → retire, then connecting (or waiting)
-///                 timerFired  ▼                  │
-///                      └── waiting ◄─────────────┘
+///                      ▲      │                  │  │
+///                      │      │ failed       lost │  │ peerWentAway
+///                 timerFired  ▼                  │  ▼
+///                      └── waiting ◄─────────────┘ replacing ──opened──► connected, and the one before is retired
 ///
 ///     any of these ──stop──► stopping (retired sessions finish) ──last one ended──► finished
 ///     any          ──abandon──► finished
@@ -68,7 +69,7 @@ struct ListenerMachine {
     }
 
     /// What follows once the current session is retired.
-    enum AfterRetirement: Equatable { case nothing, connect, wait(Duration) }
+    enum AfterRetirement: Equatable { case nothing, cancelConnect, cancelWait }
 
     enum Action: Equatable {
         case none
@@ -77,6 +78,8 @@ struct ListenerMachine {
         case wait(Duration)
         /// Say go-away on the current session, let its streams finish and close it; then what `next` says.
         case retire(closingOldest: Bool, next: AfterRetirement)
+        /// The same on the session that was the current one before the one that was just opened.
+        case retirePrevious(closingOldest: Bool)
         /// Give up the attempt that is under way.
         case cancelConnect
         /// Cancel the timer.
@@ -89,6 +92,8 @@ struct ListenerMachine {
         case idle
         case connecting
         case connected(since: Instant)
+        /// As `connected`, while another session is to take its place: an attempt is under way, or waited for.
+        case replacing(since: Instant, isConnecting: Bool)
         case waiting
         case stopping
         case finished
@@ -110,7 +115,10 @@ struct ListenerMachine {
 
     /// Whether requests can reach the service now.
     var isConnected: Bool {
-        if case .connected = state { true } else { false }
+        switch state {
+        case .connected, .replacing: true
+        case .idle, .connecting, .waiting, .stopping, .finished: false
+        }
     }
 
     /// The one transition function. An event that can't happen in a state (a late completion) changes nothing.
@@ -130,10 +138,26 @@ struct ListenerMachine {
             if now - since >= limits.stableAfter { backoff.reset() }
             return .wait(backoff.next())
         case (.connected(let since), .peerWentAway):
-            return retire(next: nextAfterGoAway(since: since, now: now))
+            return replace(since: since, now: now)
+        case (.replacing(let since, false), .timerFired):
+            state = .replacing(since: since, isConnecting: true)
+            return .connect
+        case (.replacing(_, true), .opened):
+            state = .connected(since: now)
+            return .retirePrevious(closingOldest: countRetired())
+        case (.replacing(let since, true), .failed(let failure)):
+            state = .replacing(since: since, isConnecting: false)
+            return .wait(failure.isTransient ? backoff.next() : backoff.longest())
+        case (.replacing(let since, let isConnecting), .lost):
+            state = isConnecting ? .connecting : .waiting
+            if now - since >= limits.stableAfter { backoff.reset() }
+            return .none
         case (.connected, .stop):
             state = .stopping
-            return retire(next: .nothing)
+            return .retire(closingOldest: countRetired(), next: .nothing)
+        case (.replacing(_, let isConnecting), .stop):
+            state = .stopping
+            return .retire(closingOldest: countRetired(), next: isConnecting ? .cancelConnect : .cancelWait)
         case (.connecting, .stop):
             stopWithoutSession()
             return .cancelConnect
@@ -147,7 +171,8 @@ struct ListenerMachine {
             retiredCount -= 1
             if retiredCount == 0 { state = .finished }
             return .none
-        case (.idle, .retiredEnded), (.connecting, .retiredEnded), (.connected, .retiredEnded), (.waiting, .retiredEnded):
+        case (.idle, .retiredEnded), (.connecting, .retiredEnded), (.connected, .retiredEnded), (.replacing, .retiredEnded),
+            (.waiting, .retiredEnded):
             precondition(retiredCount > 0, "a session that was never retired ended as a retired one")
             retiredCount -= 1
             return .none
@@ -157,27 +182,27 @@ struct ListenerMachine {
             state = .finished
             retiredCount = 0
             return .closeAll
-        case (.idle, _), (.connecting, _), (.connected, _), (.waiting, _), (.stopping, _):
+        case (.idle, _), (.connecting, _), (.connected, _), (.replacing, _), (.waiting, _), (.stopping, _):
             return .none
         }
     }
 
     /// A server that drains after a stable time deserves a new session at once: another node or worker takes it. One
     /// that sends every session away again is approached with growing waits.
-    private mutating func nextAfterGoAway(since: Instant, now: Instant) -> AfterRetirement {
+    private mutating func replace(since: Instant, now: Instant) -> Action {
         guard now - since >= limits.stableAfter else {
-            state = .waiting
+            state = .replacing(since: since, isConnecting: false)
             return .wait(backoff.next())
         }
         backoff.reset()
-        state = .connecting
+        state = .replacing(since: since, isConnecting: true)
         return .connect
     }
 
-    private mutating func retire(next: AfterRetirement) -> Action {
-        let closingOldest = retiredCount == limits.retiredSessionsMax
+    /// One more session is retired; whether the oldest must go.
+    private mutating func countRetired() -> Bool {
         retiredCount += 1
-        return .retire(closingOldest: closingOldest, next: next)
+        return retiredCount > limits.retiredSessionsMax
     }
 
     private mutating func stopWithoutSession() {

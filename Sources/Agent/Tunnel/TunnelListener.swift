@@ -23,6 +23,8 @@ final class TunnelListener {
     private var machine: ListenerMachine
     private var attempt: ConnectAttempt?
     private var current: TunnelSession?
+    /// The one before, until the machine has heard of the new one.
+    private var previous: TunnelSession?
     /// Sessions that finish their streams, oldest first.
     private var retired: [TunnelSession] = []
     private var timer: CallbackTimer?
@@ -121,6 +123,7 @@ final class TunnelListener {
             connectFailed(ConnectError(status: 501, description: "the server does not offer the direct transport"))
             return
         }
+        previous = current
         current = TunnelSession(carrier, peer: connection.peer, listener: self, loop: loop)
         logger.info(.client, "connected") {
             $0.field("endpoint-id", endpoint)
@@ -163,15 +166,20 @@ final class TunnelListener {
         case .wait(let duration):
             timer?.schedule(after: duration)
         case .retire(let closingOldest, let next):
-            retireCurrent(closingOldest: closingOldest)
+            let session = current
+            current = nil
+            retire(session, closingOldest: closingOldest)
             switch next {
             case .nothing: break
-            case .connect: connect()
-            case .wait(let duration): timer?.schedule(after: duration)
+            case .cancelConnect: cancelConnect()
+            case .cancelWait: timer?.cancel()
             }
+        case .retirePrevious(let closingOldest):
+            let session = previous
+            previous = nil
+            retire(session, closingOldest: closingOldest)
         case .cancelConnect:
-            attempt?.cancel()
-            attempt = nil
+            cancelConnect()
         case .cancelWait:
             timer?.cancel()
         case .closeAll:
@@ -191,9 +199,13 @@ final class TunnelListener {
         }
     }
 
-    private func retireCurrent(closingOldest: Bool) {
-        guard let session = current else { return }
-        current = nil
+    private func cancelConnect() {
+        attempt?.cancel()
+        attempt = nil
+    }
+
+    private func retire(_ session: TunnelSession?, closingOldest: Bool) {
+        guard let session else { return }
         retired.append(session)
         session.retire()
         // Last, because it comes back here as `sessionEnded`.
