@@ -236,7 +236,8 @@ extension HTTPConnection {
             }
             if upstream.head.status < 200 {
                 forwardInterim(head, upstream)
-            } else if upstream.head.status == Self.declinedStatus, decline() {
+            } else if isVerbatim, upstream.head.status == Self.declinedStatus {
+                declined()
                 return bytes.count
             } else {
                 try beginResponse(head, upstream)
@@ -375,14 +376,11 @@ extension HTTPConnection {
     public static let declinedStatus = 421
 
     /// The response is no service's, but another process's word that it has not tried.
-    private func decline() -> Bool {
-        guard isVerbatim, !bodyWasSent, summary.attempts < context.settings.attemptsMax else { return false }
+    private func declined() {
         discardUpstream()
-        guard !bodyWasSent else { return false }
         state = .routing
         setTimer(after: .zero)
-        if !upstreamDeclined() { respondError(status: 502, "upstream unreachable") }
-        return true
+        if bodyWasSent || !upstreamDeclined() { respondError(status: 502, "upstream unreachable") }
     }
 
     private func badResponse() {

@@ -94,6 +94,9 @@ final class Endpoint {
         waitingForStream.removeFirst(served)
     }
 
+    /// Nobody has a tunnel of it, whatever the table says.
+    func noteLoss(at now: Instant) { if lostAt == nil { lostAt = now } }
+
     /// Notes that the request of `connection` waits for an agent to come back; its `tunnelMayBeBack` follows.
     func waitForTunnel(_ connection: ProxyConnection) { waitingForTunnel.append(connection) }
 

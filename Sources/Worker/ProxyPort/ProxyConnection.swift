@@ -168,12 +168,22 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func upstreamDeclined() -> Bool {
+        guard let endpoint else { return false }
         worker.telemetry.retried()
-        if let endpoint { worker.routes.changed(endpoint.name) }
-        wasAnswered = false
-        route()
+        if summary.attempts < Self.declinesMax {
+            worker.routes.changed(endpoint.name)
+            wasAnswered = false
+            route()
+        } else {
+            // The table has it there, but nothing is behind it any more: an agent that is about to come back, most likely.
+            endpoint.noteLoss(at: context.loop.now)
+            noUpstream()
+        }
         return true
     }
+
+    /// A request that was sent on so often in vain waits for an agent.
+    private static let declinesMax = 2
 
     // MARK: Serving
 
