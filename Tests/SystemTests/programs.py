@@ -98,7 +98,7 @@ class Program:
 
     living = []
 
-    def __init__(self, arguments, name=None, environment=None, before_exec=None, descriptors_max=None, stdin=None):
+    def __init__(self, arguments, name=None, environment=None, before_exec=None, descriptors_max=None, stdin=None, inherits=()):
         self.arguments = [str(argument) for argument in arguments]
         self.name = name or Path(self.arguments[0]).name
         self.lines = []              # (parsed or None, text)
@@ -115,7 +115,7 @@ class Program:
             if before_exec:
                 before_exec()
         self.process = subprocess.Popen(self.arguments, stdin=stdin or subprocess.DEVNULL, stdout=self.stdout_file,
-                                        stderr=subprocess.PIPE, env={**ENVIRONMENT, **(environment or {})}, preexec_fn=prepare)
+                                        stderr=subprocess.PIPE, pass_fds=inherits, env={**ENVIRONMENT, **(environment or {})}, preexec_fn=prepare)
         self.pid = self.process.pid
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
