@@ -77,6 +77,8 @@ final class Node {
     /// Another program takes over: nothing is decided any more.
     var isFrozen = false
     var freezeTimer: CallbackTimer?
+    /// Signals that came since: the next program acts on them.
+    private(set) var lateSignals: [Int32] = []
     /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
     var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
     private var clock: CallbackTimer?
@@ -197,6 +199,19 @@ final class Node {
         }
         clock?.schedule(at: machine.nextDeadline)
         for worker in failed { handle(.workerEnded(worker)) }
+    }
+
+    /// A signal came.
+    func handle(signal: Int32) {
+        if isFrozen {
+            lateSignals.append(signal)
+            return
+        }
+        switch signal {
+        case ChangeSignal.reload: reload { _ in }
+        case ChangeSignal.upgrade: startUpgrade(to: nil) { _ in }
+        default: handle(.terminate)
+        }
     }
 
     private func perform(_ action: SupervisorAction) {

@@ -13,7 +13,7 @@ extension Node {
         case "info": reply(.object(info))
         case "workers": reply(.object([JSONMember("workers", workers)]))
         case "reload": reload { reply($0.json) }
-        case "upgrade": startUpgrade(to: request["binary"]?.string, asks: true) { reply($0) }
+        case "upgrade": startUpgrade(to: request["binary"]?.string) { reply($0) }
         case "drain":
             if machine.isServing {
                 setOutOfUse(request["off"] != .bool(true))

@@ -151,12 +151,7 @@ enum NodeStart {
         try orFail("signals") { () throws(SystemError) in
             try SignalSource(loop, signals: EndSignal.all + [ChangeSignal.reload, ChangeSignal.upgrade]) { signal in
                 log.info(.main, "signal") { $0.field("signal", Int(signal)) }
-                let node = node()
-                switch signal {
-                case ChangeSignal.reload: node?.reload { _ in }
-                case ChangeSignal.upgrade: node?.startUpgrade(to: nil, asks: false) { _ in }
-                default: if let node { node.handle(.terminate) } else { exit(0) }
-                }
+                if let node = node() { node.handle(signal: signal) } else if EndSignal.all.contains(signal) { exit(0) }
             }
         }
     }

@@ -140,7 +140,7 @@ extension TakenState {
 extension Node {
     /// Goes over to the program at the path (that of `piko`, or the folder of the programs), or to what stands now where this
     /// one was started from. `reply` is told when that fails; when it does not, the new program tells.
-    func startUpgrade(to path: String?, asks: Bool, reply: @escaping (JSONValue) -> Void) {
+    func startUpgrade(to path: String?, reply: @escaping (JSONValue) -> Void) {
         guard upgrade == nil, reloading == nil, machine.mayReload else {
             return upgradeFailed(
                 upgrade != nil
@@ -234,6 +234,7 @@ extension Node {
             state.control = control
             state.askers = askers
             state.waiting = dispatcher.takeWaiting()
+            state.signals = lateSignals
             if let before = programsBefore {
                 state.supervisorProgram = before.supervisor.description
                 state.workerProgram = before.worker.description

@@ -144,6 +144,11 @@ extension Node {
             }
         }
         for worker in lost { routes.remove(worker: worker, now: loop.now) }
+        // What workers counted that did not come along (they were not READY yet) is kept.
+        for slab in 1..<region.slabCount where region.slab(slab).owner != nil && slabs.take(slab) {
+            region.fold(slab, into: 0, isGauge: Counters.isGauge)
+            slabs.free(slab)
+        }
         publishRoutes()
         try ports.accept(dispatcher, counters: counters, log: log)
         workersChanged()
@@ -174,6 +179,7 @@ extension Node {
 
     /// Answers those who wait for the outcome: at once when the node was taken back, else when workers of this program serve.
     func settle(_ state: TakenState, _ takeOver: TakeOver, before: HeldProgram, workersBefore: HeldProgram) {
+        defer { for signal in state.signals { handle(signal: signal) } }
         let answers = state.askers.compactMap { controlServer?.adopt(asker: OwnedDescriptor($0)) }
         func tell(_ answer: JSONValue) { for give in answers { give(answer) } }
         if takeOver.mode == .back {
@@ -187,7 +193,11 @@ extension Node {
         }
         do throws(ConfigError) {
             begin(try readConfig(), ReloadOutcome()) { [self] outcome in
-                if let failure = outcome.failure { return goBack(failure) }
+                if let failure = outcome.failure {
+                    // A node that was told to end meanwhile ends as this program.
+                    if machine.isServing { goBack(failure) } else { tell(.object([JSONMember("error", .string(failure))])) }
+                    return
+                }
                 programsBefore = nil
                 parts.services.ready(status: "serving, version \(BuildInfo.version)")
                 log.info(.server, "upgraded") { $0.field("version", BuildInfo.version) }

@@ -70,6 +70,8 @@ struct TakenState {
     var askers: [Int32] = []
     var counters: Int32
     var tunnels: [RegisteredTunnel] = []
+    /// Signals that came too late for the program that wrote it.
+    var signals: [Int32] = []
     /// The supervisor and the worker program that the state comes from, to go back to.
     var supervisorProgram: Program
     var workerProgram: Program
@@ -143,6 +145,7 @@ struct TakenState {
             JSONMember("counters", number(counters)), JSONMember("supervisor_program", program(supervisorProgram)),
             JSONMember("worker_program", program(workerProgram)),
         ]
+        if !signals.isEmpty { members.append(JSONMember("signals", .array(signals.map { number($0) }))) }
         if let control { members.append(JSONMember("control", program(control))) }
         return .object(members)
     }
@@ -203,6 +206,7 @@ struct TakenState {
         supervisorProgram = try Self.program(try fields.object("supervisor_program"))
         workerProgram = try Self.program(try fields.object("worker_program"))
         if json["control"] != nil { control = try Self.program(try fields.object("control")) }
+        signals = Self.signals(json)
         for element in try fields.list("workers") { workers.append(try Self.worker(element)) }
         for element in try fields.list("listeners") { listeners.append(try Self.socket(Fields(element))) }
         for element in try fields.list("waiting") { waiting.append(try Self.socket(Fields(element))) }
@@ -212,6 +216,10 @@ struct TakenState {
             }
             askers.append(descriptor)
         }
+    }
+
+    private static func signals(_ json: JSONValue) -> [Int32] {
+        (json["signals"]?.array ?? []).compactMap { $0.integer.flatMap { Int32(exactly: $0) } }
     }
 
     private static func program(_ fields: Fields) throws(StateError) -> Program {

@@ -477,3 +477,19 @@ def test_old_generations_are_cut_at_their_time(new_node, real_agent, demo, endpo
     assert client.read_exactly(5) == b"again"
     wait_for_generations(node, 1, timeout=30)
     assert client.ends(within=10)
+
+
+def test_told_to_end_in_the_middle_of_an_upgrade(new_node, real_agent, service, endpoint, host, transport):
+    """At whatever moment SIGTERM comes, it is heard: by the old program or by the new one."""
+    if transport == "direct":
+        pytest.skip("the same for both transports")
+    for step in range(12):
+        node = new_node()
+        node.expected_errors += ["not upgraded", "not reloaded", "cannot take over"]
+        waiting = subprocess.Popen([BIN / "piko", "server", "upgrade", "--server.control-socket", node.control_socket],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        node.wait_log("upgrading")
+        time.sleep(step * 0.006)      # another moment each time, not a wait for anything
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(30 * SLOW) == 0, node.tail()
+        waiting.wait(30 * SLOW)
