@@ -111,6 +111,13 @@ public enum FileContents {
         return OwnedDescriptor(opened)
     }
 
+    /// Another number for what the descriptor stands for.
+    public static func duplicate(_ descriptor: Int32) throws(SystemError) -> OwnedDescriptor {
+        let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)
+        if copy < 0 { throw SystemError(code: errno, call: "duplicate a descriptor") }
+        return OwnedDescriptor(copy)
+    }
+
     /// Throws when there is no file that this process may execute at the path.
     public static func checkExecutable(_ path: String) throws(SystemError) {
         if unsafe access(path, X_OK) != 0 { throw SystemError(code: errno, call: "execute \(path)") }

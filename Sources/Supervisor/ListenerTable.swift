@@ -49,8 +49,17 @@ final class ListenerTable {
 
     /// Makes the sockets of a port. Waits for the name to be resolved, and for an address that is in use.
     func bind(_ kind: ListenerKind, key: String, address: BindAddress) throws(BindError) {
+        var answer: Result<BindPlan, BindError>?
+        plan(key: key, address: address) { answer = $0 }
+        while answer == nil { loop.runTurn(until: .never) }
+        let plan: BindPlan
+        switch answer {
+        case .success(let found): plan = found
+        case .failure(let error): throw error
+        case nil: preconditionFailure("waited for")
+        }
         let deadline = loop.now + inUseRetry
-        sockets += try prepare(kind, key: key, address: address) {
+        sockets += try prepare(kind, key: key, address: address, plan) {
             guard loop.now < deadline else { return false }
             let next = loop.now + .milliseconds(100)
             while loop.now < next { loop.runTurn(until: next) }
@@ -63,30 +72,34 @@ final class ListenerTable {
         sockets.append(ListeningSocket(kind, descriptor))
     }
 
+    /// What the address means: for a name, its addresses. `done` is called at once, or when the name is looked up.
+    func plan(key: String, address: BindAddress, _ done: @escaping (Result<BindPlan, BindError>) -> Void) {
+        guard case .lookUp(let host) = BindPlan(address) else { return done(.success(BindPlan(address))) }
+        Resolver(loop).resolve(host: host, port: address.port) { answer in
+            switch answer {
+            case .success(let addresses): done(.success(.allOf(BindPlan.distinct(addresses))))
+            case .failure(let error):
+                done(.failure(BindError(key: key, address: address.settingText, reason: error.description)))
+            }
+        }
+    }
+
     /// The sockets for another address of a port: those that the port has already, where the address is the same, and new ones.
     /// They count for nothing until `change`.
-    func prepare(_ kind: ListenerKind, key: String, address: BindAddress) throws(BindError) -> [ListeningSocket] {
-        try prepare(kind, key: key, address: address) { false }
+    func prepare(_ kind: ListenerKind, key: String, address: BindAddress, _ plan: BindPlan) throws(BindError) -> [ListeningSocket] {
+        try prepare(kind, key: key, address: address, plan) { false }
     }
 
     private func prepare(
-        _ kind: ListenerKind, key: String, address: BindAddress, waitsInUse: () -> Bool
+        _ kind: ListenerKind, key: String, address: BindAddress, _ plan: BindPlan, waitsInUse: () -> Bool
     ) throws(BindError) -> [ListeningSocket] {
-        func failure(_ reason: String) -> BindError { BindError(key: key, address: address.settingText, reason: reason) }
-        let plan: BindPlan
-        switch BindPlan(address) {
-        case .lookUp(let host):
-            switch lookUp(host, port: address.port) {
-            case .success(let addresses): plan = .allOf(BindPlan.distinct(addresses))
-            case .failure(let error): throw failure(error.description)
-            }
-        case let known: plan = known
-        }
         while true {
             do throws(SystemError) {
                 return try open(plan, kind)
             } catch {
-                guard error.isAddressInUse, waitsInUse() else { throw failure(SystemError.text(of: error.code)) }
+                guard error.isAddressInUse, waitsInUse() else {
+                    throw BindError(key: key, address: address.settingText, reason: SystemError.text(of: error.code))
+                }
             }
         }
     }
@@ -97,15 +110,6 @@ final class ListenerTable {
         for socket in sockets where socket.kind == kind && !prepared.contains(where: { $0 === socket }) { socket.retire() }
         sockets = sockets.filter { $0.kind != kind } + prepared
         try acceptFromNew()
-    }
-
-    private func lookUp(_ host: String, port: UInt16) -> Result<[SocketAddress], ResolveError> {
-        var answer: Result<[SocketAddress], ResolveError>?
-        Resolver(loop).resolve(host: host, port: port) { answer = $0 }
-        while true {
-            if let answer { return answer }
-            loop.runTurn(until: .never)
-        }
     }
 
     /// The sockets of a plan: all, or the error of the first that failed.

@@ -73,12 +73,16 @@ final class Node {
     let directKey: [UInt8]
     var controlServer: ControlServer?
     var reloading: ReloadTask?
+    /// Names are looked up for a reload.
+    var isPreparing = false
     var upgrade: UpgradeTask?
     /// Another program takes over: nothing is decided any more.
     var isFrozen = false
     var freezeTimer: CallbackTimer?
     /// Signals that came since: the next program acts on them.
     private(set) var lateSignals: [Int32] = []
+    /// What the rehearsal of an upgrade tried as its worker.
+    var nextWorkerProgram: HeldProgram?
     /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
     var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
     private var clock: CallbackTimer?
@@ -130,7 +134,7 @@ final class Node {
         counters = Counters(slab: region.slab(0))
         machine = SupervisorMachine(
             adopting: state.workers.map {
-                .init(worker: $0.worker, generation: $0.generation, place: $0.place, isLeaving: $0.isLeaving)
+                .init(worker: $0.worker, generation: $0.generation, place: $0.place, isLeaving: $0.isLeaving, isCut: $0.isCut)
             },
             current: state.currentGeneration, nextGeneration: state.nextGeneration, nextWorker: state.nextWorker,
             workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)
@@ -190,7 +194,7 @@ final class Node {
     func handle(_ event: SupervisorEvent) {
         if isFrozen { return }
         var failed: [UInt32] = []
-        for action in machine.handle(event, now: loop.now) {
+        for action in machine.handle(event, now: loop.now) where !isFrozen {
             if case .start(let worker, let generation, let place) = action {
                 if !start(worker, generation, place) { failed.append(worker) }
             } else {

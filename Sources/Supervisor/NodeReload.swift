@@ -110,9 +110,9 @@ extension Node {
             log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
             done(ReloadOutcome(failure: reason))
         }
-        guard upgrade == nil, reloading == nil, machine.mayReload else {
+        guard upgrade == nil, reloading == nil, !isPreparing, machine.mayReload else {
             return refuse(
-                upgrade != nil ? "an upgrade is going on" : reloading != nil ? "another reload is going on" : "the node is \(machine.stateName)")
+                upgrade != nil ? "an upgrade is going on" : reloading != nil || isPreparing ? "another reload is going on" : "the node is \(machine.stateName)")
         }
         log.info(.server, "reloading")
         parts.services.reloading()
@@ -139,21 +139,51 @@ extension Node {
         if config.server.ioBackend != setup.config.server.ioBackend {
             outcome.kept.append("server.io_backend: the workers have it now; the supervisor needs a restart")
         }
-        let new = GenerationSetup(config)
-        do {
-            let confinement = try WorkerConfinement(config, log: log)
-            let ports = try changedPorts(config)
-            let task = ReloadTask(self, setup: new, ports: ports, outcome: outcome, done: done)
-            reloading = task
-            processes.confinement = confinement
-            setups[machine.numberOfNextGeneration] = new
-            handle(.reload(workers: new.workers, new.policy))
-        } catch {
-            let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
-            parts.services.ready(status: "serving; not reloaded: \(reason)")
-            log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
-            outcome.failure = reason
-            done(outcome)
+        isPreparing = true
+        plan(changedPorts(config), [:]) { [unowned self] plans in
+            isPreparing = false
+            do {
+                guard machine.mayReload else { throw StartError("the node is told to end") }
+                try begin(GenerationSetup(config), try plans.get(), outcome, done)
+            } catch {
+                let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
+                parts.services.ready(status: "serving; not reloaded: \(reason)")
+                log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
+                outcome.failure = reason
+                done(outcome)
+            }
+        }
+    }
+
+    private func begin(
+        _ new: GenerationSetup, _ plans: [ListenerKind: BindPlan], _ outcome: ReloadOutcome, _ done: @escaping (ReloadOutcome) -> Void
+    ) throws {
+        let confinement = try WorkerConfinement(new.config, log: log)
+        var prepared: [ListenerKind: [ListeningSocket]] = [:]
+        for port in changedPorts(new.config) {
+            guard let plan = plans[port.kind] else { continue }
+            prepared[port.kind] = try ports.prepare(port.kind, key: port.key, address: port.address, plan)
+        }
+        let task = ReloadTask(self, setup: new, ports: prepared, outcome: outcome, done: done)
+        reloading = task
+        processes.confinement = confinement
+        setups[machine.numberOfNextGeneration] = new
+        handle(.reload(workers: new.workers, new.policy))
+    }
+
+    /// Looks up what the addresses mean, one after the other.
+    private func plan(
+        _ left: [ChangedPort], _ found: [ListenerKind: BindPlan], _ done: @escaping (Result<[ListenerKind: BindPlan], BindError>) -> Void
+    ) {
+        guard let port = left.first else { return done(.success(found)) }
+        ports.plan(key: port.key, address: port.address) { [unowned self] answer in
+            switch answer {
+            case .failure(let error): done(.failure(error))
+            case .success(let plan):
+                var found = found
+                found[port.kind] = plan
+                self.plan(Array(left.dropFirst()), found, done)
+            }
         }
     }
 
@@ -174,17 +204,20 @@ extension Node {
             .map { "\($0.path): fixed by --\($0.flag)" }
     }
 
-    /// The sockets of those ports whose address changes.
-    private func changedPorts(_ config: ServerConfig) throws(BindError) -> [ListenerKind: [ListeningSocket]] {
+    /// A port whose address changes.
+    private struct ChangedPort {
+        var kind: ListenerKind
+        var key: String
+        var address: BindAddress
+    }
+
+    private func changedPorts(_ config: ServerConfig) -> [ChangedPort] {
         let old = setup.config
-        var changed: [ListenerKind: [ListeningSocket]] = [:]
-        for (kind, key, before, after) in [
+        let all = [
             (ListenerKind.proxy, "proxy.bind_addr", old.proxy.bindAddress, config.proxy.bindAddress),
             (.upstream, "upstream.bind_addr", old.upstream.bindAddress, config.upstream.bindAddress),
             (.admin, "admin.bind_addr", old.admin.bindAddress, config.admin.bindAddress),
-        ] where before != after {
-            changed[kind] = try ports.prepare(kind, key: key, address: after)
-        }
-        return changed
+        ]
+        return all.filter { $0.2 != $0.3 }.map { ChangedPort(kind: $0.0, key: $0.1, address: $0.3) }
     }
 }

@@ -55,7 +55,7 @@ enum NodeStart {
         let made = try orFail("counters") { () throws(SystemError) in
             try Node(
                 NodeParts(
-                    loop: loop, log: log, ports: ports, invocation: invocation, own: try HeldProgram(path: ownPath),
+                    loop: loop, log: log, ports: ports, invocation: invocation, own: try HeldProgram(running: ownPath),
                     program: try HeldProgram(path: workerPath), room: room, services: ServiceManager(loop, surroundings.services),
                     serviceSettings: surroundings.services, startedAs: surroundings.startedAs),
                 config: config)
@@ -71,32 +71,37 @@ enum NodeStart {
         return made.exitCode
     }
 
-    /// Takes a node over from another program, or back; runs until the node ends.
+    /// Takes a node over from another program, or back; runs until the node ends. When it throws, every descriptor of the state is
+    /// still open, and the program before can go on.
     static func run(
-        _ invocation: Invocation, taking state: TakenState, _ takeOver: TakeOver, log: Logger
+        _ invocation: Invocation, taking inherited: TakenState, _ takeOver: TakeOver, log: Logger
     ) throws(StartError) -> Int32 {
         let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         SignalSource.ignorePipeSignal()
-        let loop = try makeLoop(state.setup.config)
-        let confinement = try WorkerConfinement(state.setup.config, log: log)
+        let loop = try makeLoop(inherited.setup.config)
+        let confinement = try WorkerConfinement(inherited.setup.config, log: log)
         if takeOver.mode == .upgrade { logStart(loop, log) }
-        // In the program that was executed the names may have changed on disk; what runs is what was held open.
+        guard let ownPath = ProgramEnvironment.executablePath else { throw StartError("/proc is not mounted") }
+        // What is used are copies, until nothing can fail any more.
+        let state = try orFail("descriptors") { () throws(SystemError) in try inherited.duplicated() }
         let before = HeldProgram(path: state.supervisorProgram.path, adopting: OwnedDescriptor(state.supervisorProgram.descriptor))
         let workersBefore = HeldProgram(path: state.workerProgram.path, adopting: OwnedDescriptor(state.workerProgram.descriptor))
         var own = before
         var workers = workersBefore
         if takeOver.mode == .upgrade {
-            guard let ownPath = ProgramEnvironment.executablePath, let workerPath = ProgramEnvironment.siblingPath("piko-worker")
-            else { throw StartError("cannot find piko-worker: /proc is not mounted") }
-            own = try orFail("own program") { () throws(SystemError) in try HeldProgram(path: ownPath) }
-            workers = try orFail("workers' program") { () throws(SystemError) in try HeldProgram(path: workerPath) }
+            own = try orFail("own program") { () throws(SystemError) in try HeldProgram(running: ownPath) }
+            // The very program that the rehearsal tried.
+            if let next = state.nextWorkerProgram {
+                workers = HeldProgram(path: next.path, adopting: OwnedDescriptor(next.descriptor))
+            }
         }
         var node: Node?
         let signals = try watchSignals(loop, log) { node }
         let ports = ListenerTable(loop)
         for socket in state.listeners { ports.adopt(socket.kind, OwnedDescriptor(socket.descriptor)) }
-        let parts = NodeParts(loop: loop, log: log, ports: ports, invocation: invocation, own: own, program: workers, room: room,
+        let parts = NodeParts(
+            loop: loop, log: log, ports: ports, invocation: invocation, own: own, program: workers, room: room,
             services: ServiceManager(loop, surroundings.services), serviceSettings: surroundings.services,
             startedAs: surroundings.startedAs)
         let made = try take(parts, state)
@@ -110,6 +115,7 @@ enum NodeStart {
         }
         node = made
         try orFail("accept") { () throws(SystemError) in try made.resume(state, controlServer) }
+        for descriptor in inherited.descriptors { _ = OwnedDescriptor(descriptor) }
         let reaper = try reapOrphans(loop, log)
         made.settle(state, takeOver, before: before, workersBefore: workersBefore)
         loop.run()

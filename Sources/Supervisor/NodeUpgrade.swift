@@ -106,6 +106,7 @@ final class UpgradeTask: ChannelDelegate {
             node.log.info(.server, "the new program has tried the take-over; it takes over now") {
                 $0.field("new_version", json?["version"]?.string ?? "?")
             }
+            node.nextWorkerProgram = worker
             node.replace(with: supervisor.description, .upgrade)
         } else if let reason = json?["error"]?.string {
             fail("the new program can't take over: \(reason)")
@@ -141,10 +142,10 @@ extension Node {
     /// Goes over to the program at the path (that of `piko`, or the folder of the programs), or to what stands now where this
     /// one was started from. `reply` is told when that fails; when it does not, the new program tells.
     func startUpgrade(to path: String?, reply: @escaping (JSONValue) -> Void) {
-        guard upgrade == nil, reloading == nil, machine.mayReload else {
+        guard upgrade == nil, reloading == nil, !isPreparing, machine.mayReload else {
             return upgradeFailed(
                 upgrade != nil
-                    ? "another upgrade is going on" : reloading != nil ? "a reload is going on" : "the node is \(machine.stateName)",
+                    ? "another upgrade is going on" : reloading != nil || isPreparing ? "a reload is going on" : "the node is \(machine.stateName)",
                 reply)
         }
         parts.services.status("upgrading")
@@ -192,7 +193,8 @@ extension Node {
             TakenState.Worker(
                 worker: process.worker, generation: process.generation, place: process.place, slab: process.slab,
                 pid: process.child.pid, link: -1, protocolVersion: process.link.protocolVersion, passed: process.passed,
-                pinged: process.pinged, held: [], isLeaving: machine.isLeaving(process.worker))
+                pinged: process.pinged, held: [], isLeaving: machine.isLeaving(process.worker),
+                isCut: machine.isCut(process.worker))
         }
         return state
     }
@@ -235,6 +237,7 @@ extension Node {
             state.askers = askers
             state.waiting = dispatcher.takeWaiting()
             state.signals = lateSignals
+            if mode == .upgrade { state.nextWorkerProgram = nextWorkerProgram?.description }
             if let before = programsBefore {
                 state.supervisorProgram = before.supervisor.description
                 state.workerProgram = before.worker.description
@@ -268,7 +271,7 @@ extension Node {
         if workers.isEmpty { finish() }
     }
 
-    private static let freezeMax = Duration.seconds(3)
+    private static let freezeMax = Duration.seconds(5)
 
     /// What the next program finds in its environment of what this one was told at its start.
     static func inherited(_ services: ServiceSettings, startedAs: String?) -> [String] {

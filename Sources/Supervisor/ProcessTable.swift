@@ -71,6 +71,12 @@ final class HeldProgram {
         descriptor = try FileContents.open(path)
     }
 
+    /// The program that runs in this process, whose file may have been replaced; `path` is where it stood.
+    init(running path: String) throws(SystemError) {
+        self.path = path
+        descriptor = try FileContents.open("/proc/self/exe")
+    }
+
     /// One that was opened by somebody else.
     init(path: String, adopting descriptor: consuming OwnedDescriptor) {
         self.path = path

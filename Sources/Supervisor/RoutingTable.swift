@@ -60,6 +60,7 @@ struct RoutingTable {
     /// When the endpoints lost their last tunnels, of those that lost it a moment ago; the oldest first in `losses`.
     private var lost: [String: Instant] = [:]
     private var losses: [(endpoint: String, at: Instant)] = []
+    private var firstLoss = 0
 
     /// How many agents' sessions there are.
     private(set) var tunnelCount = 0
@@ -133,11 +134,15 @@ struct RoutingTable {
     private mutating func noteLoss(_ endpoint: String, _ now: Instant) {
         lost[endpoint] = now
         losses.append((endpoint, now))
-        guard losses.count > 2 * limits.lossesMax || losses[0].at + limits.lossTime < now else { return }
-        // Half of them are dropped at once, so that this costs little each time.
-        let kept = losses.suffix(limits.lossesMax).filter { $0.at + limits.lossTime >= now && lost[$0.endpoint] == $0.at }
-        losses = Array(kept)
-        lost = Dictionary(kept.map { ($0.endpoint, $0.at) }) { $1 }
+        while losses.count - firstLoss > limits.lossesMax || losses[firstLoss].at + limits.lossTime < now {
+            let oldest = losses[firstLoss]
+            if lost[oldest.endpoint] == oldest.at { lost[oldest.endpoint] = nil }
+            firstLoss += 1
+        }
+        if firstLoss > losses.count / 2 {
+            losses.removeFirst(firstLoss)
+            firstLoss = 0
+        }
     }
 
     /// How long ago the endpoint lost its last tunnel; nil: it has one, or that is long ago.

@@ -202,8 +202,9 @@ struct SupervisorMachine {
         var worker: UInt32
         var generation: UInt32
         var place: Int
-        /// Whether it was told to end.
+        /// Whether it was told to end, or to finish within a time.
         var isLeaving = false
+        var isCut = false
     }
 
     /// A node that serves, taken over from another program: its workers, those of the generation `current` being the ones that
@@ -226,6 +227,7 @@ struct SupervisorMachine {
             for worker in own {
                 generation.places[worker.place].state = worker.isLeaving
                     ? .leaving(worker: worker.worker, until: now + limits.shutdownMax)
+                    : worker.isCut ? .draining(worker: worker.worker, until: now + limits.cutTime)
                     : number == current ? .ready(worker: worker.worker, since: now) : .retiring(worker: worker.worker, until: until)
             }
             generations.append(generation)
@@ -260,6 +262,11 @@ struct SupervisorMachine {
     /// Whether the worker was told to end.
     func isLeaving(_ worker: UInt32) -> Bool {
         if case .leaving = state(of: worker) { true } else { false }
+    }
+
+    /// Whether the worker was told to finish within a time.
+    func isCut(_ worker: UInt32) -> Bool {
+        if case .draining = state(of: worker) { true } else { false }
     }
 
     /// Whether the worker is about to be ended: nothing is to be linked to it any more.

@@ -1,7 +1,8 @@
 // The state of a node on its way from one program to the next: what an upgrade hands over, in a memory file.
 //
-// Layout: 8 bytes of magic, a 4-byte version, a 4-byte length, so many bytes of JSON, then each registered tunnel as a worker's
-// number (4 bytes), a length (2 bytes) and the control message `register`. Numbers are little-endian. A program that does
+// Layout: 8 bytes of magic, a 4-byte version, a 4-byte length, so many bytes of JSON; then each registered tunnel as a worker's
+// number (4 bytes), a length (2 bytes) and the control message `register`; then each message that waits for a worker as its number
+// (4 bytes), a length (4 bytes) and the message. Numbers are little-endian. A program that does
 // not know the version does not take over. What is added later is optional, so that the program before can take it back.
 //
 // Descriptors are in it by their numbers: they stay open through the exec.
@@ -10,6 +11,7 @@ import Base
 import Config
 import Control
 import Memory
+import Reactor
 import Telemetry
 
 /// Why a state can't be taken over.
@@ -35,8 +37,9 @@ struct TakenState {
         var passed: UInt64
         var pinged: UInt64
         var held: [[UInt8]]
-        /// Whether it was told to end.
+        /// Whether it was told to end, or to finish within a time.
         var isLeaving = false
+        var isCut = false
     }
 
     /// A socket of one of the node's ports; with a peer: a connection that waits for a worker.
@@ -75,6 +78,8 @@ struct TakenState {
     /// The supervisor and the worker program that the state comes from, to go back to.
     var supervisorProgram: Program
     var workerProgram: Program
+    /// The worker program that the rehearsal tried; the next program's own.
+    var nextWorkerProgram: Program?
     /// The version of the program that wrote it, for people.
     var writtenBy = BuildInfo.version
 
@@ -86,7 +91,38 @@ struct TakenState {
     /// Every descriptor that must stay open.
     var descriptors: [Int32] {
         workers.map(\.link) + listeners.map(\.descriptor) + waiting.map(\.descriptor) + askers
-            + [counters, supervisorProgram.descriptor, workerProgram.descriptor] + (control.map { [$0.descriptor] } ?? [])
+            + [counters, supervisorProgram.descriptor, workerProgram.descriptor] + (control.map { [$0.descriptor] } ?? []) + (nextWorkerProgram.map { [$0.descriptor] } ?? [])
+    }
+
+    /// The same with copies of all descriptors.
+    func duplicated() throws(SystemError) -> TakenState {
+        var copy = self
+        var made: [Int32] = []
+        func duplicate(_ descriptor: inout Int32) throws(SystemError) {
+            do throws(SystemError) {
+                descriptor = try FileContents.duplicate(descriptor).take()
+                made.append(descriptor)
+            } catch {
+                for number in made { _ = OwnedDescriptor(number) }
+                throw error
+            }
+        }
+        for index in copy.workers.indices { try duplicate(&copy.workers[index].link) }
+        for index in copy.listeners.indices { try duplicate(&copy.listeners[index].descriptor) }
+        for index in copy.waiting.indices { try duplicate(&copy.waiting[index].descriptor) }
+        for index in copy.askers.indices { try duplicate(&copy.askers[index]) }
+        try duplicate(&copy.counters)
+        try duplicate(&copy.supervisorProgram.descriptor)
+        try duplicate(&copy.workerProgram.descriptor)
+        if var control = copy.control {
+            try duplicate(&control.descriptor)
+            copy.control = control
+        }
+        if var next = copy.nextWorkerProgram {
+            try duplicate(&next.descriptor)
+            copy.nextWorkerProgram = next
+        }
+        return copy
     }
 
     // MARK: Writing
@@ -105,6 +141,13 @@ struct TakenState {
             Self.append(UInt64(tunnel.worker), bytes: 4, to: &buffer)
             Self.append(UInt64(message.count), bytes: 2, to: &buffer)
             buffer.append(message.span)
+        }
+        for worker in workers {
+            for bytes in worker.held {
+                Self.append(UInt64(worker.worker), bytes: 4, to: &buffer)
+                Self.append(UInt64(bytes.count), bytes: 4, to: &buffer)
+                buffer.append(bytes.span)
+            }
         }
     }
 
@@ -130,8 +173,8 @@ struct TakenState {
                 JSONMember("place", number(worker.place)), JSONMember("slab", number(worker.slab)),
                 JSONMember("pid", number(worker.pid)), JSONMember("link", number(worker.link)),
                 JSONMember("protocol", number(worker.protocolVersion)), JSONMember("passed", number(worker.passed)),
-                JSONMember("pinged", number(worker.pinged)), JSONMember("held", .array(worker.held.map(hex))),
-                JSONMember("leaving", .bool(worker.isLeaving)),
+                JSONMember("pinged", number(worker.pinged)),
+                JSONMember("leaving", .bool(worker.isLeaving)), JSONMember("cut", .bool(worker.isCut)),
             ])
         }
         var members = [
@@ -143,8 +186,9 @@ struct TakenState {
             JSONMember("workers", .array(workers.map(worker))), JSONMember("listeners", .array(listeners.map(socket))),
             JSONMember("waiting", .array(waiting.map(socket))), JSONMember("askers", .array(askers.map { number($0) })),
             JSONMember("counters", number(counters)), JSONMember("supervisor_program", program(supervisorProgram)),
-            JSONMember("worker_program", program(workerProgram)),
+            JSONMember("worker_program", program(workerProgram)), JSONMember("tunnels", number(tunnels.count)),
         ]
+        if let nextWorkerProgram { members.append(JSONMember("next_worker_program", program(nextWorkerProgram))) }
         if !signals.isEmpty { members.append(JSONMember("signals", .array(signals.map { number($0) }))) }
         if let control { members.append(JSONMember("control", program(control))) }
         return .object(members)
@@ -174,7 +218,7 @@ struct TakenState {
         }
         try self.init(json)
         var offset = 16 + length
-        while offset < bytes.count {
+        for _ in 0..<(try Fields(json).number("tunnels") as UInt32) {
             let worker = UInt32(try number(at: offset, bytes: 4))
             let size = Int(try number(at: offset + 4, bytes: 2))
             guard offset + 6 + size <= bytes.count,
@@ -183,6 +227,14 @@ struct TakenState {
             else { throw StateError("the state's tunnels are broken") }
             tunnels.append(RegisteredTunnel(worker: worker, tunnel: tunnel, endpoint: endpoint, kind: kind))
             offset += 6 + size
+        }
+        while offset < bytes.count {
+            let worker = UInt32(try number(at: offset, bytes: 4))
+            let size = Int(try number(at: offset + 4, bytes: 4))
+            guard offset + 8 + size <= bytes.count, let index = workers.firstIndex(where: { $0.worker == worker })
+            else { throw StateError("the state's messages are broken") }
+            workers[index].held.append([UInt8](copying: bytes.extracting(offset + 8..<offset + 8 + size)))
+            offset += 8 + size
         }
     }
 
@@ -205,6 +257,7 @@ struct TakenState {
         }
         supervisorProgram = try Self.program(try fields.object("supervisor_program"))
         workerProgram = try Self.program(try fields.object("worker_program"))
+        if json["next_worker_program"] != nil { nextWorkerProgram = try Self.program(try fields.object("next_worker_program")) }
         if json["control"] != nil { control = try Self.program(try fields.object("control")) }
         signals = Self.signals(json)
         for element in try fields.list("workers") { workers.append(try Self.worker(element)) }
@@ -233,17 +286,12 @@ struct TakenState {
 
     private static func worker(_ json: JSONValue) throws(StateError) -> Worker {
         let fields = Fields(json)
-        var held: [[UInt8]] = []
-        for element in try fields.list("held") {
-            guard let bytes = element.string.flatMap(Hex.bytes) else { throw StateError("the state's messages are broken") }
-            held.append(bytes)
-        }
         return Worker(
             worker: try fields.number("worker"), generation: try fields.number("generation"), place: try fields.number("place"),
             slab: try fields.number("slab"), pid: try fields.number("pid"), link: try fields.number("link"),
             protocolVersion: try fields.number("protocol"), passed: UInt64(bitPattern: try fields.integer("passed")),
-            pinged: UInt64(bitPattern: try fields.integer("pinged")), held: held,
-            isLeaving: json["leaving"] == .bool(true))
+            pinged: UInt64(bitPattern: try fields.integer("pinged")), held: [],
+            isLeaving: json["leaving"] == .bool(true), isCut: json["cut"] == .bool(true))
     }
 
     init(

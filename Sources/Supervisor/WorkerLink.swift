@@ -77,18 +77,30 @@ final class WorkerLink: MessageDelegate {
         super.init()
         link = self
         socket.delegate = self
-        for bytes in held { try socket.send(bytes.span) }
+        for bytes in held { try sendHeld(bytes) }
+    }
+
+    /// Sends what another program held; news of routes wait when the socket is full.
+    private func sendHeld(_ bytes: [UInt8]) throws(SystemError) {
+        do throws(SystemError) {
+            messagesWaiting = try socket.send(bytes.span)
+        } catch {
+            guard case .routeChanged(let endpoint, let version)? = try? ControlMessage.decode(bytes.span, from: .supervisor)
+            else { throw error }
+            changes[endpoint] = version
+            if !timer.isScheduled { timer.schedule(after: Self.retryAfter) }
+        }
     }
 
     /// Takes the socket out of the loop, for another program. What is sent from here on, which must be without descriptors, is
     /// held for it; what the worker sent is still told until `done` gets the socket, or nil when the worker closed it.
     func detach(_ done: @escaping (Int32?) -> Void) {
         timer.cancel()
-        let waiting = changes
-        changes = [:]
-        for (endpoint, version) in waiting { send(.routeChanged(endpoint: endpoint, version: version)) }
-        detached = done
+        guard socket.isOpen, !hasFailed else { return done(nil) }
         isHolding = true
+        for (endpoint, version) in changes { send(.routeChanged(endpoint: endpoint, version: version)) }
+        changes = [:]
+        detached = done
         socket.detach()
     }
 

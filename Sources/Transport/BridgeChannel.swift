@@ -21,6 +21,15 @@ public struct BridgeState: ~Copyable {
     public init() {}
 }
 
+/// How many bridges a process has, for streams that are used in it.
+public final class BridgeCount {
+    public fileprivate(set) var count = 0
+    /// Called when there is one less.
+    public var fell: () -> Void = {}
+
+    public init() {}
+}
+
 /// One end of a bridge.
 public final class BridgeChannel: Channel {
     private let stream: Stream
@@ -31,6 +40,10 @@ public final class BridgeChannel: Channel {
     private var isDead = false
     private var discarded = 0
     private var detached: ((consuming OwnedDescriptor, consuming BridgeState) -> Void)?
+    /// Called instead when the channel ends before it is detached.
+    private var lost: (() -> Void)?
+    private let loop: Loop
+    private let counted: BridgeCount?
 
     private static let frameBytesMax = 32_768
     private static let endMark: UInt8 = 1
@@ -39,9 +52,13 @@ public final class BridgeChannel: Channel {
 
     /// Takes over one end of a pair, from where another process left it.
     public init(
-        _ loop: Loop, adopting descriptor: consuming OwnedDescriptor, state: consuming BridgeState = BridgeState()
+        _ loop: Loop, adopting descriptor: consuming OwnedDescriptor, state: consuming BridgeState = BridgeState(),
+        counted: BridgeCount? = nil
     ) throws(SystemError) {
         stream = try Stream(loop, adopting: descriptor)
+        self.loop = loop
+        self.counted = counted
+        counted?.count += 1
         input = ByteBuffer()
         hasFinished = state.hasFinished
         peerHasFinished = state.peerHasFinished
@@ -99,9 +116,12 @@ public final class BridgeChannel: Channel {
         stream.close()
     }
 
-    /// Takes the channel out of its loop. What comes until `done` is still delivered.
-    public func detach(_ done: @escaping (consuming OwnedDescriptor, consuming BridgeState) -> Void) {
+    /// Takes the channel out of its loop. What comes until `done` is still delivered. `lost` follows instead when it ends before.
+    public func detach(
+        _ done: @escaping (consuming OwnedDescriptor, consuming BridgeState) -> Void, lost: @escaping () -> Void
+    ) {
         detached = done
+        self.lost = lost
         stream.detachWithUnsent()
     }
 
@@ -109,9 +129,24 @@ public final class BridgeChannel: Channel {
     public var isAlive: Bool { !isDead && stream.isAlive }
 
     private func die() {
+        guard !isDead else { return }
         isDead = true
         delegate = nil
         detached = nil
+        if let lost { loop.afterTurn(LostTask(lost)) }
+        lost = nil
+        if let counted {
+            counted.count -= 1
+            counted.fell()
+        }
+    }
+
+    private final class LostTask: AfterTurn {
+        private let lost: () -> Void
+
+        init(_ lost: @escaping () -> Void) { self.lost = lost }
+
+        override func run() { lost() }
     }
 
     private func fail() {
@@ -185,6 +220,7 @@ public final class BridgeChannel: Channel {
         state.input.append(input.span)
         state.hasFinished = hasFinished
         state.peerHasFinished = peerHasFinished
+        lost = nil
         die()
         done(descriptor, state)
     }

@@ -196,6 +196,10 @@ extension HTTPConnection {
     /// Bytes from the upstream.
     final func responseReceived(_ bytes: Span<UInt8>, from upstream: HTTPUpstream) {
         guard state == .exchanging, self.upstream === upstream else { return }
+        if isVerbatim, responseState == .head, upstream.input.isEmpty, bytes.count > 0, bytes[0] == Self.declinedMark {
+            declined()
+            return
+        }
         do {
             if upstream.input.isEmpty {
                 let used = try consumeResponse(bytes, upstream)
@@ -236,9 +240,6 @@ extension HTTPConnection {
             }
             if upstream.head.status < 200 {
                 forwardInterim(head, upstream)
-            } else if isVerbatim, upstream.head.status == Self.declinedStatus {
-                declined()
-                return bytes.count
             } else {
                 try beginResponse(head, upstream)
             }
@@ -372,10 +373,18 @@ extension HTTPConnection {
         respondError(status: 502, "upstream unreachable")
     }
 
-    /// What a process of ours answers to another that sent it a request which it can't serve.
-    public static let declinedStatus = 421
+    /// What a process of ours answers to another that sent it a request which it can't serve. No response begins with it.
+    static let declinedMark: UInt8 = 0x15
 
-    /// The response is no service's, but another process's word that it has not tried.
+    /// Answers the routed request, which another process of ours sent `verbatim`, with the word that it is not served here and
+    /// was not tried.
+    public final func decline() {
+        let mark: InlineArray<1, UInt8> = [Self.declinedMark]
+        channel.write(mark.span)
+        close()
+    }
+
+    /// Another process has not tried the request.
     private func declined() {
         discardUpstream()
         state = .routing

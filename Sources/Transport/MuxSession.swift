@@ -46,6 +46,8 @@ public final class MuxSession: ChannelDelegate {
     private var isReceiving = false
     /// Whether the session is on its way to another process: it still takes what comes, and sends nothing.
     private(set) var isFrozen = false
+    /// Counts the bridges of streams that stay here.
+    private(set) var bridgesOut: BridgeCount?
     /// Whether the session became full and the delegate was not told yet that it no longer is.
     private var wasFull = false
     private var timerDeadline = Instant.never
@@ -331,10 +333,12 @@ extension MuxSession {
     /// gets the socket, the state, and the bridges' ends in the order of the state. Should the session end before that, it
     /// ends as ever and `done` is not called.
     public func move(
+        counting bridgesOut: BridgeCount? = nil,
         _ done: @escaping (_ socket: consuming OwnedDescriptor, _ state: consuming ByteBuffer, _ bridges: [Int32]) -> Void
     ) {
         precondition(mayMove)
         isFrozen = true
+        self.bridgesOut = bridgesOut
         timer?.cancel()
         carrier.detach { [self] descriptor, unsent in
             // From here on nothing is received; bridges of streams that came from another process leave their loop, too.

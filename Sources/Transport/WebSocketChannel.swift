@@ -35,6 +35,8 @@ public final class WebSocketChannel: Channel {
     /// Whether the end of what is below came before this channel, and is to be told behind `leftover`.
     private var innerEndsAfterLeftover: Bool
     private var detached: ((consuming OwnedDescriptor, Span<UInt8>) -> Void)?
+    /// Written while the channel leaves its loop.
+    private var held = ByteBuffer()
 
     /// Which side of the handshake we were: a client masks what it sends, and expects the opposite.
     public enum Role: Sendable {
@@ -94,7 +96,12 @@ public final class WebSocketChannel: Channel {
         state.write(innerEndsAfterLeftover)
         state.write(closeSent)
         state.write(closeReceived)
-        state.write(unsent)
+        var rest = ByteBuffer()
+        rest.append(unsent)
+        var last = ByteBuffer()
+        swap(&last, &held)
+        rest.append(last.span)
+        state.write(rest.span)
     }
 
     fileprivate func innerDetached(_ descriptor: consuming OwnedDescriptor, _ unsent: Span<UInt8>) {
@@ -155,6 +162,12 @@ public final class WebSocketChannel: Channel {
     }
 
     private func flushScratch() {
+        if detached != nil {
+            // It goes along, behind what the kernel has not taken yet.
+            held.append(scratch.span)
+            scratch.removeAll()
+            return
+        }
         inner.write(scratch.span)
         scratch.removeAll()
     }
@@ -279,7 +292,7 @@ public final class WebSocketChannel: Channel {
     private func answerPing() {
         guard !closeSent else { return }
         // A peer that sends pings and does not read the answers is not given a queue of them.
-        guard inner.isWritable else { return }
+        guard inner.isWritable || detached != nil else { return }
         WebSocketEncoder.write(
             .pong, payload: decoder.controlPayload, maskKey: isClient ? masks.next() : nil, into: &scratch)
         flushScratch()

@@ -356,7 +356,7 @@ extension YamuxChannel {
     /// Takes the bridge of a user in another process out of the loop, if there is one: true, and `ready` follows.
     func prepareMove(_ ready: @escaping () -> Void) -> Bool {
         guard let joint, joint.bridge.isAlive else { return false }
-        joint.bridge.detach { [self] descriptor, state in
+        joint.bridge.detach({ [self] descriptor, state in
             var saved = SavedBridge()
             saved.unsent = [UInt8](copying: state.unsent.span)
             saved.input = [UInt8](copying: state.input.span)
@@ -364,7 +364,7 @@ extension YamuxChannel {
             saved.peerHasFinished = state.peerHasFinished
             passedOn = (descriptor.take(), saved)
             ready()
-        }
+        }, lost: ready)
         return true
     }
 
@@ -406,7 +406,7 @@ extension YamuxChannel {
     /// Goes on over a bridge; its other end.
     private func rebase() -> Int32? {
         guard var pair = try? Sockets.pair(.stream),
-            let bridge = try? BridgeChannel(session.loop, adopting: pair.takeFirst())
+            let bridge = try? BridgeChannel(session.loop, adopting: pair.takeFirst(), counted: session.bridgesOut)
         else { return nil }
         pending = ByteBuffer()
         unreturned = 0

@@ -46,7 +46,7 @@ final class Tunnel: MuxSessionDelegate {
     func move(_ done: @escaping (consuming OwnedDescriptor, consuming ByteBuffer, [Int32]) -> Void) {
         isMoving = true
         pool.close()
-        session?.move(done)
+        session?.move(counting: worker.bridgesOut, done)
     }
 
     /// Goes on with a session that another worker gave away.

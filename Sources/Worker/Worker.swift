@@ -47,6 +47,8 @@ final class Worker {
     private var arriving: [UInt64: (tunnel: Tunnel, sibling: UInt32, handover: UInt64)] = [:]
     /// Bridges to users of streams in other workers.
     private var bridgeCount = 0
+    /// Bridges to sessions in other workers, of streams that are used here.
+    let bridgesOut = BridgeCount()
     private var dataCount = 0
     private var parkedCount = 0
     private var parkedBytes = 0
@@ -55,6 +57,9 @@ final class Worker {
     private var statusRequests: [UInt64: AdminConnection] = [:]
     private var nextRequest: UInt64 = 1
     private var drainTimer: CallbackTimer?
+    /// Looks again whether what was queued is sent.
+    private var sendingTimer: CallbackTimer?
+    private static let sendingStep = Duration.milliseconds(20)
     private var shedWarning = WarningLimit()
     private var publishTimer: CallbackTimer?
 
@@ -70,6 +75,8 @@ final class Worker {
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
         siblings = SiblingTable(self)
+        bridgesOut.fell = { [unowned self] in checkDrained() }
+        sendingTimer = CallbackTimer(loop) { [unowned self] in checkDrained() }
         let timer = CallbackTimer(loop) { [unowned self] in self.publish() }
         publishTimer = timer
         timer.schedule(after: Self.publishInterval)
@@ -223,7 +230,12 @@ final class Worker {
 
     func registrationAnswered(_ id: UInt64, isTaken: Bool) {
         if let arrived = arriving.removeValue(forKey: id) {
-            if isTaken { tunnelOpened(arrived.tunnel) } else { arrived.tunnel.session?.goAway() }
+            if isTaken {
+                tunnelOpened(arrived.tunnel)
+            } else {
+                tunnels[id] = arrived.tunnel
+                arrived.tunnel.session?.goAway()
+            }
             siblings.tell(arrived.sibling, .sessionTaken(handover: arrived.handover, isTaken: isTaken))
             return
         }
@@ -240,13 +252,18 @@ final class Worker {
     /// The tunnel serves from now on.
     func tunnelOpened(_ tunnel: Tunnel) {
         tunnels[tunnel.id] = tunnel
+        if tunnel.session?.isGoingAway ?? false {
+            // It said go-away while it was on its way from another worker: it finishes what it has.
+            control.send(.unregister(tunnel: tunnel.id, endpoint: tunnel.endpoint.name))
+            return
+        }
         routes.add(tunnel)
         tunnel.endpoint.serveWaiting()
         tunnel.endpoint.serveWaitingForTunnel()
         telemetry.log.debug(.upstream, "upstream connected") {
             $0.field("endpoint-id", tunnel.endpoint.name)
         }
-        if !tunnelsWanted { tunnel.session?.askToLeave() }
+        if !admitsTunnels { tunnel.session?.askToLeave() }
         retirement?.moveSessions()
     }
 
@@ -261,7 +278,10 @@ final class Worker {
     func tunnelEnded(_ tunnel: Tunnel, error: ChannelError?) {
         tunnelLeft(tunnel)
         tunnels[tunnel.id] = nil
-        if arriving.removeValue(forKey: tunnel.id) != nil { registrationAbandoned(tunnel) }
+        if let arrived = arriving.removeValue(forKey: tunnel.id) {
+            registrationAbandoned(tunnel)
+            siblings.tell(arrived.sibling, .sessionTaken(handover: arrived.handover, isTaken: false))
+        }
         retirement?.ended(tunnel)
         telemetry.connectionClosed(.upstream)
         let failure = tunnel.session?.failure
@@ -434,7 +454,7 @@ final class Worker {
     /// Whether nothing is left that a worker has to stay for.
     var isEmpty: Bool {
         connections.isEmpty && relayCount == 0 && tunnels.isEmpty && registering.isEmpty && arriving.isEmpty && bridgeCount == 0
-            && dataCount == 0
+            && dataCount == 0 && bridgesOut.count == 0
     }
 
     func dataConnectionEnded() {
@@ -442,6 +462,9 @@ final class Worker {
         telemetry.dataConnectionClosed()
         retirement?.check()
     }
+
+    /// Whether connections that were closed have sent what was queued.
+    var isSent: Bool { loop.counters.handlesLingering == 0 }
 
     func sayDrained() { control.send(.drained) }
 
@@ -471,6 +494,10 @@ final class Worker {
         retirement?.check()
         guard isDraining, drainTimer != nil, relayCount == 0 else { return }
         guard !connections.contains(where: { $0 is ProxyConnection }) else { return }
+        guard isSent else {
+            sendingTimer?.schedule(after: Self.sendingStep)
+            return
+        }
         endDrain()
     }
 

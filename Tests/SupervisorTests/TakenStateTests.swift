@@ -15,10 +15,12 @@ import Testing
             routesVersion: 1 << 63, settings: ServerConfig().flattened, counters: 12,
             supervisorProgram: .init(path: "/usr/bin/piko-supervisor", descriptor: 20),
             workerProgram: .init(path: "/opt/grün \"piko\"/piko-worker", descriptor: 21))
+        state.nextWorkerProgram = .init(path: "/opt/next/piko-worker", descriptor: 22)
+        state.signals = [15, 1]
         state.workers = [
             .init(
                 worker: 40, generation: 7, place: 0, slab: 3, pid: 4_000, link: 30, protocolVersion: 3, passed: 99, pinged: 5,
-                held: [[1, 2, 255], []]),
+                held: [[1, 2, 255], []], isCut: true),
             .init(
                 worker: 33, generation: 6, place: 1, slab: 1, pid: 3_999, link: 31, protocolVersion: 2, passed: .max, pinged: 0,
                 held: [], isLeaving: true),
@@ -53,15 +55,16 @@ import Testing
         #expect(read.routesVersion == state.routesVersion && read.counters == 12)
         #expect(read.supervisorProgram == state.supervisorProgram && read.workerProgram == state.workerProgram)
         #expect(read.setup.config == ServerConfig())
-        #expect(Set(read.descriptors) == [5, 6, 7, 8, 9, 10, 12, 20, 21, 30, 31])
+        #expect(Set(read.descriptors) == [5, 6, 7, 8, 9, 10, 12, 20, 21, 22, 30, 31])
+        #expect(read.nextWorkerProgram == state.nextWorkerProgram && read.signals == [15, 1])
     }
 
     @Test func refusesWhatIsCutOrOfAnotherVersion() throws {
         let bytes = written(sample(tunnels: 2))
         for length in 0..<bytes.count {
-            // A cut between two tunnels is a shorter state; everything else is none.
+            // A cut between two messages is a shorter state; everything else is none.
             let read = try? TakenState(reading: bytes.span.extracting(0..<length))
-            #expect(read == nil || read!.tunnels.count < 2)
+            #expect(read == nil || read!.workers[0].held.count < 2)
         }
         var version = [UInt8](copying: bytes.span)
         version[8] = 2

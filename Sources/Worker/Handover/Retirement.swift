@@ -103,8 +103,8 @@ final class Retirement {
     func check() {
         guard !hasSaidDrained, handovers.isEmpty, worker.isEmpty else { return }
         if isParting, !worker.siblings.isQuiet { return }
-        // What was given away has left this process before it ends.
-        guard worker.siblings.isFlushed else {
+        // What was given away, and what was queued for those who left, has left this process before it ends.
+        guard worker.siblings.isFlushed, worker.isSent else {
             flushed?.schedule(after: Self.flushAfter)
             return
         }

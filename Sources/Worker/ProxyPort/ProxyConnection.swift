@@ -132,7 +132,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private func noUpstream() {
         if isRelayed {
             // It may be served elsewhere by now; whoever sent it here looks.
-            respondError(status: Self.declinedStatus, "not served here")
+            decline()
             return
         }
         if !isParked, let endpoint, let deadline = worker.park(self, endpoint) {
