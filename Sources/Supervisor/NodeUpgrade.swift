@@ -284,7 +284,8 @@ extension Node {
         if mode == .back { attempts.removeLast() }
         for (program, mode) in attempts {
             guard let file = try? state.memoryFile() else { break }
-            for descriptor in state.descriptors + [file.raw, program.descriptor] { ProcessReplacement.keepOpen(descriptor) }
+            // Not that of the program, if it is not in the state: the new one would not know of it.
+            for descriptor in state.descriptors + [file.raw] { ProcessReplacement.keepOpen(descriptor) }
             let failure = ProcessReplacement.execute(
                 program.descriptor, name: program.path, arguments: ["piko-supervisor"] + arguments,
                 environment: environment + [
