@@ -240,6 +240,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     func streamMayOpen() {
         guard waitsForStream, isRouting else { return }
         waitsForStream = false
+        // What was answered before the wait is out of date: a tunnel that left is at another worker now.
+        wasAnswered = false
         route()
     }
 
