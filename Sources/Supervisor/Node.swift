@@ -76,6 +76,8 @@ final class Node {
     var upgrade: UpgradeTask?
     /// Another program takes over: nothing is decided any more.
     var isFrozen = false
+    /// Told of the workers that end then.
+    var endedWhileFrozen: (UInt32) -> Void = { _ in }
     var freezeTimer: CallbackTimer?
     /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
     var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
@@ -342,7 +344,10 @@ final class Node {
         }
         if machine.isServing, !wasExpected { counters.add(.workerRestarts) }
         reloading?.workerEnded(worker, status)
-        if isFrozen { return }
+        if isFrozen {
+            endedWhileFrozen(worker)
+            return
+        }
         workersChanged()
         handle(.workerEnded(worker))
     }
@@ -392,8 +397,10 @@ final class Node {
 
     /// Joins a worker to all that live.
     private func join(_ process: WorkerProcess) {
-        for other in processes.workers where other.isJoined && other !== process && !machine.isParting(other.worker) {
+        for other in processes.workers where other.isJoined && other !== process && !machine.isLeaving(other.worker) {
             connect(process, other)
+            // It sends on what still reaches it, and gets nothing.
+            if machine.isParting(other.worker) { process.link.send(.siblingRetires(worker: other.worker)) }
         }
         process.isJoined = true
     }
@@ -512,7 +519,8 @@ extension Node: WorkerLinkOwner {
             let milliseconds = lost.map { UInt32(clamping: $0.clampedNanoseconds / 1_000_000) }
             link.send(.routes(endpoint: endpoint, version: version, lostFor: milliseconds, entries: entries))
         case .statusRequest(let request, let kind): answer(link, request, kind)
-        case .drained: handle(.workerDrained(process.worker))
+        case .drained:
+            if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .move, .moveData,

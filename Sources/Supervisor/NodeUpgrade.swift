@@ -243,6 +243,7 @@ extension Node {
                 var worker = worker
                 worker.link = link
                 worker.held = process.link.held
+                worker.hasDrained = process.hasDrained
                 return worker
             }
             Self.execute(
@@ -256,12 +257,18 @@ extension Node {
         }
         timer.schedule(after: Self.freezeMax)
         freezeTimer = timer
+        // Those that closed their sockets are about to end, and are this program's to reap.
+        var ending: Set<UInt32> = []
+        func settle() {
+            left -= 1
+            if left == 0 { finish() }
+        }
+        endedWhileFrozen = { worker in if ending.remove(worker) != nil { settle() } }
         for process in workers {
             let worker = process.worker
             process.link.detach { descriptor in
                 links[worker] = descriptor
-                left -= 1
-                if left == 0 { finish() }
+                if descriptor == nil { ending.insert(worker) } else { settle() }
             }
         }
         if workers.isEmpty { finish() }

@@ -262,7 +262,7 @@ struct SupervisorMachine {
         if case .leaving = state(of: worker) { true } else { false }
     }
 
-    /// Whether the worker is about to be ended: nothing is to be linked to it any more.
+    /// Whether the worker is about to be ended: nothing is to be sent to it any more.
     func isParting(_ worker: UInt32) -> Bool {
         switch state(of: worker) {
         case .parting, .leaving: true

@@ -37,6 +37,8 @@ struct TakenState {
         var held: [[UInt8]]
         /// Whether it was told to end.
         var isLeaving = false
+        /// Whether it said that nothing is left, to a program that did nothing about it any more.
+        var hasDrained = false
     }
 
     /// A socket of one of the node's ports; with a peer: a connection that waits for a worker.
@@ -129,7 +131,7 @@ struct TakenState {
                 JSONMember("pid", number(worker.pid)), JSONMember("link", number(worker.link)),
                 JSONMember("protocol", number(worker.protocolVersion)), JSONMember("passed", number(worker.passed)),
                 JSONMember("pinged", number(worker.pinged)), JSONMember("held", .array(worker.held.map(hex))),
-                JSONMember("leaving", .bool(worker.isLeaving)),
+                JSONMember("leaving", .bool(worker.isLeaving)), JSONMember("drained", .bool(worker.hasDrained)),
             ])
         }
         var members = [
@@ -235,7 +237,7 @@ struct TakenState {
             slab: try fields.number("slab"), pid: try fields.number("pid"), link: try fields.number("link"),
             protocolVersion: try fields.number("protocol"), passed: UInt64(bitPattern: try fields.integer("passed")),
             pinged: UInt64(bitPattern: try fields.integer("pinged")), held: held,
-            isLeaving: json["leaving"] == .bool(true))
+            isLeaving: json["leaving"] == .bool(true), hasDrained: json["drained"] == .bool(true))
     }
 
     init(

@@ -141,10 +141,7 @@ final class Worker {
         connection.start(isKept: sibling != nil)
         // The admin port answers to the end: that the node drains is read there.
         if isDraining, listener != .admin { connection.finishSoon() }
-        if let retirement {
-            retirement.came()
-            if !isDraining, retirement.successor() != nil { connection.moveSoon() }
-        }
+        if let retirement, !isDraining, retirement.successor() != nil { connection.moveSoon() }
     }
 
     /// The connection left its loop between two requests: it goes to a worker of the newest generation.
