@@ -9,6 +9,9 @@ import Control
 import Reactor
 import Telemetry
 
+/// What names of bind addresses were resolved to, by the address as it is set.
+typealias ResolvedNames = [String: Result<[SocketAddress], ResolveError>]
+
 /// Why a port can't be listened on.
 struct BindError: Error, Equatable, CustomStringConvertible {
     /// The key of the configuration.
@@ -50,7 +53,7 @@ final class ListenerTable {
     /// Makes the sockets of a port. Waits for the name to be resolved, and for an address that is in use.
     func bind(_ kind: ListenerKind, key: String, address: BindAddress) throws(BindError) {
         let deadline = loop.now + inUseRetry
-        sockets += try prepare(kind, key: key, address: address) {
+        sockets += try prepare(kind, key: key, address: address, lookUp: { self.lookUp($0, port: address.port) }) {
             guard loop.now < deadline else { return false }
             let next = loop.now + .milliseconds(100)
             while loop.now < next { loop.runTurn(until: next) }
@@ -64,19 +67,22 @@ final class ListenerTable {
     }
 
     /// The sockets for another address of a port: those that the port has already, where the address is the same, and new ones.
-    /// They count for nothing until `change`.
-    func prepare(_ kind: ListenerKind, key: String, address: BindAddress) throws(BindError) -> [ListeningSocket] {
-        try prepare(kind, key: key, address: address) { false }
+    /// They count for nothing until `change`. `names` are the answers for those addresses that have to be looked up.
+    func prepare(_ kind: ListenerKind, key: String, address: BindAddress, names: ResolvedNames) throws(BindError) -> [ListeningSocket] {
+        try prepare(kind, key: key, address: address, lookUp: { _ in names[address.settingText] ?? .success([]) }) {
+            false
+        }
     }
 
     private func prepare(
-        _ kind: ListenerKind, key: String, address: BindAddress, waitsInUse: () -> Bool
+        _ kind: ListenerKind, key: String, address: BindAddress, lookUp: (String) -> Result<[SocketAddress], ResolveError>,
+        waitsInUse: () -> Bool
     ) throws(BindError) -> [ListeningSocket] {
         func failure(_ reason: String) -> BindError { BindError(key: key, address: address.settingText, reason: reason) }
         let plan: BindPlan
         switch BindPlan(address) {
         case .lookUp(let host):
-            switch lookUp(host, port: address.port) {
+            switch lookUp(host) {
             case .success(let addresses): plan = .allOf(BindPlan.distinct(addresses))
             case .failure(let error): throw failure(error.description)
             }
@@ -99,6 +105,7 @@ final class ListenerTable {
         try acceptFromNew()
     }
 
+    /// Before the loop runs: it is run here.
     private func lookUp(_ host: String, port: UInt16) -> Result<[SocketAddress], ResolveError> {
         var answer: Result<[SocketAddress], ResolveError>?
         Resolver(loop).resolve(host: host, port: port) { answer = $0 }

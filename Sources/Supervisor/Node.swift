@@ -73,6 +73,9 @@ final class Node {
     let directKey: [UInt8]
     var controlServer: ControlServer?
     var reloading: ReloadTask?
+    /// Whether names are being resolved for a reload, and the one that is.
+    var isLookingUp = false
+    var lookUp: Resolution?
     var upgrade: UpgradeTask?
     /// Another program takes over: nothing is decided any more.
     var isFrozen = false
@@ -162,6 +165,9 @@ final class Node {
         guard let setup = setups[machine.currentGeneration] else { preconditionFailure("a generation without its configuration") }
         return setup
     }
+
+    /// Whether a reload is going on.
+    var isReloading: Bool { reloading != nil || isLookingUp }
 
     /// Whether `/ready` says that the node is.
     var isReady: Bool { mayBeReady && !isOutOfUse }

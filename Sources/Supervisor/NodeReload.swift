@@ -110,9 +110,9 @@ extension Node {
             log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
             done(ReloadOutcome(failure: reason))
         }
-        guard upgrade == nil, reloading == nil, machine.mayReload else {
+        guard upgrade == nil, !isReloading, machine.mayReload else {
             return refuse(
-                upgrade != nil ? "an upgrade is going on" : reloading != nil ? "another reload is going on" : "the node is \(machine.stateName)")
+                upgrade != nil ? "an upgrade is going on" : isReloading ? "another reload is going on" : "the node is \(machine.stateName)")
         }
         log.info(.server, "reloading")
         parts.services.reloading()
@@ -127,8 +127,31 @@ extension Node {
         }
     }
 
-    /// Goes over to new workers with the configuration.
+    /// Goes over to new workers with the configuration, once the names that it has ports at are resolved.
     func begin(_ config: ServerConfig, _ given: ReloadOutcome, _ done: @escaping (ReloadOutcome) -> Void) {
+        isLookingUp = true
+        resolve(changedAddresses(config).map(\.address), ResolvedNames()) { [self] names in
+            isLookingUp = false
+            begin(config, given, names, done)
+        }
+    }
+
+    /// Looks up what is a name, one after the other.
+    private func resolve(_ addresses: [BindAddress], _ known: ResolvedNames, _ done: @escaping (ResolvedNames) -> Void) {
+        guard let address = addresses.first else { return done(known) }
+        let left = Array(addresses.dropFirst())
+        guard case .lookUp(let host) = BindPlan(address) else { return resolve(left, known, done) }
+        lookUp = Resolver(loop).resolve(host: host, port: address.port) { [self] answer in
+            lookUp = nil
+            var known = known
+            known[address.settingText] = answer
+            resolve(left, known, done)
+        }
+    }
+
+    private func begin(
+        _ config: ServerConfig, _ given: ReloadOutcome, _ names: ResolvedNames, _ done: @escaping (ReloadOutcome) -> Void
+    ) {
         var outcome = given
         var config = config
         if config.server.controlSocket != setup.config.server.controlSocket {
@@ -142,7 +165,8 @@ extension Node {
         let new = GenerationSetup(config)
         do {
             let confinement = try WorkerConfinement(config, log: log)
-            let ports = try changedPorts(config)
+            guard machine.mayReload else { throw StartError("the node is told to end") }
+            let ports = try changedPorts(config, names)
             let task = ReloadTask(self, setup: new, ports: ports, outcome: outcome, done: done)
             reloading = task
             processes.confinement = confinement
@@ -174,16 +198,22 @@ extension Node {
             .map { "\($0.path): fixed by --\($0.flag)" }
     }
 
-    /// The sockets of those ports whose address changes.
-    private func changedPorts(_ config: ServerConfig) throws(BindError) -> [ListenerKind: [ListeningSocket]] {
+    /// The ports whose address changes.
+    private func changedAddresses(_ config: ServerConfig) -> [(kind: ListenerKind, key: String, address: BindAddress)] {
         let old = setup.config
-        var changed: [ListenerKind: [ListeningSocket]] = [:]
-        for (kind, key, before, after) in [
-            (ListenerKind.proxy, "proxy.bind_addr", old.proxy.bindAddress, config.proxy.bindAddress),
+        let all: [(ListenerKind, String, BindAddress, BindAddress)] = [
+            (.proxy, "proxy.bind_addr", old.proxy.bindAddress, config.proxy.bindAddress),
             (.upstream, "upstream.bind_addr", old.upstream.bindAddress, config.upstream.bindAddress),
             (.admin, "admin.bind_addr", old.admin.bindAddress, config.admin.bindAddress),
-        ] where before != after {
-            changed[kind] = try ports.prepare(kind, key: key, address: after)
+        ]
+        return all.filter { $0.2 != $0.3 }.map { ($0.0, $0.1, $0.3) }
+    }
+
+    /// The sockets of those ports.
+    private func changedPorts(_ config: ServerConfig, _ names: ResolvedNames) throws(BindError) -> [ListenerKind: [ListeningSocket]] {
+        var changed: [ListenerKind: [ListeningSocket]] = [:]
+        for (kind, key, address) in changedAddresses(config) {
+            changed[kind] = try ports.prepare(kind, key: key, address: address, names: names)
         }
         return changed
     }

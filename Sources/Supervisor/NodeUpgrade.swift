@@ -141,10 +141,10 @@ extension Node {
     /// Goes over to the program at the path (that of `piko`, or the folder of the programs), or to what stands now where this
     /// one was started from. `reply` is told when that fails; when it does not, the new program tells.
     func startUpgrade(to path: String?, asks: Bool, reply: @escaping (JSONValue) -> Void) {
-        guard upgrade == nil, reloading == nil, machine.mayReload else {
+        guard upgrade == nil, !isReloading, machine.mayReload else {
             return upgradeFailed(
                 upgrade != nil
-                    ? "another upgrade is going on" : reloading != nil ? "a reload is going on" : "the node is \(machine.stateName)",
+                    ? "another upgrade is going on" : isReloading ? "a reload is going on" : "the node is \(machine.stateName)",
                 reply)
         }
         parts.services.status("upgrading")

@@ -306,6 +306,14 @@ def test_listeners_change(new_node, real_agent, service, endpoint, host):
         write(f"127.0.0.1:{second}")
         changed(own, "reload")
         assert request(("127.0.0.1", second), host=host).status == 200
+        # A name, which is looked up while the node serves.
+        write(f"localhost:{second}")
+        changed(own, "reload")
+        assert request(("127.0.0.1", second), host=host).status == 200
+        own.expected_errors.append("not reloaded")
+        write(f"nowhere.invalid:{second}")
+        status, text = command(own, "reload")
+        assert status == 1 and "proxy.bind_addr: cannot listen on" in text, text
         # A port that somebody else has.
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
