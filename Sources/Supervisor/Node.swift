@@ -521,7 +521,7 @@ extension Node: WorkerLinkOwner {
             if let version { broadcast(endpoint, version: version) }
         case .lookup(let endpoint):
             let (version, entries) = routes.lookup(endpoint)
-            let lost = entries.isEmpty ? routes.lostFor(endpoint, now: loop.now) : nil
+            let lost = entries.allSatisfy { $0.tunnels == 0 } ? routes.lostFor(endpoint, now: loop.now) : nil
             let milliseconds = lost.map { UInt32(clamping: $0.clampedNanoseconds / 1_000_000) }
             link.send(.routes(endpoint: endpoint, version: version, lostFor: milliseconds, entries: entries))
         case .statusRequest(let request, let kind): answer(link, request, kind)

@@ -92,6 +92,7 @@ if SOAK:
     KINDS = {"reload and upgrade": ["reload", "reload", "upgrade"] * 10}
 
 
+@pytest.mark.timeout(scaled(1800, 120) * SLOW)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_fails_under_load(new_node, real_agent, tunnel, demo, endpoint, kind):
     """Every generation has WebSockets and streams to carry to the end; agents of ours and one that is not share the load."""

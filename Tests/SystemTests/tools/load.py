@@ -109,13 +109,24 @@ class Load:
                     writer.close()
                 writer = None
                 await asyncio.sleep(0.02)
-            if pause:
-                try:
-                    await asyncio.wait_for(self.stopping.wait(), random.uniform(pause / 2, pause))
-                except asyncio.TimeoutError:
-                    pass
+            if pause and not await self.idle(random.uniform(pause / 2, pause), reader if writer is not None else None):
+                self.failed(f"{kind} {endpoint}", Failure("closed between two requests"))
+                writer.close()
+                writer = None
         if writer is not None:
             writer.close()
+
+    async def idle(self, seconds, reader):
+        """False as soon as the connection ends meanwhile."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self.stopping.is_set():
+            try:
+                await asyncio.wait_for(self.stopping.wait(), min(left, 0.2))
+            except asyncio.TimeoutError:
+                pass
+            if reader is not None and (reader.at_eof() or reader.exception()):
+                return False
+        return True
 
     # ---- Upgrades ----
 
