@@ -135,7 +135,8 @@ class Load:
         writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n{extra}\r\n".encode())
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         if not head.startswith(b"HTTP/1.1 101"):
-            raise Failure(f"upgrade: {head[:60]!r}")
+            writer.close()
+            raise Failure(f"upgrade: {head[:12]!r} {await asyncio.wait_for(reader.read(200), 30)!r}")
         return reader, writer
 
     async def websocket(self, endpoint):
@@ -168,10 +169,8 @@ class Load:
                     echoed += await asyncio.wait_for(reader.readexactly(head[1]), 30)
                 if echoed != payload:
                     raise Failure("an echo differs")
-                try:
-                    await asyncio.wait_for(self.stopping.wait(), random.uniform(0.5, 1.5))
-                except asyncio.TimeoutError:
-                    pass
+                if not await self.idle(random.uniform(0.5, 1.5), reader):
+                    raise Failure("closed between two messages")
             return True
         except (Failure, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
             self.failed(f"websocket {endpoint}", error)
