@@ -87,7 +87,7 @@ final class UpgradeTask: ChannelDelegate {
     private func reported() {
         report?.close()
         report = nil
-        if child?.isRunning != true { judge(nil) }
+        if let lastStatus { judge(lastStatus) }
     }
 
     private func childEnded(_ status: ExitStatus) {
@@ -222,9 +222,11 @@ extension Node {
         _ program: TakenState.Program, _ mode: TakeOverMode, _ reason: String, _ listeners: [TakenState.Socket],
         _ control: TakenState.Program?, _ askers: [Int32]
     ) {
+        // Those that are starting are not handed on: the next program starts its own.
+        let starting = processes.workers.filter { !$0.isLinked }
         let workers = processes.workers.filter(\.isLinked)
         var links: [UInt32: Int32] = [:]
-        var left = workers.count
+        var left = workers.count + starting.count
         var isDone = false
         func finish() {
             guard !isDone else { return }
@@ -271,7 +273,11 @@ extension Node {
                 if descriptor == nil { ending.insert(worker) } else { settle() }
             }
         }
-        if workers.isEmpty { finish() }
+        for process in starting {
+            ending.insert(process.worker)
+            process.child.signal(EndSignal.kill)
+        }
+        if left == 0 { finish() }
     }
 
     private static let freezeMax = Duration.seconds(3)

@@ -55,6 +55,8 @@ final class Worker {
     private var statusRequests: [UInt64: AdminConnection] = [:]
     private var nextRequest: UInt64 = 1
     private var drainTimer: CallbackTimer?
+    private var drainFlush: CallbackTimer?
+    private var drainFlushUntil = Instant.never
     private var shedWarning = WarningLimit()
     private var publishTimer: CallbackTimer?
 
@@ -458,6 +460,7 @@ final class Worker {
         for connection in connections where connection.listener != .admin { connection.finishSoon() }
         let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }
         drainTimer = timer
+        drainFlush = CallbackTimer(loop) { [unowned self] in self.checkDrained() }
         timer.schedule(after: time)
         checkDrained()
     }
@@ -467,13 +470,24 @@ final class Worker {
         retirement?.check()
         guard isDraining, drainTimer != nil, relayCount == 0 else { return }
         guard !connections.contains(where: { $0 is ProxyConnection }) else { return }
+        // The ends of answers that wait for their clients, who may just be slow.
+        let now = loop.now
+        if drainFlushUntil == .never { drainFlushUntil = now + Self.drainFlushMax }
+        if loop.counters.outputBytes > 0, now < drainFlushUntil {
+            drainFlush?.schedule(after: .milliseconds(10))
+            return
+        }
         endDrain()
     }
+
+    /// How long a drain waits for what is queued when all requests are done.
+    private static let drainFlushMax = Duration.seconds(5)
 
     private func endDrain() {
         guard drainTimer != nil else { return }
         drainTimer?.cancel()
         drainTimer = nil
+        drainFlush?.cancel()
         for tunnel in Array(tunnels.values) { tunnel.session?.close() }
         control.send(.drained)
     }

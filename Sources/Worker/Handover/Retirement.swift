@@ -104,8 +104,8 @@ final class Retirement {
     func check() {
         guard !hasSaidDrained, handovers.isEmpty, worker.isEmpty else { return }
         if isParting, !worker.siblings.isQuiet { return }
-        // What was given away has left this process before it ends.
-        guard worker.siblings.isFlushed else {
+        // What was given away, and what clients and agents are still to get, has left this process before it ends.
+        guard worker.siblings.isFlushed, worker.loop.counters.handlesLingering == 0 else {
             flushed?.schedule(after: Self.flushAfter)
             return
         }
