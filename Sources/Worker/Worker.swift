@@ -239,6 +239,11 @@ final class Worker {
     /// The tunnel serves from now on.
     func tunnelOpened(_ tunnel: Tunnel) {
         tunnels[tunnel.id] = tunnel
+        if tunnel.session?.isGoingAway ?? false {
+            // Its agent left while the session was on its way here.
+            control.send(.unregister(tunnel: tunnel.id, endpoint: tunnel.endpoint.name))
+            return
+        }
         routes.add(tunnel)
         tunnel.endpoint.serveWaiting()
         tunnel.endpoint.serveWaitingForTunnel()

@@ -79,7 +79,7 @@ private func log(_ lines: Lines) -> Logger {
         let child = try ChildProcess.spawn(loop, description) { status = $0 }
         let end = loop.now + .seconds(10)
         while KernelView(of: child.pid).state != "S", SystemClock.now < end {}
-        let worker = WorkerProcess(worker: 3, place: 0, child: child, link: link, counters: Counters(slab: region.slab(0)))
+        let worker = WorkerProcess(worker: 3, generation: 1, place: 0, slab: 0, child: child, link: link, counters: Counters(slab: region.slab(0)))
         let lines = Lines()
         worker.reportStuck(log(lines))
         #expect(lines.text.contains("\"msg\":\"worker does not answer\",\"stuck_worker\":3,\"pid\":\(child.pid),\"process_state\":\"S\""))
