@@ -78,6 +78,8 @@ final class Node {
     var upgrade: UpgradeTask?
     /// Another program takes over: nothing is decided any more.
     var isFrozen = false
+    /// Told of the workers that end then.
+    var endedWhileFrozen: (UInt32) -> Void = { _ in }
     var freezeTimer: CallbackTimer?
     /// Signals that came since: the next program acts on them.
     private(set) var lateSignals: [Int32] = []
@@ -166,6 +168,9 @@ final class Node {
         guard let setup = setups[machine.currentGeneration] else { preconditionFailure("a generation without its configuration") }
         return setup
     }
+
+    /// Whether a reload is going on.
+    var isReloading: Bool { reloading != nil || isPreparing }
 
     /// Whether `/ready` says that the node is.
     var isReady: Bool { mayBeReady && !isOutOfUse }
@@ -361,7 +366,10 @@ final class Node {
         }
         if machine.isServing, !wasExpected { counters.add(.workerRestarts) }
         reloading?.workerEnded(worker, status)
-        if isFrozen { return }
+        if isFrozen {
+            endedWhileFrozen(worker)
+            return
+        }
         workersChanged()
         handle(.workerEnded(worker))
     }
@@ -411,8 +419,10 @@ final class Node {
 
     /// Joins a worker to all that live.
     private func join(_ process: WorkerProcess) {
-        for other in processes.workers where other.isJoined && other !== process && !machine.isParting(other.worker) {
+        for other in processes.workers where other.isJoined && other !== process && !machine.isLeaving(other.worker) {
             connect(process, other)
+            // It sends on what still reaches it, and gets nothing.
+            if machine.isParting(other.worker) { process.link.send(.siblingRetires(worker: other.worker)) }
         }
         process.isJoined = true
     }
@@ -527,11 +537,12 @@ extension Node: WorkerLinkOwner {
             if let version { broadcast(endpoint, version: version) }
         case .lookup(let endpoint):
             let (version, entries) = routes.lookup(endpoint)
-            let lost = entries.isEmpty ? routes.lostFor(endpoint, now: loop.now) : nil
+            let lost = entries.allSatisfy { $0.tunnels == 0 } ? routes.lostFor(endpoint, now: loop.now) : nil
             let milliseconds = lost.map { UInt32(clamping: $0.clampedNanoseconds / 1_000_000) }
             link.send(.routes(endpoint: endpoint, version: version, lostFor: milliseconds, entries: entries))
         case .statusRequest(let request, let kind): answer(link, request, kind)
-        case .drained: handle(.workerDrained(process.worker))
+        case .drained:
+            if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .move, .moveData,

@@ -110,9 +110,9 @@ extension Node {
             log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
             done(ReloadOutcome(failure: reason))
         }
-        guard upgrade == nil, reloading == nil, !isPreparing, machine.mayReload else {
+        guard upgrade == nil, !isReloading, machine.mayReload else {
             return refuse(
-                upgrade != nil ? "an upgrade is going on" : reloading != nil || isPreparing ? "another reload is going on" : "the node is \(machine.stateName)")
+                upgrade != nil ? "an upgrade is going on" : isReloading ? "another reload is going on" : "the node is \(machine.stateName)")
         }
         log.info(.server, "reloading")
         parts.services.reloading()

@@ -87,7 +87,7 @@ final class UpgradeTask: ChannelDelegate {
     private func reported() {
         report?.close()
         report = nil
-        if child?.isRunning != true { judge(nil) }
+        if let lastStatus { judge(lastStatus) }
     }
 
     private func childEnded(_ status: ExitStatus) {
@@ -142,10 +142,10 @@ extension Node {
     /// Goes over to the program at the path (that of `piko`, or the folder of the programs), or to what stands now where this
     /// one was started from. `reply` is told when that fails; when it does not, the new program tells.
     func startUpgrade(to path: String?, reply: @escaping (JSONValue) -> Void) {
-        guard upgrade == nil, reloading == nil, !isPreparing, machine.mayReload else {
+        guard upgrade == nil, !isReloading, machine.mayReload else {
             return upgradeFailed(
                 upgrade != nil
-                    ? "another upgrade is going on" : reloading != nil || isPreparing ? "a reload is going on" : "the node is \(machine.stateName)",
+                    ? "another upgrade is going on" : isReloading ? "a reload is going on" : "the node is \(machine.stateName)",
                 reply)
         }
         parts.services.status("upgrading")
@@ -224,9 +224,11 @@ extension Node {
         _ program: TakenState.Program, _ mode: TakeOverMode, _ reason: String, _ listeners: [TakenState.Socket],
         _ control: TakenState.Program?, _ askers: [Int32]
     ) {
+        // Those that are starting are not handed on: the next program starts its own.
+        let starting = processes.workers.filter { !$0.isLinked }
         let workers = processes.workers.filter(\.isLinked)
         var links: [UInt32: Int32] = [:]
-        var left = workers.count
+        var left = workers.count + starting.count
         var isDone = false
         func finish() {
             guard !isDone else { return }
@@ -247,6 +249,7 @@ extension Node {
                 var worker = worker
                 worker.link = link
                 worker.held = process.link.held
+                worker.hasDrained = process.hasDrained
                 return worker
             }
             Self.execute(
@@ -260,15 +263,25 @@ extension Node {
         }
         timer.schedule(after: Self.freezeMax)
         freezeTimer = timer
+        // Those that closed their sockets are about to end, and are this program's to reap.
+        var ending: Set<UInt32> = []
+        func settle() {
+            left -= 1
+            if left == 0 { finish() }
+        }
+        endedWhileFrozen = { worker in if ending.remove(worker) != nil { settle() } }
         for process in workers {
             let worker = process.worker
             process.link.detach { descriptor in
                 links[worker] = descriptor
-                left -= 1
-                if left == 0 { finish() }
+                if descriptor == nil { ending.insert(worker) } else { settle() }
             }
         }
-        if workers.isEmpty { finish() }
+        for process in starting {
+            ending.insert(process.worker)
+            process.child.signal(EndSignal.kill)
+        }
+        if left == 0 { finish() }
     }
 
     private static let freezeMax = Duration.seconds(5)
@@ -288,7 +301,8 @@ extension Node {
         if mode == .back { attempts.removeLast() }
         for (program, mode) in attempts {
             guard let file = try? state.memoryFile() else { break }
-            for descriptor in state.descriptors + [file.raw, program.descriptor] { ProcessReplacement.keepOpen(descriptor) }
+            // Not that of the program, if it is not in the state: the new one would not know of it.
+            for descriptor in state.descriptors + [file.raw] { ProcessReplacement.keepOpen(descriptor) }
             let failure = ProcessReplacement.execute(
                 program.descriptor, name: program.path, arguments: ["piko-supervisor"] + arguments,
                 environment: environment + [

@@ -25,6 +25,8 @@ final class WorkerProcess {
     var isLinked = false
     /// Whether it has sockets to the other workers.
     var isJoined = false
+    /// Whether it said that nothing is left, when nothing was done about that any more.
+    var hasDrained = false
     /// Whether it gets new connections: it is of the current generation, and READY.
     var isServing = false
     /// Its last answer to a ping, and what was asked last.

@@ -89,7 +89,7 @@ struct RoutingTable {
         }
         if kind != .dataConnections { tunnelCount += 1 }
         routes[endpoint] = route
-        if !lost.isEmpty { lost[endpoint] = nil }
+        if kind != .dataConnections, !lost.isEmpty { lost[endpoint] = nil }
         return .added(version: version)
     }
 
@@ -128,7 +128,8 @@ struct RoutingTable {
         if known.kind != .dataConnections { tunnelCount -= 1 }
         if route.entries[index].tunnels == 0, !route.entries[index].hasData { route.entries.remove(at: index) }
         routes[known.endpoint] = route.entries.isEmpty ? nil : route
-        if route.entries.isEmpty { noteLoss(known.endpoint, now) }
+        // Data connections outlive their agent's session by a moment; it is as good as gone.
+        if known.kind != .dataConnections, route.entries.allSatisfy({ $0.tunnels == 0 }) { noteLoss(known.endpoint, now) }
     }
 
     private mutating func noteLoss(_ endpoint: String, _ now: Instant) {

@@ -156,6 +156,7 @@ extension Node {
         parts.services.ready(status: "serving")
         for worker in lost { handle(.workerEnded(worker)) }
         handle(.begin)
+        for taken in state.workers where taken.hasDrained { handle(.workerDrained(taken.worker)) }
         dispatcher.take(waiting: state.waiting)
     }
 

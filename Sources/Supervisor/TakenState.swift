@@ -40,6 +40,8 @@ struct TakenState {
         /// Whether it was told to end, or to finish within a time.
         var isLeaving = false
         var isCut = false
+        /// Whether it said that nothing is left, to a program that did nothing about it any more.
+        var hasDrained = false
     }
 
     /// A socket of one of the node's ports; with a peer: a connection that waits for a worker.
@@ -175,6 +177,7 @@ struct TakenState {
                 JSONMember("protocol", number(worker.protocolVersion)), JSONMember("passed", number(worker.passed)),
                 JSONMember("pinged", number(worker.pinged)),
                 JSONMember("leaving", .bool(worker.isLeaving)), JSONMember("cut", .bool(worker.isCut)),
+                JSONMember("drained", .bool(worker.hasDrained)),
             ])
         }
         var members = [
@@ -291,7 +294,8 @@ struct TakenState {
             slab: try fields.number("slab"), pid: try fields.number("pid"), link: try fields.number("link"),
             protocolVersion: try fields.number("protocol"), passed: UInt64(bitPattern: try fields.integer("passed")),
             pinged: UInt64(bitPattern: try fields.integer("pinged")), held: [],
-            isLeaving: json["leaving"] == .bool(true), isCut: json["cut"] == .bool(true))
+            isLeaving: json["leaving"] == .bool(true), isCut: json["cut"] == .bool(true),
+            hasDrained: json["drained"] == .bool(true))
     }
 
     init(

@@ -95,6 +95,7 @@ final class WorkerLink: MessageDelegate {
     /// Takes the socket out of the loop, for another program. What is sent from here on, which must be without descriptors, is
     /// held for it; what the worker sent is still told until `done` gets the socket, or nil when the worker closed it.
     func detach(_ done: @escaping (Int32?) -> Void) {
+        guard !hasFailed else { return done(nil) }
         timer.cancel()
         guard socket.isOpen, !hasFailed else { return done(nil) }
         isHolding = true
@@ -161,13 +162,16 @@ final class WorkerLink: MessageDelegate {
         timer.cancel()
         changes = [:]
         socket.close()
+        let done = detached
+        detached = nil
+        done?(nil)
     }
 
     private func fail(_ reason: String) {
         if hasFailed { return }
-        close()
         let done = detached
         detached = nil
+        close()
         owner.linkFailed(self, reason: reason)
         done?(nil)
     }

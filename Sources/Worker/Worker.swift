@@ -148,10 +148,7 @@ final class Worker {
         connection.start(isKept: sibling != nil)
         // The admin port answers to the end: that the node drains is read there.
         if isDraining, listener != .admin { connection.finishSoon() }
-        if let retirement {
-            retirement.came()
-            if !isDraining, retirement.successor() != nil { connection.moveSoon() }
-        }
+        if let retirement, !isDraining, retirement.successor() != nil { connection.moveSoon() }
     }
 
     /// The connection left its loop between two requests: it goes to a worker of the newest generation.
@@ -505,6 +502,7 @@ final class Worker {
         guard drainTimer != nil else { return }
         drainTimer?.cancel()
         drainTimer = nil
+        sendingTimer?.cancel()
         for tunnel in Array(tunnels.values) { tunnel.session?.close() }
         control.send(.drained)
     }

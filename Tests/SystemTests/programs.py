@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -25,7 +26,12 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
 # Sanitizers make everything slower; deadlines grow with this factor.
 SLOW = float(os.environ.get("PIKO_SLOW", "1"))
-ENVIRONMENT = {**os.environ, "SWIFT_BACKTRACE": "enable=yes,color=no,interactive=no,registers=none,images=none,threads=crashed,timeout=5s"}
+# A program that is linked statically does not find by itself what writes its backtraces.
+BACKTRACE = Path(shutil.which("swift") or "/usr/bin/swift").resolve().parent.parent / "libexec/swift/linux/swift-backtrace"
+ENVIRONMENT = {**os.environ}
+if BACKTRACE.exists():
+    ENVIRONMENT["SWIFT_BACKTRACE"] = ("enable=yes,color=no,interactive=no,registers=none,images=none,threads=crashed,timeout=5s,"
+                                      f"swift-backtrace={BACKTRACE}")
 
 
 def scaled(soak, normal):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import pytest
 from peer import agent as agents
 from peer import http1
 from peer.http1 import request, response, wait_until
-from programs import BIN, SLOW, Program, address_of, is_alive, metric, scaled
+from programs import BIN, SLOW, SOAK, Program, address_of, descriptors, is_alive, metric, resident_bytes, scaled
 
 HERE = Path(__file__).parent
 
@@ -65,8 +66,8 @@ class Load:
         self.process.stdin.write(f"phase {name}\n")
         self.process.stdin.flush()
 
-    def stop(self):
-        out, _ = self.process.communicate("stop\n", timeout=120 * SLOW)
+    def stop(self, timeout=120):
+        out, _ = self.process.communicate("stop\n", timeout=timeout * SLOW)
         return json.loads(out)
 
 
@@ -87,25 +88,41 @@ def demo(program, backend):
 # ---- Under load ----
 
 
-@pytest.mark.parametrize("kind", ["reload", "upgrade"])
-def test_nothing_fails_under_load(new_node, real_agent, demo, endpoint, kind):
-    node = new_node(arguments=["--proxy.access-log.disable"])
-    real_agent(node.upstream, "http", endpoint, demo[0], "--access-log.disable")
-    real_agent(node.upstream, "tcp", f"{endpoint}-tcp", demo[1], "--access-log.disable")
+KINDS = {"reload": ["reload"] * 4, "upgrade": ["upgrade"] * 4}
+if SOAK:
+    KINDS = {"reload and upgrade": ["reload", "reload", "upgrade"] * 10}
+
+
+@pytest.mark.timeout(scaled(1800, 120) * SLOW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_fails_under_load(new_node, real_agent, tunnel, demo, endpoint, kind):
+    """Every generation has WebSockets and streams to carry to the end; agents of ours and one that is not share the load."""
+    node = new_node(arguments=["--proxy.access-log.disable", "--reload.max-generations", "40"])
+    own = [real_agent(node.upstream, "http", endpoint, demo[0], "--access-log.disable"),
+           real_agent(node.upstream, "tcp", f"{endpoint}-tcp", demo[1], "--access-log.disable")]
+    other = tunnel(node, agents.demo, name=f"{endpoint}-other")
+
+    def resident():
+        return sum(resident_bytes(pid) for pid in [*node.processes(), *(one.pid for one in own)])
     before = sum(node.descriptor_counts().values())
-    load = Load(node, endpoint, f"{endpoint}-tcp", kept=scaled(64, 8), fresh=scaled(16, 2), idle=scaled(50, 8),
-                websockets=scaled(500, 20), streams=scaled(10, 2), stream_bytes=scaled(1 << 30, 8 << 20))
-    load.phase(kind)
-    for _ in range(scaled(20 if kind == "reload" else 10, 4)):
-        changed(node, kind)
-    report = load.stop()
+    resident_before = resident()
+    load = Load(node, f"{endpoint},{endpoint},{endpoint},{endpoint}-other", f"{endpoint}-tcp", kept=scaled(64, 8), fresh=scaled(16, 2),
+                idle=scaled(50, 8), websockets=scaled(500, 20), streams=scaled(10, 2), stream_bytes=scaled(1 << 30, 8 << 20))
+    load.phase("changes")
+    for change in KINDS[kind]:
+        changed(node, change)
+    load.phase("after")
+    report = load.stop(timeout=scaled(1800, 120))
+    print({name: report[name] for name in ["failures", "bytes", "websockets", "streams", "phases"]})
     assert report["failures"] == 0, report["first"]
-    assert report["phases"][kind]["requests"] > 10 and report["websockets"] > 0 and report["streams"] > 0
+    assert report["phases"]["changes"]["requests"] > 10 and report["websockets"] > 0 and report["streams"] > 0
+    assert not other.session.ended and all(not one.logged("connection to server lost") for one in own)
     wait_for_generations(node, 1)
     assert len(node.workers()) == 2
     # The agents' data connections may wait a while yet.
     wait_until(lambda: sum(node.descriptor_counts().values()) <= before + 8 + metric(node, "piko_direct_connections"),
-               15 * SLOW, what="the descriptors of before")
+               15 * SLOW, what=lambda: f"{before} descriptors as before: {[sorted(descriptors(pid).values()) for pid in node.processes()]}")
+    assert resident() < resident_before * 1.5 + (32 << 20)
     assert metric(node, "piko_control_errors_total") == 0
     assert metric(node, "piko_worker_restarts_total") == 0
 
@@ -171,21 +188,26 @@ def test_idle_clients_are_answered(new_node, real_agent, service, endpoint, host
 def test_killed_workers_take_only_their_own(new_node, real_agent, demo, endpoint):
     node = new_node(arguments=["--proxy.access-log.disable"])
     real_agent(node.upstream, "http", endpoint, demo[0], "--access-log.disable")
+    before = node.descriptor_counts()
     load = Load(node, endpoint, kept=4, fresh=4)
     load.phase("kills")
+    last = 0
     deadline = time.monotonic() + scaled(60, 3)
     while time.monotonic() < deadline:
         workers = node.workers()
         if workers:
-            os.kill(workers[0], signal.SIGKILL)
+            last = time.monotonic()
+            os.kill(random.choice(workers), signal.SIGKILL)
         time.sleep(0.2)      # the pace of the kills, not a wait for anything
-    wait_until(lambda: len(node.workers()) == 2 and "ready: true" in command(node, "info")[1], what="both workers again")
-    wait_until(lambda: request(node.proxy, host=f"{endpoint}.example.com").status == 200, what="an answer")
+    time.sleep(max(0, last + 1 * SLOW - time.monotonic()))      # what may fail has failed by then
     load.phase("after")
+    wait_until(lambda: len(node.workers()) == 2 and "ready: true" in command(node, "info")[1], what="both workers again")
     wait_until(lambda: all(request(node.proxy, host=f"{endpoint}.example.com").status == 200 for _ in range(20)), what="answers")
     report = load.stop()
     assert report["phases"]["after"]["failures"] == 0, report["first"]
     assert report["phases"]["kills"]["requests"] > 0
+    print(report["phases"])
+    node.assert_descriptors_return_to(before, more=8 + int(metric(node, "piko_direct_connections")))
 
 
 # ---- What a reload changes ----
@@ -291,6 +313,14 @@ def test_listeners_change(new_node, real_agent, service, endpoint, host):
         write(f"127.0.0.1:{second}")
         changed(own, "reload")
         assert request(("127.0.0.1", second), host=host).status == 200
+        # A name, which is looked up while the node serves.
+        write(f"localhost:{second}")
+        changed(own, "reload")
+        assert request(("127.0.0.1", second), host=host).status == 200
+        own.expected_errors.append("not reloaded")
+        write(f"nowhere.invalid:{second}")
+        status, text = command(own, "reload")
+        assert status == 1 and "proxy.bind_addr: cannot listen on" in text, text
         # A port that somebody else has.
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -426,6 +456,20 @@ def test_upgrade_keeps_the_process_and_its_counters(new_node, real_agent, servic
     node.send_signal(signal.SIGUSR2)
     node.wait_log("upgraded", after=mark)
     assert request(node.proxy, host=host).status == 200
+
+
+def test_upgrades_leave_no_descriptors(new_node, endpoint):
+    node = new_node()
+    changed(node, "upgrade")
+    wait_for_generations(node, 1)
+
+    def held():
+        return sorted(name.split(":")[0] for name in descriptors(node.pid).values())
+    before = held()
+    for _ in range(3):
+        changed(node, "upgrade")
+    wait_for_generations(node, 1)
+    wait_until(lambda: held() == before, 10 * SLOW, lambda: f"{before}, has {held()}")
 
 
 # ---- Drain ----

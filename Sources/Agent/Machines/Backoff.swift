@@ -31,6 +31,12 @@ struct Backoff {
         return withJitter(current)
     }
 
+    /// The next wait, but none longer than `bound`; later ones go on from there.
+    mutating func next(atMost bound: Duration) -> Duration {
+        wait = min(wait, bound)
+        return next()
+    }
+
     /// The longest wait, for a failure that another attempt won't cure soon. Later waits stay that long until `reset`.
     mutating func longest() -> Duration {
         wait = limits.waitMax

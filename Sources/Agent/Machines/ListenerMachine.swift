@@ -11,7 +11,8 @@
 // `retiredSessionsMax` retired sessions live; beyond that the oldest is closed.
 //
 // The waits start over only after a session that lasted `stableAfter`: a server that accepts and drops at once is not
-// hammered.
+// hammered. But no wait is longer than the session before it was: workers of the server that end one after the other, each
+// with what it had, don't keep an agent away for long.
 
 internal import Base
 
@@ -30,6 +31,8 @@ struct ListenerMachine {
         var backoff = Backoff.Limits()
         /// A session that lived this long proves that the server is well: the waits start over.
         var stableAfter: Duration = .seconds(10)
+        /// After a session that lived this long the wait is no longer than its life.
+        var boundsAfter: Duration = .milliseconds(100)
         var retiredSessionsMax = 4
     }
 
@@ -135,8 +138,9 @@ struct ListenerMachine {
             return .wait(failure.isTransient ? backoff.next() : backoff.longest())
         case (.connected(let since), .lost):
             state = .waiting
-            if now - since >= limits.stableAfter { backoff.reset() }
-            return .wait(backoff.next())
+            let lived = now - since
+            if lived >= limits.stableAfter { backoff.reset() }
+            return .wait(lived >= limits.boundsAfter ? backoff.next(atMost: lived) : backoff.next())
         case (.connected(let since), .peerWentAway):
             return replace(since: since, now: now)
         case (.replacing(let since, false), .timerFired):

@@ -99,7 +99,8 @@ final class Retirement {
         check()
     }
 
-    /// Says that nothing is left, when that is so.
+    /// Says that nothing is left, when that is so: once until it is parted, and once after that, whatever still comes. What
+    /// is said twice before would be taken for the second.
     func check() {
         guard !hasSaidDrained, handovers.isEmpty, worker.isEmpty else { return }
         if isParting, !worker.siblings.isQuiet { return }
@@ -110,11 +111,6 @@ final class Retirement {
         }
         hasSaidDrained = true
         worker.sayDrained()
-    }
-
-    /// Something came: what was said does not hold any more.
-    func came() {
-        if !isParting { hasSaidDrained = false }
     }
 }
 

@@ -117,6 +117,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             if !hasServed && moves == 0 && endpoint.route == nil { worker.ask(endpoint, for: nil) }
             serveHere(endpoint)
         case .sibling(let sibling):
+            // Of an agent that is gone only data connections are left, and those not for long.
+            if endpoint.lostAt != nil, waitsForTunnel(endpoint) { return }
             // Its data connections will come here, too.
             // What becomes a byte stream moves: a relay between workers can't tell a reset from an end.
             serve(at: sibling, moves: isTCP || head.upgradePresent || !endpoint.isDirect)
@@ -135,13 +137,17 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             decline()
             return
         }
-        if !isParked, let endpoint, let deadline = worker.park(self, endpoint) {
-            isParked = true
-            limitRouting(until: deadline)
-            return
-        }
+        if let endpoint, waitsForTunnel(endpoint) { return }
         worker.telemetry.withoutUpstream()
         respondError(status: 502, "no available upstreams")
+    }
+
+    /// Whether the request waits for the endpoint's last agent, which went away a moment ago, to come back.
+    private func waitsForTunnel(_ endpoint: Endpoint) -> Bool {
+        guard !isParked, let deadline = worker.park(self, endpoint) else { return false }
+        isParked = true
+        limitRouting(until: deadline)
+        return true
     }
 
     /// An agent of the endpoint may be back.
@@ -250,6 +256,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     func streamMayOpen() {
         guard waitsForStream, isRouting else { return }
         waitsForStream = false
+        // What was answered before the wait is out of date: a tunnel that left is at another worker now.
+        wasAnswered = false
         route()
     }
 

@@ -145,3 +145,26 @@ async def echo(stream):
     while data := await stream.read():
         await stream.write(data)
     await stream.finish()
+
+
+async def demo(stream):
+    """The demo service in small, as tools/load.py asks for it: any request gets a line, /echo its body, /ws is a WebSocket that
+    echoes messages."""
+    while True:
+        try:
+            request = await http1.read_message(stream)
+        except EOFError:
+            return
+        if request.target == "/ws":
+            break
+        await stream.write(http1.response(body=request.body if request.target == "/echo" else b"a line\n"))
+        if "close" in request.options():
+            await stream.finish()
+            return
+    await stream.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+                       + websocket.accept_key(request.get("sec-websocket-key").encode()) + b"\r\n\r\n")
+    decoder = websocket.FrameDecoder(expects_masked=True)
+    while data := await stream.read():
+        for frame in decoder.feed(data):
+            await stream.write(websocket.encode_frame(frame.opcode, frame.payload, fin=frame.fin))
+    await stream.finish()

@@ -1,12 +1,14 @@
 """Load on a node from one process: HTTP clients that keep their connection, that open one for each request and that are idle in
 between, WebSockets and raw TCP streams that echo. Every answer is checked to the byte.
 
-    load.py --proxy HOST:PORT --http ENDPOINT [--tcp ENDPOINT] [--kept N] [--fresh N] [--idle N] [--websockets N]
-            [--streams N] [--stream-bytes B] [--pause SECONDS]
+    load.py --proxy HOST:PORT --http ENDPOINT,… [--plain ENDPOINT,…] [--tcp ENDPOINT,…] [--kept N] [--fresh N] [--idle N]
+            [--websockets N] [--streams N] [--stream-bytes B] [--pause SECONDS]
 
-Reads lines from stdin: "phase NAME" begins another phase, "stop" (or the end) ends the load once all running streams and
-requests are over. Then it prints one JSON object: for each phase requests, failures, seconds and latencies, and of all what
-failed first. A connection that a server closes between two requests without having said so is a failure.
+Several endpoints get their clients in turn; those of --plain get requests only, no WebSockets. Reads lines from stdin: "phase
+NAME" begins another phase, "stop" (or the end) ends the load once all running streams and requests are over. Then it prints
+one JSON object: for each phase requests, failures, seconds and latencies, and of all what failed first and when (by the
+machine's monotonic clock). A connection that a server closes between two requests without having said so is a failure. A
+WebSocket or stream that failed is followed by another.
 """
 
 import argparse
@@ -32,6 +34,7 @@ class Load:
         self.address = (host, int(port))
         self.phases = []
         self.failures = []
+        self.failed_at = []
         self.stopping = asyncio.Event()
         self.connected = 0
         self.bytes = 0
@@ -49,6 +52,8 @@ class Load:
 
     def failed(self, kind, error):
         self.phases[-1]["failures"] += 1
+        if len(self.failed_at) < 20_000:
+            self.failed_at.append([time.monotonic(), f"{kind}: {type(error).__name__}: {error}"])
         if len(self.failures) < 30:
             self.failures.append(f"{time.monotonic() - self.phases[0]['since']:.3f} {kind}: {type(error).__name__}: {error}")
 
@@ -57,10 +62,10 @@ class Load:
 
     # ---- HTTP ----
 
-    async def exchange(self, reader, writer, body):
+    async def exchange(self, reader, writer, endpoint, body):
         method = "POST" if body else "GET"
         target = "/echo" if body else "/small"
-        writer.write((f"{method} {target} HTTP/1.1\r\nHost: {self.options.http}.example.com\r\n"
+        writer.write((f"{method} {target} HTTP/1.1\r\nHost: {endpoint}.example.com\r\n"
                       + (f"Content-Length: {len(body)}\r\n" if body else "") + "\r\n").encode() + body)
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
@@ -85,7 +90,7 @@ class Load:
             raise Failure(f"{len(data)} bytes of an echo of {len(body)} differ")
         return fields.get("connection", "").lower() != "close"
 
-    async def http_client(self, kind, keeps, pause):
+    async def http_client(self, endpoint, kind, keeps, pause):
         writer = None
         while not self.stopping.is_set():
             body = random.randbytes(random.choice([0, 0, 100, 3_000, 70_000])) if kind != "fresh" else b""
@@ -93,24 +98,35 @@ class Load:
             try:
                 if writer is None:
                     reader, writer = await self.open()
-                keeps_open = await self.exchange(reader, writer, body)
+                keeps_open = await self.exchange(reader, writer, endpoint, body)
                 self.done(started)
                 if not keeps_open or not keeps:
                     writer.close()
                     writer = None
             except (Failure, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
-                self.failed(kind, error)
+                self.failed(f"{kind} {endpoint}", error)
                 if writer is not None:
                     writer.close()
                 writer = None
                 await asyncio.sleep(0.02)
-            if pause:
-                try:
-                    await asyncio.wait_for(self.stopping.wait(), random.uniform(pause / 2, pause))
-                except asyncio.TimeoutError:
-                    pass
+            if pause and not await self.idle(random.uniform(pause / 2, pause), reader if writer is not None else None):
+                self.failed(f"{kind} {endpoint}", Failure("closed between two requests"))
+                writer.close()
+                writer = None
         if writer is not None:
             writer.close()
+
+    async def idle(self, seconds, reader):
+        """False as soon as the connection ends meanwhile."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self.stopping.is_set():
+            try:
+                await asyncio.wait_for(self.stopping.wait(), min(left, 0.2))
+            except asyncio.TimeoutError:
+                pass
+            if reader is not None and (reader.at_eof() or reader.exception()):
+                return False
+        return True
 
     # ---- Upgrades ----
 
@@ -119,17 +135,24 @@ class Load:
         writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n{extra}\r\n".encode())
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         if not head.startswith(b"HTTP/1.1 101"):
-            raise Failure(f"upgrade: {head[:60]!r}")
+            writer.close()
+            raise Failure(f"upgrade: {head[:12]!r} {await asyncio.wait_for(reader.read(200), 30)!r}")
         return reader, writer
 
-    async def websocket(self):
+    async def websocket(self, endpoint):
+        while not self.stopping.is_set():
+            if not await self.echo_messages(endpoint):
+                await asyncio.sleep(0.1)
+
+    async def echo_messages(self, endpoint):
+        """One WebSocket, to the end of the load; False when it failed."""
         key = base64.b64encode(os.urandom(16)).decode()
         try:
             reader, writer = await self.upgrade(
-                "/ws", f"{self.options.http}.example.com", "websocket", f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n")
+                "/ws", f"{endpoint}.example.com", "websocket", f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n")
         except (Failure, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
-            self.failed("websocket", error)
-            return
+            self.failed(f"websocket {endpoint}", error)
+            return False
         self.connected += 1
         try:
             while not self.stopping.is_set():
@@ -146,21 +169,21 @@ class Load:
                     echoed += await asyncio.wait_for(reader.readexactly(head[1]), 30)
                 if echoed != payload:
                     raise Failure("an echo differs")
-                try:
-                    await asyncio.wait_for(self.stopping.wait(), random.uniform(0.5, 1.5))
-                except asyncio.TimeoutError:
-                    pass
+                if not await self.idle(random.uniform(0.5, 1.5), reader):
+                    raise Failure("closed between two messages")
+            return True
         except (Failure, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
-            self.failed("websocket", error)
+            self.failed(f"websocket {endpoint}", error)
+            return False
         finally:
             writer.close()
 
-    async def stream(self):
+    async def stream(self, endpoint):
         while not self.stopping.is_set():
             try:
-                reader, writer = await self.upgrade(f"/_piko/v1/tcp/{self.options.tcp}", "localhost", "piko-raw/1")
+                reader, writer = await self.upgrade(f"/_piko/v1/tcp/{endpoint}", "localhost", "piko-raw/1")
             except (Failure, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
-                self.failed("stream", error)
+                self.failed(f"stream {endpoint}", error)
                 await asyncio.sleep(0.1)
                 continue
             total, offset = self.options.stream_bytes, random.randrange(251)
@@ -199,7 +222,7 @@ class Load:
                 self.streams_done += 1
             except (Failure, OSError, asyncio.TimeoutError) as error:
                 sender.cancel()
-                self.failed("stream", error)
+                self.failed(f"stream {endpoint}", error)
             finally:
                 writer.close()
 
@@ -219,18 +242,23 @@ class Load:
     async def run(self):
         options = self.options
         tasks = [asyncio.create_task(self.commands())]
-        tasks += [asyncio.create_task(self.http_client("kept", True, options.pause)) for _ in range(options.kept)]
-        tasks += [asyncio.create_task(self.http_client("fresh", False, options.pause)) for _ in range(options.fresh)]
-        tasks += [asyncio.create_task(self.http_client("idle", True, 4)) for _ in range(options.idle)]
-        tasks += [asyncio.create_task(self.stream()) for _ in range(options.streams)]
+        plain = options.http + options.plain
+
+        def clients(count, endpoints, make):
+            return [asyncio.create_task(make(endpoints[index % len(endpoints)])) for index in range(count)]
+        tasks += clients(options.kept, plain, lambda endpoint: self.http_client(endpoint, "kept", True, options.pause))
+        tasks += clients(options.fresh, plain, lambda endpoint: self.http_client(endpoint, "fresh", False, options.pause))
+        tasks += clients(options.idle, plain, lambda endpoint: self.http_client(endpoint, "idle", True, 4))
+        tasks += clients(options.streams, options.tcp, self.stream)
         for index in range(options.websockets):
-            tasks.append(asyncio.create_task(self.websocket()))
+            tasks.append(asyncio.create_task(self.websocket(options.http[index % len(options.http)])))
             if index % 20 == 19:
                 await asyncio.sleep(0.02)
         print("running", flush=True)
         await asyncio.gather(*tasks)
         self.begin("end")
-        report = {"failures": sum(phase["failures"] for phase in self.phases), "first": self.failures, "bytes": self.bytes,
+        report = {"failures": sum(phase["failures"] for phase in self.phases), "first": self.failures,
+                  "failed_at": self.failed_at, "bytes": self.bytes,
                   "websockets": self.connected, "streams": self.streams_done, "phases": {}}
         for phase in self.phases[:-1]:
             latencies = sorted(phase["latencies"])
@@ -245,8 +273,9 @@ class Load:
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ["proxy", "http", "tcp"]:
-        parser.add_argument(f"--{name}")
+    parser.add_argument("--proxy")
+    for name in ["http", "plain", "tcp"]:
+        parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=[])
     for name in ["kept", "fresh", "idle", "websockets", "streams"]:
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--stream-bytes", type=int, default=1 << 20)
