@@ -136,6 +136,16 @@ uint64_t cio_descriptor_limit_raise(void) {
     return limit.rlim_cur;
 }
 
+void cio_memlock_limit_raise(void) {
+    /* Root may lift it for the workers, which become another user and share that user's account of it. */
+    struct rlimit none = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
+    if (setrlimit(RLIMIT_MEMLOCK, &none) == 0) return;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 int cio_random(void *bytes, size_t length) {
     uint8_t *next = bytes;
     while (length > 0) {

@@ -42,6 +42,9 @@ public enum System {
     @discardableResult
     public static func raiseDescriptorLimit() -> Int { Int(clamping: cio_descriptor_limit_raise()) }
 
+    /// Raises the limit of locked memory, which io_uring's rings count against, as far as it goes; children inherit it.
+    public static func raiseLockedMemoryLimit() { cio_memlock_limit_raise() }
+
     /// This process's number.
     public static var processIdentifier: Int32 { getpid() }
 }

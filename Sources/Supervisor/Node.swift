@@ -136,7 +136,7 @@ final class Node {
         counters = Counters(slab: region.slab(0))
         machine = SupervisorMachine(
             adopting: state.workers.map {
-                .init(worker: $0.worker, generation: $0.generation, place: $0.place, isLeaving: $0.isLeaving, isCut: $0.isCut)
+                .init(worker: $0.worker, generation: $0.generation, place: $0.place, isLeaving: $0.isLeaving, isCut: $0.isCut, isParting: $0.isParting)
             },
             current: state.currentGeneration, nextGeneration: state.nextGeneration, nextWorker: state.nextWorker,
             workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)

@@ -43,6 +43,7 @@ enum NodeStart {
     static func run(_ invocation: Invocation, _ config: ServerConfig, log: Logger) throws(StartError) -> Int32 {
         let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
+        System.raiseLockedMemoryLimit()
         SignalSource.ignorePipeSignal()
         let loop = try makeLoop(config)
         logStart(loop, log)
@@ -78,6 +79,7 @@ enum NodeStart {
     ) throws(StartError) -> Int32 {
         let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
+        System.raiseLockedMemoryLimit()
         SignalSource.ignorePipeSignal()
         let loop = try makeLoop(inherited.setup.config)
         let confinement = try WorkerConfinement(inherited.setup.config, log: log)

@@ -194,7 +194,7 @@ extension Node {
                 worker: process.worker, generation: process.generation, place: process.place, slab: process.slab,
                 pid: process.child.pid, link: -1, protocolVersion: process.link.protocolVersion, passed: process.passed,
                 pinged: process.pinged, held: [], isLeaving: machine.isLeaving(process.worker),
-                isCut: machine.isCut(process.worker))
+                isCut: machine.isCut(process.worker), isParting: machine.isParting(process.worker))
         }
         return state
     }

@@ -205,6 +205,8 @@ struct SupervisorMachine {
         /// Whether it was told to end, or to finish within a time.
         var isLeaving = false
         var isCut = false
+        /// Whether its siblings were told to send it nothing more.
+        var isParting = false
     }
 
     /// A node that serves, taken over from another program: its workers, those of the generation `current` being the ones that
@@ -228,6 +230,7 @@ struct SupervisorMachine {
                 generation.places[worker.place].state = worker.isLeaving
                     ? .leaving(worker: worker.worker, until: now + limits.shutdownMax)
                     : worker.isCut ? .draining(worker: worker.worker, until: now + limits.cutTime)
+                    : worker.isParting ? .parting(worker: worker.worker, until: until)
                     : number == current ? .ready(worker: worker.worker, since: now) : .retiring(worker: worker.worker, until: until)
             }
             generations.append(generation)

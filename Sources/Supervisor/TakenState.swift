@@ -40,6 +40,8 @@ struct TakenState {
         /// Whether it was told to end, or to finish within a time.
         var isLeaving = false
         var isCut = false
+        /// Whether its siblings were told to send it nothing more.
+        var isParting = false
         /// Whether it said that nothing is left, to a program that did nothing about it any more.
         var hasDrained = false
     }
@@ -177,6 +179,7 @@ struct TakenState {
                 JSONMember("protocol", number(worker.protocolVersion)), JSONMember("passed", number(worker.passed)),
                 JSONMember("pinged", number(worker.pinged)),
                 JSONMember("leaving", .bool(worker.isLeaving)), JSONMember("cut", .bool(worker.isCut)),
+                JSONMember("parting", .bool(worker.isParting)),
                 JSONMember("drained", .bool(worker.hasDrained)),
             ])
         }
@@ -294,7 +297,7 @@ struct TakenState {
             slab: try fields.number("slab"), pid: try fields.number("pid"), link: try fields.number("link"),
             protocolVersion: try fields.number("protocol"), passed: UInt64(bitPattern: try fields.integer("passed")),
             pinged: UInt64(bitPattern: try fields.integer("pinged")), held: [],
-            isLeaving: json["leaving"] == .bool(true), isCut: json["cut"] == .bool(true),
+            isLeaving: json["leaving"] == .bool(true), isCut: json["cut"] == .bool(true), isParting: json["parting"] == .bool(true),
             hasDrained: json["drained"] == .bool(true))
     }
 

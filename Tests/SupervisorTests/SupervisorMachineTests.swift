@@ -314,6 +314,14 @@ private struct Driver {
         #expect(machine.handle(.begin, now: now) == [.start(worker: 9, generation: 3, place: 0)])
         #expect(machine.handle(.workerDrained(4), now: now) == [.part(4)])
         #expect(machine.handle(.reload(workers: 1, SupervisorPolicy()), now: now) == [.start(worker: 10, generation: 5, place: 0)])
+        // One that was parted before says drained once more, and ends; one that was cut keeps a limit.
+        var later = SupervisorMachine(
+            adopting: [
+                .init(worker: 1, generation: 1, place: 0, isParting: true), .init(worker: 2, generation: 1, place: 1, isCut: true),
+                .init(worker: 3, generation: 2, place: 0),
+            ], current: 2, nextGeneration: 3, nextWorker: 4, workers: 1, policy: SupervisorPolicy(), now: now)
+        #expect(later.isParting(1) && later.nextDeadline == now + .seconds(10))
+        #expect(later.handle(.workerDrained(1), now: now) == [.shutdown(1)])
     }
 
     /// Whatever comes in whatever order: no trap, one worker a place, numbers never used again, nothing after the exit, always

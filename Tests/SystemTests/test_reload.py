@@ -47,7 +47,7 @@ def generations(node):
 
 
 def wait_for_generations(node, count, timeout=20):
-    wait_until(lambda: len(set(generations(node))) == count, timeout * SLOW, what=f"{count} generations alone")
+    wait_until(lambda: len(set(generations(node))) == count, timeout * SLOW, what=lambda: f"{count} generations alone: {command(node, 'workers')[1]}")
 
 
 class Load:

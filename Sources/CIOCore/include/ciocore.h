@@ -310,6 +310,8 @@ unsigned cio_processor_count(void);
 const char *cio_started_path(void);
 /* Raises the soft limit of open files to the hard one; returns the limit in force. */
 uint64_t cio_descriptor_limit_raise(void);
+/* Raises the limit of locked memory, which rings and their buffers are counted against, as far as it goes. */
+void cio_memlock_limit_raise(void);
 /* Fills with random bytes from the kernel. */
 int cio_random(void *bytes, size_t length);
 
