@@ -2,7 +2,8 @@
 // another worker while their client stays. Unlike a bare socket of that kind it tells an end from a cut.
 //
 // Wire: frames of a length (2 bytes, big-endian, 1 ... 32,768) and so many bytes; a length of 0 is followed by one byte that
-// says what happened: 1 end (half-close), 2 reset. A socket that ends in another way is a cut.
+// says what happened: 1 end (half-close), 2 reset, 3 closed (the end, and nothing more is wanted). A socket that ends in another
+// way is a cut.
 //
 // A channel can be taken out of its loop between any two bytes, and goes on in another process.
 
@@ -48,6 +49,7 @@ public final class BridgeChannel: Channel {
     private static let frameBytesMax = 32_768
     private static let endMark: UInt8 = 1
     private static let resetMark: UInt8 = 2
+    private static let closedMark: UInt8 = 3
     private static let discardBytesMax = 4_194_304
 
     /// Takes over one end of a pair, from where another process left it.
@@ -100,14 +102,24 @@ public final class BridgeChannel: Channel {
         writeMark(Self.endMark)
     }
 
-    /// What comes after this is dropped until the other end has finished, too.
+    /// What comes after this is dropped until the other end has let go, too.
     public override func close() {
         guard !isDead, !isClosing else { return }
-        finish()
+        hasFinished = true
+        writeMark(Self.closedMark)
         delegate = nil
         isClosing = true
-        if peerHasFinished { die(); stream.close() } else { stream.resumeReading() }
+        if peerHasFinished { letGo() } else { stream.resumeReading() }
     }
+
+    /// Ends this end; the other one has said all that it will.
+    func letGo() {
+        die()
+        stream.close()
+    }
+
+    /// Called when the user at the other end wants nothing more: what he sent before has been told, and nothing else follows.
+    var userLeft: () -> Void = {}
 
     public override func abort() {
         guard !isDead else { return }
@@ -167,7 +179,11 @@ public final class BridgeChannel: Channel {
                 guard input.count >= 3 else { return }
                 let mark = input.span[2]
                 input.consume(3)
-                if mark == Self.endMark { ended() } else { fail() }
+                switch mark {
+                case Self.endMark: ended()
+                case Self.closedMark: closed()
+                default: fail()
+                }
                 continue
             }
             guard length <= Self.frameBytesMax else { return fail() }
@@ -191,23 +207,20 @@ public final class BridgeChannel: Channel {
         delegate?.channel(self, received: &span)
     }
 
+    private func closed() {
+        peerHasFinished = true
+        if isClosing { letGo() } else { userLeft() }
+    }
+
     private func ended() {
         guard !peerHasFinished else { return }
         peerHasFinished = true
-        if isClosing {
-            die()
-            stream.close()
-        } else {
-            delegate?.channelEnded(self)
-        }
+        if isClosing { letGo() } else { delegate?.channelEnded(self) }
     }
 
     private func socketEnded() {
         if peerHasFinished || isClosing {
-            if !isDead, hasFinished || isClosing {
-                die()
-                stream.close()
-            }
+            if !isDead, hasFinished || isClosing { letGo() }
             return
         }
         fail()

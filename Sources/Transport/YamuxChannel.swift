@@ -505,10 +505,24 @@ final class BridgeJoint {
             ended()
         }
         self.relay = relay
+        bridge.userLeft = { [weak self, weak channel] in
+            guard let channel else { return }
+            self?.userLeft(channel)
+        }
         relay.start()
         // Ends that came before are not told again.
         if saved.stage > 0 || saved.bridge.peerHasFinished { relay.channelEnded(bridge) }
         if saved.peerHasEnded { relay.channelEnded(channel) }
+    }
+
+    /// The user wants nothing more of the stream: it is finished here, as it would be where he is.
+    private func userLeft(_ channel: YamuxChannel) {
+        guard relay != nil else { return }
+        relay = nil
+        channel.close()
+        bridge.letGo()
+        channel.join(nil)
+        ended()
     }
 
     /// The stream moved on: nothing joins it here any more.

@@ -460,6 +460,19 @@ final class Worker {
         retirement?.check()
     }
 
+    /// Logs what a worker that retires stays for.
+    func logWhatStays(_ more: (inout LogLine) -> Void) {
+        telemetry.log.debug(.server, "retiring still") { line in
+            line.field("connections", connections.count)
+            line.field("relays", relayCount)
+            line.field("tunnels", tunnels.count + registering.count + arriving.count)
+            line.field("bridges", bridgeCount + bridgesOut.count)
+            line.field("data_connections", dataCount)
+            line.field("unsent", Int(loop.counters.handlesLingering))
+            more(&line)
+        }
+    }
+
     /// Whether connections that were closed have sent what was queued.
     var isSent: Bool { loop.counters.handlesLingering == 0 }
 

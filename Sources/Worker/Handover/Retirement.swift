@@ -22,9 +22,12 @@ final class Retirement {
     private var isParting = false
     private var retry: CallbackTimer?
     private var flushed: CallbackTimer?
+    private var view: CallbackTimer?
 
     /// How long a session waits that has nowhere to go.
     private static let retryAfter = Duration.milliseconds(100)
+    /// How often it is logged what the worker stays for.
+    private static let viewEvery = Duration.seconds(10)
     /// How long it is waited for a sibling that does not read.
     private static let flushAfter = Duration.milliseconds(10)
 
@@ -32,6 +35,9 @@ final class Retirement {
         self.worker = worker
         retry = CallbackTimer(worker.loop) { [unowned self] in moveSessions() }
         flushed = CallbackTimer(worker.loop) { [unowned self] in check() }
+        let view = CallbackTimer(worker.loop) { [unowned self] in logWhatStays() }
+        self.view = view
+        view.schedule(after: Self.viewEvery)
     }
 
     /// The worker that gets the next thing: each of the newest generation in turn. nil: there is none.
@@ -97,6 +103,15 @@ final class Retirement {
         isParting = true
         hasSaidDrained = false
         check()
+    }
+
+    private func logWhatStays() {
+        worker.logWhatStays { line in
+            line.field("sessions_on_their_way", handovers.count)
+            line.field("is_parting", isParting ? 1 : 0)
+            line.field("is_quiet", worker.siblings.isQuiet ? 1 : 0)
+        }
+        view?.schedule(after: Self.viewEvery)
     }
 
     /// Says that nothing is left, when that is so: once until it is parted, and once after that, whatever still comes. What
