@@ -284,7 +284,7 @@ extension Node {
         if left == 0 { finish() }
     }
 
-    private static let freezeMax = Duration.seconds(5)
+    private static let freezeMax = Duration.seconds(10)
 
     /// What the next program finds in its environment of what this one was told at its start.
     static func inherited(_ services: ServiceSettings, startedAs: String?) -> [String] {
