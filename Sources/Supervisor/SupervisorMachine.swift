@@ -65,8 +65,6 @@ enum SupervisorEvent: Equatable {
     case workerEnded(UInt32)
     /// A new generation of so many workers is wanted. Only while `mayReload`.
     case reload(workers: Int, SupervisorPolicy)
-    /// The generation that is coming is not wanted any more.
-    case abandonReload
     /// SIGTERM or SIGINT.
     case terminate
     /// Time passed.
@@ -79,7 +77,7 @@ enum ReloadFailure: Equatable {
     case workerEnded(UInt32)
     /// A worker of the new generation was not READY in time.
     case workerTooSlow(UInt32)
-    /// It was abandoned, or the node was told to end.
+    /// The node was told to end.
     case abandoned
 }
 
@@ -347,7 +345,6 @@ struct SupervisorMachine {
         case .workerDrained(let worker): becameDrained(worker, now, &actions)
         case .workerEnded(let worker): ended(worker, now, &actions)
         case .reload(let workers, let policy): reload(workers, policy, now, &actions)
-        case .abandonReload: failReload(.abandoned, now, &actions)
         case .terminate: terminate(now, &actions)
         case .tick: tick(now, &actions)
         }

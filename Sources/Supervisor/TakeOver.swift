@@ -129,22 +129,23 @@ extension Node {
         self.controlServer = controlServer
         var lost: [UInt32] = []
         for taken in state.workers {
-            let slab = slabs.take(taken.slab) ? taken.slab : nil
+            let link = OwnedDescriptor(taken.link)
+            let hasSlab = slabs.take(taken.slab)
             do throws(SystemError) {
-                guard let slab else { throw SystemError(code: 22, call: "find the worker's counters") }
-                try adopt(taken, slab: slab)
+                guard hasSlab else { throw SystemError(code: 22, call: "find the worker's counters") }
+                try adopt(taken, link)
             } catch {
-                // Its link is closed, and it ends by that.
+                // Its link is closed, and it ends by that. What it counted is folded below.
+                if hasSlab { slabs.free(taken.slab) }
                 log.error(.server, "a worker can't be taken over") {
                     $0.field("lost_worker", UInt64(taken.worker))
                     $0.field("err", error.description)
                 }
-                _ = OwnedDescriptor(taken.link)
                 lost.append(taken.worker)
             }
         }
         for worker in lost { routes.remove(worker: worker, now: loop.now) }
-        // What workers counted that did not come along (they were not READY yet) is kept.
+        // What workers counted that did not come along (most were not READY yet) is kept.
         for slab in 1..<region.slabCount where region.slab(slab).owner != nil && slabs.take(slab) {
             region.fold(slab, into: 0, isGauge: Counters.isGauge)
             slabs.free(slab)
@@ -160,15 +161,15 @@ extension Node {
         dispatcher.take(waiting: state.waiting)
     }
 
-    private func adopt(_ taken: TakenState.Worker, slab: Int) throws(SystemError) {
+    private func adopt(_ taken: TakenState.Worker, _ socket: consuming OwnedDescriptor) throws(SystemError) {
         let worker = taken.worker
         let child = try ChildProcess.adopt(loop, pid: taken.pid) { [unowned self] status in ended(worker, status) }
         let link = try WorkerLink(
-            loop, worker: worker, adopting: OwnedDescriptor(taken.link), greeted: taken.protocolVersion, held: taken.held,
+            loop, worker: worker, adopting: socket, greeted: taken.protocolVersion, held: taken.held,
             owner: self)
         let process = WorkerProcess(
-            worker: worker, generation: taken.generation, place: taken.place, slab: slab, child: child, link: link,
-            counters: Counters(slab: region.slab(slab)))
+            worker: worker, generation: taken.generation, place: taken.place, slab: taken.slab, child: child, link: link,
+            counters: Counters(slab: region.slab(taken.slab)))
         process.passed = taken.passed
         process.pinged = taken.pinged
         process.ponged = taken.pinged

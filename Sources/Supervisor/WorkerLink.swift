@@ -1,4 +1,5 @@
-// The supervisor's end of a worker's control socket: greets, checks what comes, and sends.
+// The supervisor's end of a worker's control socket: greets, checks what comes, and sends. In an upgrade it leaves its loop and
+// goes on in the next program.
 //
 // Why news of routes may wait here: every tunnel that comes or goes is news to every worker, thousands a second after a
 // restart, and a worker that is busy for a moment does not read. While many messages wait in its socket, changed
@@ -48,36 +49,34 @@ final class WorkerLink: MessageDelegate {
     /// How long they are collected before the next try.
     static let retryAfter = Duration.milliseconds(5)
 
-    init(_ loop: Loop, worker: UInt32, adopting descriptor: consuming OwnedDescriptor, owner: any WorkerLinkOwner)
-        throws(SystemError)
-    {
-        self.worker = worker
-        self.owner = owner
-        socket = try MessageSocket(loop, adopting: descriptor)
-        weak var link: WorkerLink?
-        timer = CallbackTimer(loop) { link?.sendChanges() }
-        super.init()
-        link = self
-        socket.delegate = self
+    /// The link to a worker that was just started.
+    convenience init(
+        _ loop: Loop, worker: UInt32, adopting descriptor: consuming OwnedDescriptor, owner: any WorkerLinkOwner
+    ) throws(SystemError) {
+        self.init(owner, worker, try MessageSocket(loop, adopting: descriptor))
         send(.hello(protocolVersion: ControlLimits.protocolVersion, binaryVersion: BuildInfo.version))
     }
 
     /// Takes over the link to a worker from another program, with the messages that it held.
-    init(
+    convenience init(
         _ loop: Loop, worker: UInt32, adopting descriptor: consuming OwnedDescriptor, greeted protocolVersion: UInt32,
         held: [[UInt8]], owner: any WorkerLinkOwner
     ) throws(SystemError) {
-        self.worker = worker
-        self.owner = owner
+        self.init(owner, worker, try MessageSocket(loop, adopting: descriptor))
         self.protocolVersion = protocolVersion
         hasGreeted = true
-        socket = try MessageSocket(loop, adopting: descriptor)
+        for bytes in held { try sendHeld(bytes) }
+    }
+
+    private init(_ owner: any WorkerLinkOwner, _ worker: UInt32, _ socket: MessageSocket) {
+        self.worker = worker
+        self.owner = owner
+        self.socket = socket
         weak var link: WorkerLink?
-        timer = CallbackTimer(loop) { link?.sendChanges() }
+        timer = CallbackTimer(socket.loop) { link?.sendChanges() }
         super.init()
         link = self
         socket.delegate = self
-        for bytes in held { try sendHeld(bytes) }
     }
 
     /// Sends what another program held; news of routes wait when the socket is full.

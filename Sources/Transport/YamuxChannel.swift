@@ -3,6 +3,9 @@
 // Sending: bytes go out within the stream's window and the carrier's room; what does not fit waits here, bounded by what the
 // source still had on its way when it was told to stop. Receiving: the window grows only while the user reads; what
 // comes after `pauseReading` is bounded by the window (256 KiB) and is still delivered, as every channel does.
+//
+// When the session moves to another process, a channel that has a user stays, and goes on over a bridge to the session; its state
+// goes along, and the other end of the bridge is joined to the stream there (below).
 
 private import Base
 internal import Memory

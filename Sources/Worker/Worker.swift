@@ -430,12 +430,15 @@ final class Worker {
 
     // MARK: Drain
 
-    /// A newer generation serves.
+    /// A newer generation serves. The time is the supervisor's to keep.
     func retire(within time: Duration) {
         guard retirement == nil, !isDraining else { return }
         let retirement = Retirement(self)
         self.retirement = retirement
-        telemetry.log.debug(.server, "retiring") { $0.field("connections", connections.count) }
+        telemetry.log.debug(.server, "retiring") {
+            $0.field("connections", connections.count)
+            if time > .zero { $0.field("within", time) }
+        }
         giveAway()
     }
 

@@ -19,7 +19,8 @@ func hangForEver(_ start: Int) -> Int {
 @inline(never) @_optimize(none)
 func recurseForEver(_ depth: Int) -> Int { depth < 0 ? 0 : recurseForEver(depth + 1) &+ depth }
 
-/// Has the calling thread interrupted by the signal, `times` times, and the process ended after that.
+/// Has the calling thread interrupted by the signal, `times` times, and the process ended after that. The pauses are the pace of the
+/// signals, of which two at once would be one; nothing is waited for with them.
 private func interruptMyself(times: Int, with number: Int32) {
     let target = pthread_self()
     Thread.detachNewThread {

@@ -367,7 +367,6 @@ private struct Driver {
                 case 15..<22: event = .workerDrained(worker)
                 case 22: event = step > 200 ? .terminate : .tick
                 case 23..<27: event = .reload(workers: 1 + Int(random.next() % 3), policy)
-                case 27: event = .abandonReload
                 default: event = .tick
                 }
             }
