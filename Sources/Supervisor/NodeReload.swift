@@ -95,7 +95,7 @@ final class ReloadTask {
         node.reloading = nil
         node.setups = node.setups.filter { node.machine.livingGenerations.contains($0.key) || $0.key == node.machine.currentGeneration }
         node.processes.confinement = confinementBefore
-        node.parts.services.ready(status: "serving; not reloaded: \(reason)")
+        node.sayNotReloaded(reason)
         outcome.failure = reason
         node.log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
         done(outcome)
@@ -106,7 +106,7 @@ extension Node {
     /// Reads the configuration again and goes over to it. `done` is told the outcome.
     func reload(_ done: @escaping (ReloadOutcome) -> Void) {
         func refuse(_ reason: String) {
-            if machine.isServing { parts.services.ready(status: "serving; not reloaded: \(reason)") }
+            sayNotReloaded(reason)
             log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
             done(ReloadOutcome(failure: reason))
         }
@@ -147,7 +147,7 @@ extension Node {
                 try begin(GenerationSetup(config), try plans.get(), outcome, done)
             } catch {
                 let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
-                parts.services.ready(status: "serving; not reloaded: \(reason)")
+                sayNotReloaded(reason)
                 log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
                 outcome.failure = reason
                 done(outcome)
@@ -185,6 +185,11 @@ extension Node {
                 self.plan(Array(left.dropFirst()), found, done)
             }
         }
+    }
+
+    /// Tells the service manager that a reload is over and nothing has changed. A node that ends has said so.
+    fileprivate func sayNotReloaded(_ reason: String) {
+        if machine.isServing { parts.services.ready(status: "serving; not reloaded: \(reason)") }
     }
 
     func readConfig() throws(ConfigError) -> ServerConfig {

@@ -93,10 +93,11 @@ enum NodeStart {
         var workers = workersBefore
         if takeOver.mode == .upgrade {
             own = try orFail("own program") { () throws(SystemError) in try HeldProgram(running: ownPath) }
-            // The very program that the rehearsal tried.
-            if let next = state.nextWorkerProgram {
-                workers = HeldProgram(path: next.path, adopting: OwnedDescriptor(next.descriptor))
-            }
+        }
+        if let next = state.nextWorkerProgram {
+            // The very program that the rehearsal tried; of no use on the way back.
+            let tried = HeldProgram(path: next.path, adopting: OwnedDescriptor(next.descriptor))
+            if takeOver.mode == .upgrade { workers = tried }
         }
         var node: Node?
         let signals = try watchSignals(loop, log) { node }
@@ -117,8 +118,8 @@ enum NodeStart {
         }
         node = made
         try orFail("accept") { () throws(SystemError) in try made.resume(state, controlServer) }
-        for descriptor in inherited.descriptors { _ = OwnedDescriptor(descriptor) }
         let reaper = try reapOrphans(loop, log)
+        for descriptor in inherited.descriptors { _ = OwnedDescriptor(descriptor) }
         made.settle(state, takeOver, before: before, workersBefore: workersBefore)
         loop.run()
         signals.close()

@@ -252,6 +252,9 @@ extension Node {
                 worker.hasDrained = process.hasDrained
                 return worker
             }
+            // Those of a worker that does not come along end with it.
+            let taken = Set(state.workers.map(\.worker))
+            state.tunnels.removeAll { !taken.contains($0.worker) }
             Self.execute(
                 program, mode, reason, state, arguments: parts.invocation.words,
                 environment: Self.inherited(parts.serviceSettings, startedAs: parts.startedAs))

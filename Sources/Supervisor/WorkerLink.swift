@@ -65,7 +65,12 @@ final class WorkerLink: MessageDelegate {
         self.init(owner, worker, try MessageSocket(loop, adopting: descriptor))
         self.protocolVersion = protocolVersion
         hasGreeted = true
-        for bytes in held { try sendHeld(bytes) }
+        do throws(SystemError) {
+            for bytes in held { try sendHeld(bytes) }
+        } catch {
+            close()
+            throw error
+        }
     }
 
     private init(_ owner: any WorkerLinkOwner, _ worker: UInt32, _ socket: MessageSocket) {

@@ -119,7 +119,7 @@ public final class BridgeChannel: Channel {
     }
 
     /// Called when the user at the other end wants nothing more: what he sent before has been told, and nothing else follows.
-    var userLeft: () -> Void = {}
+    var userLeft: (() -> Void)?
 
     public override func abort() {
         guard !isDead else { return }
@@ -208,8 +208,10 @@ public final class BridgeChannel: Channel {
     }
 
     private func closed() {
+        if isClosing { return letGo() }
+        guard let userLeft else { return ended() }
         peerHasFinished = true
-        if isClosing { letGo() } else { userLeft() }
+        userLeft()
     }
 
     private func ended() {
@@ -219,11 +221,8 @@ public final class BridgeChannel: Channel {
     }
 
     private func socketEnded() {
-        if peerHasFinished || isClosing {
-            if !isDead, hasFinished || isClosing { letGo() }
-            return
-        }
-        fail()
+        guard !isDead else { return }
+        if isClosing || hasFinished && peerHasFinished { letGo() } else { fail() }
     }
 
     private func socketDetached(_ descriptor: consuming OwnedDescriptor, _ unsent: Span<UInt8>) {

@@ -359,8 +359,8 @@ extension MuxSession {
         delegate = nil
     }
 
-    /// A session that goes on where another process left it. `bridge` makes the channel for the stream's user, who is in the
-    /// other process, from the next of the bridges' ends.
+    /// A session that goes on where another process left it. Streams whose users are in the other process are joined to the
+    /// bridges' ends, in their order. When it throws, none of those was used.
     public convenience init(
         _ loop: Loop, over stream: Stream, role: YamuxSession.Role, limits: YamuxLimits = YamuxLimits(),
         state bytes: Span<UInt8>, bridges: [BridgeEnd], delegate: MuxSessionDelegate
@@ -374,10 +374,11 @@ extension MuxSession {
         let yamux = try YamuxSession(reading: &reader, bytes, role: role, limits: limits)
         try reader.end(bytes)
         guard saved.count(where: \.hasUser) == bridges.count else { throw StateReadError() }
+        for channel in saved where yamux.stream(numbered: channel.number) == nil { throw StateReadError() }
         self.init(loop, carrier: carrier, yamux: yamux, delegate: delegate)
         var next = 0
         for channel in saved {
-            guard let id = self.yamux.stream(numbered: channel.number) else { throw StateReadError() }
+            guard let id = self.yamux.stream(numbered: channel.number) else { preconditionFailure("looked for before") }
             let restored = YamuxChannel(self, id: id, saved: channel)
             install(restored)
             if channel.hasUser {
@@ -420,6 +421,11 @@ private final class MovingSession {
     private func ready(_ channels: [YamuxChannel]) {
         waiting -= 1
         guard waiting == 0, let descriptor = descriptor.take() else { return }
+        guard !session.isOver else {
+            // It was closed meanwhile; the socket goes with it.
+            for channel in channels { channel.dropBridge() }
+            return
+        }
         let settled = channels.compactMap { $0.settle() }
         writer.write(settled.count)
         for channel in settled { channel.saved.write(into: &writer) }

@@ -356,6 +356,12 @@ extension YamuxChannel {
 
     func join(_ joint: BridgeJoint?) { self.joint = joint }
 
+    /// Closes a bridge that was to go along with a session that has ended.
+    func dropBridge() {
+        if let passedOn { _ = OwnedDescriptor(passedOn.descriptor) }
+        passedOn = nil
+    }
+
     /// Takes the bridge of a user in another process out of the loop, if there is one: true, and `ready` follows.
     func prepareMove(_ ready: @escaping () -> Void) -> Bool {
         guard let joint, joint.bridge.isAlive else { return false }
@@ -416,6 +422,7 @@ extension YamuxChannel {
         bridge.delegate = BridgeUser(self)
         self.bridge = bridge
         if state == .finishing { state = .finished }
+        if state == .finished { bridge.finish() }
         if hasStarted, !isPaused { bridge.resumeReading() }
         // The writer is told that it may go on, when it was told to wait.
         if isBlocked {
@@ -479,6 +486,9 @@ public struct BridgeEnd {
         self.descriptor = descriptor.take()
         self.ended = ended
     }
+
+    /// Closes it: there is no stream for it.
+    public func drop() { _ = OwnedDescriptor(descriptor) }
 
     func join(_ channel: YamuxChannel, saved: SavedChannel) {
         var state = BridgeState()

@@ -26,6 +26,8 @@ final class Endpoint {
     fileprivate(set) var route: [RouteEntry]?
     /// When the node lost its last tunnel; nil: it has one, or that is long ago.
     fileprivate(set) var lostAt: Instant?
+    /// Whether its last session went away a moment ago, though data connections may be left.
+    var hasLostSessions: Bool { lostAt != nil && route?.allSatisfy { $0.tunnels == 0 } ?? true }
     fileprivate var waiting: [ProxyConnection] = []
     /// Whose requests wait until a tunnel takes another stream, in the order in which they came.
     private var waitingForStream: [ProxyConnection] = []

@@ -323,12 +323,19 @@ final class Worker {
             try MovedTunnel.read(description, agent: &agent, state: &state)
             let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
             nextTunnel += 1
-            try tunnel.resume(over: try Stream(loop, adopting: descriptor), state: state.span, bridges: ends)
+            let stream = try Stream(loop, adopting: descriptor)
+            do {
+                try tunnel.resume(over: stream, state: state.span, bridges: ends)
+            } catch {
+                stream.abort()
+                throw error
+            }
             arriving[tunnel.id] = (tunnel, sibling, handover)
             control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
         } catch {
             telemetry.connectionClosed(.upstream)
             telemetry.moveFailed()
+            for end in ends { end.drop() }
             bridgeCount -= ends.count
             telemetry.log.error(.server, "a tunnel could not be taken over from another worker") {
                 $0.field("endpoint-id", name)

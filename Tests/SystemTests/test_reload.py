@@ -237,7 +237,7 @@ def test_reload_takes_the_new_configuration(new_node, tunnel, host):
     configure(node, "proxy: {timeout: 200ms, bind_addr: '127.0.0.1:9'}\nserver: {control_socket: /nowhere}\n")
     text = changed(node, "reload")
     assert "proxy.bind_addr: fixed by --proxy.bind-addr" in text and "server.control_socket: fixed by" in text
-    assert node.logged("reloaded", after=mark)
+    node.wait_log("reloaded", after=mark)
 
 
 def test_hangup_reloads(new_node, host):

@@ -207,6 +207,7 @@ private final class SiblingLink: MessageDelegate {
             // Whatever came with it is of no use without the rest: it is closed, and its client comes again.
             worker.descriptorsMissing()
             worker.telemetry.shed()
+            if case .moveSession(let handover, _, _) = message { refuseSession(handover) }
             return
         }
         switch message {
@@ -254,9 +255,15 @@ private final class SiblingLink: MessageDelegate {
         else {
             for number in ends { _ = OwnedDescriptor(number) }
             worker.telemetry.controlMessageRefused()
-            return worker.siblings.tell(sibling, .sessionTaken(handover: handover, isTaken: false))
+            return refuseSession(handover)
         }
         worker.adoptSession(handover, from: sibling, endpoint: endpoint, descriptor, description: state.span, bridges: ends)
+    }
+
+    /// The session is lost: its agent comes back by itself, and the giver is not to wait.
+    private func refuseSession(_ handover: UInt64) {
+        for number in bridges.removeValue(forKey: handover) ?? [] { _ = OwnedDescriptor(number) }
+        worker.siblings.tell(sibling, .sessionTaken(handover: handover, isTaken: false))
     }
 
     /// The most that a session may bring: what waits for its streams' windows, and for its socket.

@@ -118,7 +118,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             serveHere(endpoint)
         case .sibling(let sibling):
             // Of an agent that is gone only data connections are left, and those not for long.
-            if endpoint.lostAt != nil, waitsForTunnel(endpoint) { return }
+            if endpoint.hasLostSessions, waitsForTunnel(endpoint) { return }
             // Its data connections will come here, too.
             // What becomes a byte stream moves: a relay between workers can't tell a reset from an end.
             serve(at: sibling, moves: isTCP || head.upgradePresent || !endpoint.isDirect)
