@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -38,6 +39,27 @@ void cio_socket_nonblocking(int descriptor) {
 int cio_socket_share_port(int descriptor, bool share) {
     int value = share;
     return setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &value, sizeof value) == 0 ? 0 : -errno;
+}
+
+int cio_socket_drop_handshakes(int descriptor) {
+    /* A socket filter sees a TCP segment from its header on; byte 13 holds the flags. */
+    enum { FLAGS_AT = 13, SYN = 0x02, ACK = 0x10 };
+    static const struct sock_filter rows[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FLAGS_AT),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN | ACK),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
+    };
+    struct sock_fprog program = {.len = sizeof rows / sizeof rows[0], .filter = (struct sock_filter *)rows};
+    return setsockopt(descriptor, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0 : -errno;
+}
+
+int cio_socket_accept(int descriptor) {
+    int accepted;
+    do accepted = accept4(descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    while (accepted < 0 && accept_error_is_transient(-errno));
+    return accepted < 0 ? -errno : accepted;
 }
 
 /* Removes the socket file at the address if nobody listens on it; -EADDRINUSE if somebody does, or if it is no socket. */

@@ -89,6 +89,16 @@ public final class Listener {
     /// Whether sockets that are bound later may have an address that overlaps with this one's (SO_REUSEPORT).
     public static func setSharesPort(_ descriptor: Int32, _ shares: Bool) { _ = cio_socket_share_port(descriptor, shares) }
 
+    /// Lets no new handshake begin, without a word to the peer: its next attempt, a second later, goes to whoever listens on
+    /// the address then. Handshakes that have begun are still answered.
+    public static func dropHandshakes(_ descriptor: Int32) { _ = cio_socket_drop_handshakes(descriptor) }
+
+    /// A connection that waits at a socket which no loop accepts from; nil when none does.
+    public static func accept(from descriptor: Int32) -> OwnedDescriptor? {
+        let accepted = cio_socket_accept(descriptor)
+        return accepted < 0 ? nil : OwnedDescriptor(accepted)
+    }
+
     /// A listening Unix socket with the given permissions; takes the place of a stale one.
     public static func bindUnix(_ path: String, mode: UInt32) throws(SystemError) -> OwnedDescriptor {
         OwnedDescriptor(try unsafe cio_socket_listen_unix(path, mode).orThrow("listen on \(path)"))

@@ -39,6 +39,11 @@ final class ListenerTable {
 
     /// How long an address that is in use is tried again: the process that had it may just be ending.
     private let inUseRetry: Duration
+    /// Sockets whose address another socket has now, which let no new handshake begin, and when they are closed.
+    private var leaving: [ListeningSocket] = []
+    private var leavingTimer: CallbackTimer?
+    /// How long handshakes that have begun may take. A client whose first segment was dropped sends the next after a second.
+    private static let handshakeTime = Duration.milliseconds(900)
 
     init(_ loop: Loop, inUseRetry: Duration = .seconds(2)) {
         self.loop = loop
@@ -105,11 +110,32 @@ final class ListenerTable {
     }
 
     /// From now on the port has these sockets: the new ones are accepted from, those that it had and that are not among them
-    /// are closed, once what the kernel had accepted from them is handed on.
+    /// are closed, once what came to them is handed on.
+    ///
+    /// Where a new one has the same port number, a client that comes while the old one is being closed would be reset. So the
+    /// old one lets no handshake begin, and stays until those that had begun are over.
     func change(_ kind: ListenerKind, to prepared: [ListeningSocket]) throws(SystemError) {
-        for socket in sockets where socket.kind == kind && !prepared.contains(where: { $0 === socket }) { socket.retire() }
+        closeLeaving()
+        for socket in sockets where socket.kind == kind && !prepared.contains(where: { $0 === socket }) {
+            if prepared.contains(where: { $0.address?.port == socket.address?.port }) {
+                Listener.dropHandshakes(socket.descriptor)
+                leaving.append(socket)
+            } else {
+                socket.retire()
+            }
+        }
         sockets = sockets.filter { $0.kind != kind } + prepared
         try acceptFromNew()
+        guard !leaving.isEmpty else { return }
+        let timer = CallbackTimer(loop) { [weak self] in self?.closeLeaving() }
+        timer.schedule(after: Self.handshakeTime)
+        leavingTimer = timer
+    }
+
+    private func closeLeaving() {
+        leavingTimer = nil
+        for socket in leaving { socket.retire() }
+        leaving = []
     }
 
     /// The sockets of a plan: all, or the error of the first that failed.
@@ -131,7 +157,7 @@ final class ListenerTable {
                 if address.port != 0, let known = own.first(where: { $0.address == address }) {
                     sockets.append(known)
                 } else {
-                    sockets.append(ListeningSocket(kind, try Self.open(address, besides: own)))
+                    sockets.append(ListeningSocket(kind, try Self.open(address, besides: own + leaving)))
                 }
                 if needsOne { break }
             } catch {
@@ -143,8 +169,8 @@ final class ListenerTable {
         return sockets
     }
 
-    /// A socket for the address, which may overlap with those that the port has: the port goes from all addresses to one of
-    /// them, say.
+    /// A socket for the address, which may overlap with those that the port has, or had a moment ago: the port goes from all
+    /// addresses to one of them, say.
     private static func open(_ address: SocketAddress, besides own: [ListeningSocket]) throws(SystemError) -> OwnedDescriptor {
         let overlapping = own.filter { $0.address?.port == address.port }
         do throws(SystemError) {
@@ -195,13 +221,15 @@ final class ListenerTable {
 
     /// Closes the ports for clients and agents.
     func closeAllButAdmin() {
-        for socket in sockets where socket.kind != .admin { socket.close() }
+        closeLeaving()
+        for socket in sockets where socket.kind != .admin { socket.retire() }
         sockets.removeAll { $0.kind != .admin }
     }
 
     /// Takes all sockets out of the loop, for another program: connections that were accepted still come until `done` gets
     /// them.
     func detach(_ done: @escaping ([(kind: ListenerKind, descriptor: Int32)]) -> Void) {
+        closeLeaving()
         var taken: [(kind: ListenerKind, descriptor: Int32)] = []
         let count = sockets.count
         for socket in sockets {
@@ -250,14 +278,14 @@ final class ListeningSocket {
         if isPaused { listener.pause() } else { listener.resume() }
     }
 
-    fileprivate func close() {
-        port?.isClosed = true
-        listener?.close()
-        bound = nil
+    /// Closes it once the connections that came to it are handed on, those in the kernel's queue too.
+    fileprivate func retire() {
+        let port = port
+        detach { descriptor in
+            while let port, let connection = Listener.accept(from: descriptor.raw) { port.take(connection) }
+            _ = consume descriptor
+        }
     }
-
-    /// Closes it once what was accepted is handed on.
-    fileprivate func retire() { detach { _ = $0 } }
 
     fileprivate func detach(_ done: @escaping (consuming OwnedDescriptor) -> Void) {
         if let descriptor = bound.take() { return done(descriptor) }
@@ -301,7 +329,10 @@ private final class AcceptingPort: ListenerDelegate {
         self.log = log
     }
 
-    override func accepted(_ listener: Listener, descriptor: consuming OwnedDescriptor) {
+    override func accepted(_ listener: Listener, descriptor: consuming OwnedDescriptor) { take(descriptor) }
+
+    /// Hands a connection on.
+    func take(_ descriptor: consuming OwnedDescriptor) {
         counters.add(kind.label.accepted)
         dispatcher.dispatch(descriptor, listener: kind)
     }

@@ -343,6 +343,44 @@ def test_listeners_change(new_node, real_agent, service, endpoint, host):
         assert own.stop() == 0
 
 
+def test_a_port_goes_to_another_address(new_node, real_agent, service, endpoint, host):
+    """Whoever comes in the middle of it is served by the old socket or by the new one, and reset by none."""
+    folder = Path(new_node().folder.name)
+    port = free_port()
+
+    def write(address):
+        (folder / "own.yaml").write_text(f"proxy: {{bind_addr: '{address}:{port}'}}\n")
+    write("127.0.0.1")
+    own = Program([BIN / "piko", "server", "--config.path", folder / "own.yaml", "--server.control-socket", folder / "own.sock",
+                   "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0"], name="own server")
+    own.control_socket = folder / "own.sock"
+    stop, faults, served = threading.Event(), [], []
+
+    def come():
+        while not stop.is_set():
+            try:
+                answer = request(("127.0.0.1", port), host=host, headers=[("Connection", "close")])
+                served.append(answer.status)
+            except OSError as error:
+                faults.append(error)
+    clients = [threading.Thread(target=come) for _ in range(4)]
+    try:
+        real_agent(address_of(own.wait_log("server ready")["upstream_addr"]), "http", endpoint, service().port)
+        for client in clients:
+            client.start()
+        for address in ["", "127.0.0.1", "localhost", "127.0.0.1", "", "127.0.0.1"]:
+            write(address)
+            changed(own, "reload")
+            before = len(served)
+            wait_until(lambda: faults or len(served) > before + 40, 20, "clients are served")
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+        assert own.stop() == 0
+    assert not faults and set(served) == {200}, (faults, set(served))
+
+
 # ---- What fails changes nothing ----
 
 

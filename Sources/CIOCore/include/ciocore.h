@@ -251,6 +251,11 @@ int cio_socket_listen(const struct sockaddr *address, socklen_t length, bool v6_
 void cio_socket_nonblocking(int descriptor);
 /* Whether sockets that are bound later may overlap with this one (SO_REUSEPORT). */
 int cio_socket_share_port(int descriptor, bool share);
+/* A listening socket drops the first segment (SYN) of new connections from now on, so that the peer sends it again, after a
+ * second, to whoever listens then. Handshakes that have begun go on. */
+int cio_socket_drop_handshakes(int descriptor);
+/* A connection that waits at a listening socket, non-blocking and CLOEXEC; -EAGAIN: none. */
+int cio_socket_accept(int descriptor);
 /* A listening Unix stream socket with the given mode; removes a stale socket of that name that nobody listens on. */
 int cio_socket_listen_unix(const char *path, mode_t mode);
 /* A pair of Unix sockets: SOCK_STREAM or SOCK_SEQPACKET; CLOEXEC. */

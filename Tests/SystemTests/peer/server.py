@@ -8,6 +8,7 @@ tests take with `await server.data("e1")`.
 """
 
 import asyncio
+import time
 
 from . import direct, websocket, yamux
 
@@ -35,7 +36,8 @@ class Server:
         self.pool = pool
         self.waiting = {}                # endpoint -> [Data]
         self.credentials = []            # all that were given out, oldest first
-        self.data_refusals = []          # (status, reason, body bytes): answers to the next data connections
+        self.data_refusal = None         # (status, reason, body bytes): the answer to data connections, until it is None
+        self.data_refused_at = []        # when that was answered (time.monotonic)
         self.tunnels = {}                # endpoint -> [Tunnel], newest last
         self.handshakes = []             # (target, headers) of every upgrade that was asked for
         self.refusals = []               # (status, reason, body bytes): answers to the next handshakes
@@ -133,8 +135,9 @@ class Server:
         return f"x-piko-credential: {self.credentials[-1]}\r\n"
 
     async def _on_data(self, reader, writer, first, target, headers):
-        if self.data_refusals:
-            status, reason, body = self.data_refusals.pop(0)
+        if self.data_refusal:
+            status, reason, body = self.data_refusal
+            self.data_refused_at.append(time.monotonic())
             writer.write(f"HTTP/1.1 {status} {reason}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
             await writer.drain()
             return
