@@ -50,6 +50,7 @@ final class Worker {
     /// Bridges to sessions in other workers, of streams that are used here.
     let bridgesOut = BridgeCount()
     private var dataCount = 0
+    private var leftAgents = LeftAgents()
     private var parkedCount = 0
     private var parkedBytes = 0
     private var nextTunnel: UInt64 = 1
@@ -377,6 +378,7 @@ final class Worker {
 
     /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
     func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
+        guard !leftAgents.contains(agent) else { return stream.close() }
         // A peer that vanished is noticed before long while nothing is sent. No user timeout: that would also end a stream
         // whose reader merely pauses, and would count instead of the probes.
         dataCount += 1
@@ -410,6 +412,7 @@ final class Worker {
 
     /// An agent takes no new streams. Its session was here when `tellsSiblings`, which may have data connections of it.
     func agentLeft(_ endpoint: String, _ agent: [UInt8], tellsSiblings: Bool) {
+        leftAgents.insert(agent)
         routes.known(endpoint)?.direct?.agentLeft(agent)
         if tellsSiblings { siblings.tellAgentLeft(endpoint, agent) }
     }

@@ -298,11 +298,14 @@ def test_go_away_closes_what_waits_and_loses_nothing(node, tunnel, peers, endpoi
 
     def client():
         connection = http1.Connection(node.proxy, timeout=10 * SLOW)
-        while not stop.is_set():
-            answer = connection.request("POST", host=host, body=b"x" * random.choice([1, 100_000]))
-            served[0] += 1
-            if answer.status != 200:
-                failures.append(answer)
+        try:
+            while not stop.is_set():
+                answer = connection.request("POST", host=host, body=b"x" * random.choice([1, 100_000]))
+                served[0] += 1
+                if answer.status != 200:
+                    failures.append(answer)
+        except (OSError, EOFError) as error:
+            failures.append((error, time.time(), connection.socket.getsockname()))
         connection.close()
     tunnel(node)
     threads = [threading.Thread(target=client) for _ in range(4)]
@@ -317,11 +320,31 @@ def test_go_away_closes_what_waits_and_loses_nothing(node, tunnel, peers, endpoi
             leaving.pool.end()
             await leaving.session.go_away()
         peers.call(leave())
-        wait_until(lambda: not leaving.pool.writers, 10 * SLOW, "its data connections end")
+        wait_until(lambda: failures or not leaving.pool.writers, 10 * SLOW, "its data connections end")
     stop.set()
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_data_connection_that_comes_after_the_go_away(node, peers, endpoint, host):
+    """It was on its way when the agent said that it leaves: it is closed, and serves nobody for ever. On every worker."""
+    async def late():
+        agent = await agents.Agent.connect(node.upstream, endpoint, agents.Recorder(), headers=[direct.OFFER])
+        credential = agent.answer["x-piko-credential"]
+        kept = []
+        for _ in range(8):
+            reader, writer, credential = await direct.open_data(node.upstream, endpoint, credential)
+            kept.append((reader, writer))
+        await agent.session.go_away()
+        for _ in range(8):
+            reader, writer, credential = await direct.open_data(node.upstream, endpoint, credential)
+            kept.append((reader, writer))
+        for reader, writer in kept:
+            assert await asyncio.wait_for(reader.read(), 10 * SLOW) == b""
+            writer.close()
+        await agent.close()
+    peers.call(late())
 
 
 def test_agents_share_the_load_whatever_they_speak(node, tunnel, peers, endpoint, host):
