@@ -16,6 +16,9 @@ public struct SystemError: Error, Equatable, Sendable, CustomStringConvertible {
     /// For example `bind: Address already in use`.
     public var description: String { "\(call): \(SystemError.text(of: code))" }
 
+    /// Whether there is nobody at the other end any more, or the socket is closed here.
+    public var isPeerGone: Bool { code == EPIPE || code == ECONNRESET || code == ENOTCONN || code == EBADF }
+
     /// What the C library says about an errno.
     public static func text(of code: Int32) -> String {
         unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { buffer in

@@ -71,6 +71,8 @@ open class HTTPConnection: ChannelDelegate {
     final var parser: HeadParser
     final var requestFraming = BodyFraming.none
     final var requestBody = Body.none
+    /// Whether the request has a body that has not been sent on as a whole.
+    public final var hasBodyToSend: Bool { !requestBody.isDone }
     final var requestChunks = ChunkedDecoder()
     final var responseBody = Body.none
     final var responseChunks = ChunkedDecoder()

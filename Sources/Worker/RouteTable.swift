@@ -129,6 +129,8 @@ enum RouteChoice: Equatable {
     case fuller(UInt32)
     /// The supervisor has to be asked.
     case unknown
+    /// Only workers have it that are about to end: its tunnel is on its way from one to another.
+    case movingOn
     /// Nobody on this node listens.
     case none
 }
@@ -139,6 +141,8 @@ final class RouteTable {
     private let worker: UInt32
     /// Workers that share the node's clients.
     var workerCount = 1
+    /// Whether clients can be sent to that sibling. The table may name one that is about to end.
+    var isLinked: (UInt32) -> Bool = { _ in true }
     private var random: SystemRandomNumberGenerator = SystemRandomNumberGenerator()
     private var second: UInt64 = 0
     private var askedInSecond = 0
@@ -197,12 +201,15 @@ final class RouteTable {
     /// worker yet, so that it can even out the tunnels. `avoidsOwn`: the worker's own tunnels broke under this request.
     func choice(_ endpoint: Endpoint, mayMove: Bool, avoidsOwn: Bool = false) -> RouteChoice {
         let isServed = !avoidsOwn && (!endpoint.tunnels.isEmpty || endpoint.hasIdleData)
-        guard let route = endpoint.route else { return isServed ? .own : .unknown }
+        guard let known = endpoint.route else { return isServed ? .own : .unknown }
+        let route = known.allSatisfy { $0.worker == worker || isLinked($0.worker) }
+            ? known : known.filter { $0.worker == worker || isLinked($0.worker) }
         if isServed {
             guard mayMove, let sibling = surplus(endpoint, route) else { return .own }
             return .fuller(sibling)
         }
-        return Self.other(route, self: worker, workers: workerCount, using: &random).map { .sibling($0) } ?? .none
+        if let sibling = Self.other(route, self: worker, workers: workerCount, using: &random) { return .sibling(sibling) }
+        return route.count < known.count ? .movingOn : .none
     }
 
     /// A sibling, with a probability that evens out how often each tunnel is chosen, when connections come to all workers

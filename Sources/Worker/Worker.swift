@@ -76,6 +76,7 @@ final class Worker {
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
         siblings = SiblingTable(self)
+        routes.isLinked = { [unowned self] in siblings.isLinked($0) }
         bridgesOut.fell = { [unowned self] in checkDrained() }
         sendingTimer = CallbackTimer(loop) { [unowned self] in checkDrained() }
         let timer = CallbackTimer(loop) { [unowned self] in self.publish() }
@@ -351,10 +352,11 @@ final class Worker {
     private static let parkedMax = 4_096
     private static let parkedBytesMax = 33_554_432
 
-    /// Lets the request wait until an agent of the endpoint is back; until when. Nil: it does not wait.
-    func park(_ connection: ProxyConnection, _ endpoint: Endpoint) -> Instant? {
+    /// Lets the request wait until an agent of the endpoint is back; until when. Nil: it does not wait. `atLeast`: how long
+    /// whatever the configuration says.
+    func park(_ connection: ProxyConnection, _ endpoint: Endpoint, atLeast: Duration = .zero) -> Instant? {
         guard let lostAt = endpoint.lostAt, !isDraining else { return nil }
-        let deadline = lostAt + config.proxy.reconnectWait
+        let deadline = lostAt + max(config.proxy.reconnectWait, atLeast)
         guard loop.now < deadline else { return nil }
         guard parkedCount < Self.parkedMax, parkedBytes + connection.keptBytes <= Self.parkedBytesMax else {
             telemetry.parkRefused()

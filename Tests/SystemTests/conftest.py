@@ -44,7 +44,7 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.failed:
         for program in list(Program.living):
-            report.sections.append((f"log of {program.name}", program.tail(30)))
+            report.sections.append((f"log of {program.name}", program.tail(int(os.environ.get("PIKO_LOG_TAIL", 30)))))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,23 @@ import Testing
 @testable import Worker
 
 @Suite struct RouteTableTests {
+    /// A worker that is about to end may be named in the table while a tunnel passes through it: nobody is sent there.
+    @Test func nobodyIsSentToAWorkerThatEnds() {
+        let table = RouteTable(worker: 1)
+        table.workerCount = 4
+        func entry(_ worker: UInt32) -> RouteEntry { RouteEntry(worker: worker, tunnels: 1, directTunnels: 0, hasData: false) }
+        var linked: Set<UInt32> = [2, 3]
+        table.isLinked = { linked.contains($0) }
+        let endpoint = table.answered("e", [entry(3), entry(4)], lostAt: nil).endpoint
+        for _ in 0..<100 { #expect(table.choice(endpoint, mayMove: true) == .sibling(3)) }
+        linked = [2]
+        #expect(table.choice(endpoint, mayMove: true) == .movingOn)
+        linked = [2, 4]
+        #expect(table.choice(endpoint, mayMove: false) == .sibling(4))
+        _ = table.answered("e", [], lostAt: nil)
+        #expect(table.choice(endpoint, mayMove: true) == .none)
+    }
+
     /// Tunnels of each worker; clients come to all workers alike. Every tunnel must get its share.
     @Test(arguments: [[1, 1], [2, 1], [3, 0], [1, 5], [4, 1, 1], [1, 0, 0, 7], [2, 2, 2, 2]])
     func everyTunnelGetsItsShare(_ tunnels: [Int]) {

@@ -33,6 +33,11 @@ final class DataGift: ChannelDelegate {
 
     override func streamDetached(_ stream: Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
         if isSpoilt { return }
-        worker.siblings.moveData(descriptor, to: sibling, endpoint: endpoint, agent: agent, isUsed: isUsed)
+        // Meanwhile the sibling may have been told that nothing comes any more.
+        if let target = worker.siblings.isLinked(sibling) ? sibling : worker.retirement?.successor() {
+            worker.siblings.moveData(descriptor, to: target, endpoint: endpoint, agent: agent, isUsed: isUsed)
+        } else if let kept = try? Stream(worker.loop, adopting: descriptor) {
+            worker.adoptData(kept, endpoint: worker.routes.endpoint(named: endpoint), agent: agent, isUsed: isUsed)
+        }
     }
 }

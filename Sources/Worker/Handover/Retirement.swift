@@ -72,8 +72,18 @@ final class Retirement {
         _ bridges: [Int32]
     ) {
         let description = MovedTunnel.description(of: tunnel, state: state.span)
+        // While the session left its loop, the sibling may have been told that nothing comes any more.
+        guard let target = worker.siblings.isLinked(sibling) ? sibling : successor() else {
+            worker.adoptSession(
+                number, from: worker.setup.worker, endpoint: tunnel.endpoint.name, descriptor, description: description.span,
+                bridges: bridges)
+            taken(number)
+            retry?.schedule(after: Self.retryAfter)
+            return
+        }
+        handovers[number]?.sibling = target
         if worker.siblings.moveSession(
-            number, to: sibling, endpoint: tunnel.endpoint.name, state: description.span, bridges: bridges, descriptor)
+            number, to: target, endpoint: tunnel.endpoint.name, state: description.span, bridges: bridges, descriptor)
         {
             return
         }

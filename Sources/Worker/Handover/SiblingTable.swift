@@ -50,7 +50,19 @@ final class SiblingTable {
         guard let link = links[sibling] else { return }
         scratch.removeAll()
         message.encode(into: &scratch)
-        if (try? link.socket.send(scratch.span)) == nil { worker.telemetry.controlMessageRefused() }
+        sendScratch(link)
+    }
+
+    /// One that has ended needs no telling.
+    private func sendScratch(_ link: SiblingLink) {
+        var bytes = ByteBuffer()
+        swap(&bytes, &scratch)
+        defer { swap(&bytes, &scratch) }
+        do throws(SystemError) {
+            _ = try link.socket.send(bytes.span)
+        } catch {
+            if !error.isPeerGone { worker.telemetry.controlMessageRefused() }
+        }
     }
 
     func add(_ sibling: UInt32, generation: UInt32, protocolVersion: UInt32, _ descriptor: consuming OwnedDescriptor) {
@@ -141,18 +153,15 @@ final class SiblingTable {
     func tellAgentLeft(_ endpoint: String, _ agent: [UInt8]) {
         scratch.removeAll()
         ControlMessage.agentLeft(endpoint: endpoint, agent: agent).encode(into: &scratch)
-        for link in links.values {
-            if (try? link.socket.send(scratch.span)) == nil { worker.telemetry.controlMessageRefused() }
-        }
+        for link in links.values { sendScratch(link) }
     }
 
-    /// A connection to the sibling that it serves as a plain client's, for a client that stays here.
-    func openRelay(to sibling: UInt32, client: PeerAddress) -> Stream? {
+    /// A connection to the sibling that it serves as a plain client's, for a client that stays here. `moves` tells it so.
+    func openRelay(to sibling: UInt32, client: PeerAddress, moves: UInt8) -> Stream? {
         do {
             var pair = try Sockets.pair(.stream)
             let stream = try Stream(worker.loop, adopting: pair.takeFirst())
-            move(
-                pair.takeSecond(), to: sibling, listener: .proxy, client: client, moves: ProxyConnection.relayedMark, input: Span())
+            move(pair.takeSecond(), to: sibling, listener: .proxy, client: client, moves: moves, input: Span())
             return stream
         } catch {
             worker.telemetry.moveFailed()

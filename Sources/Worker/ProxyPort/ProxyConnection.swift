@@ -47,6 +47,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     static let movesMax: UInt8 = 2
     /// `moves` of a connection that is relayed by a sibling.
     static let relayedMark: UInt8 = 255
+    /// The number of moves of one that came over so many relays that it is not relayed again.
+    private static let relayedLast: UInt8 = 253
 
     init(
         _ worker: Worker, stream: Stream, peer: PeerAddress, moves: UInt8, from sibling: UInt32?, input: consuming ByteBuffer
@@ -55,7 +57,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         self.worker = worker
         self.peer = peer
         self.moves = moves
-        isRelayed = moves == Self.relayedMark
+        isRelayed = moves >= Self.relayedLast
         super.init(worker.proxyContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
     }
 
@@ -105,7 +107,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func route() {
         guard let endpoint else { return }
-        if isRelayed {
+        // Whoever relayed a request without a body looks again where it is served. One with a body has sent some of it, so this
+        // worker sends it on: its tunnel moved from here while it was on its way.
+        if isRelayed, endpoint.isServedHere || !hasBodyToSend || moves == Self.relayedLast {
             if endpoint.isServedHere { serveHere(endpoint) } else { noUpstream() }
             return
         }
@@ -124,6 +128,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             serve(at: sibling, moves: isTCP || head.upgradePresent || !endpoint.isDirect)
         case .fuller(let sibling):
             serve(at: sibling, moves: true)
+        case .movingOn:
+            // Its next worker says so in a moment.
+            endpoint.noteLoss(at: context.loop.now)
+            if !waitsForTunnel(endpoint, atLeast: Self.moveTime) { noUpstream() }
         case .unknown where !wasAnswered:
             if !worker.ask(endpoint, for: self) { noUpstream() }
         case .unknown, .none:
@@ -133,7 +141,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func noUpstream() {
         if isRelayed {
-            // It may be served elsewhere by now; whoever sent it here looks.
+            // It may be served elsewhere by now; whoever sent it here looks, and can't repeat a body.
+            if let endpoint, hasBodyToSend, waitsForTunnel(endpoint) { return }
             decline()
             return
         }
@@ -143,12 +152,15 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     /// Whether the request waits for the endpoint's last agent, which went away a moment ago, to come back.
-    private func waitsForTunnel(_ endpoint: Endpoint) -> Bool {
-        guard !isParked, let deadline = worker.park(self, endpoint) else { return false }
+    private func waitsForTunnel(_ endpoint: Endpoint, atLeast: Duration = .zero) -> Bool {
+        guard !isParked, let deadline = worker.park(self, endpoint, atLeast: atLeast) else { return false }
         isParked = true
         limitRouting(until: deadline)
         return true
     }
+
+    /// How long a tunnel may be on its way from one worker to another.
+    private static let moveTime = Duration.seconds(5)
 
     /// An agent of the endpoint may be back.
     func tunnelMayBeBack() {
@@ -368,7 +380,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             proceed(with: idle, verbatim: true)
             return
         }
-        guard let stream = worker.siblings.openRelay(to: sibling, client: peer) else {
+        let mark = isRelayed ? moves - 1 : Self.relayedMark
+        guard let stream = worker.siblings.openRelay(to: sibling, client: peer, moves: mark) else {
             noUpstream()
             return
         }
