@@ -150,7 +150,7 @@ extension ServerConfig.Rebalance {
 /// Rules of the values above: what is wrong, or nil.
 enum ClusterRule {
     static let keyBytesMin = 16
-    static let keyBytesMax = 1_024
+    static let keyBytesMax = 256
     static let keysMax = 16
 
     /// A node's name goes into paths, headers and labels.
