@@ -48,6 +48,9 @@ struct GenerationSetup {
     /// How many workers it has.
     var workers: Int { config.server.workers > 0 ? config.server.workers : System.processorCount }
 
+    /// The cluster's keys: the first one signs, all verify.
+    var clusterKeys: [[UInt8]] { [] }
+
     var policy: SupervisorPolicy {
         SupervisorPolicy(
             gracePeriod: config.gracePeriod, shutdownDelay: config.shutdownDelay, drainTimeout: config.reload.drainTimeout,
@@ -71,6 +74,12 @@ final class Node {
     let started: UInt64
     /// Of the credentials for data connections. They end with the node, as the sessions do that they were made for.
     let directKey: [UInt8]
+    /// The node's identifier in the cluster. Set before the first worker starts.
+    var nodeID = ""
+    /// Told when the number of this node's listeners of an endpoint changed; 0: it has none any more.
+    var localCountChanged: (_ endpoint: String, _ count: UInt32) -> Void = { _, _ in }
+    /// Connections to other nodes that are being made.
+    let dials: NodeDialer
     var controlServer: ControlServer?
     var reloading: ReloadTask?
     /// Names are looked up for a reload.
@@ -120,6 +129,7 @@ final class Node {
         machine = SupervisorMachine(workers: setup.workers, policy: setup.policy)
         setups = [machine.currentGeneration: setup]
         routes = RoutingTable()
+        dials = NodeDialer(parts.loop)
         started = SystemClock.unixNanoseconds
         directKey = Random.bytes(ControlLimits.keyBytes)
         processes = ProcessTable(parts.loop, program: parts.program)
@@ -142,6 +152,7 @@ final class Node {
             workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)
         setups = [state.currentGeneration: state.setup]
         routes = RoutingTable(taking: state.tunnels, version: state.routesVersion)
+        dials = NodeDialer(parts.loop)
         started = state.started
         directKey = state.directKey
         isOutOfUse = state.isOutOfUse
@@ -350,10 +361,11 @@ final class Node {
         process.isLinked = false
         dispatcher.workerEnded(process)
         process.link.close()
+        dials.workerEnded(worker)
         region.fold(process.slab, into: 0, isGauge: Counters.isGauge)
         slabs.free(process.slab)
         // This ends what every other worker knows of its routes; single endpoints need not be named.
-        let lost = routes.remove(worker: worker, now: loop.now)
+        let lost = removeRoutes(of: worker)
         if wasLinked {
             for other in processes.workers where other.isLinked { other.link.send(.siblingGone(worker: worker)) }
         }
@@ -407,6 +419,7 @@ final class Node {
         process.isLinked = true
         process.link.send(.ready(isReady))
         if isOutOfUse { process.link.send(.admitTunnels(false)) }
+        tellNodes(process.link)
         log.debug(.server, "worker ready") {
             $0.field("ready_worker", UInt64(process.worker))
             $0.field("pid", Int(process.child.pid))
@@ -508,7 +521,7 @@ extension Node: WorkerLinkOwner {
         guard let process = processes[link.worker], let setup = setups[process.generation] else { return }
         let message = WorkerSetup(
             index: UInt32(process.place), generation: process.generation, worker: process.worker, slab: UInt32(process.slab),
-            nodeStart: started, directKey: directKey, settings: setup.settings)
+            nodeStart: started, directKey: directKey, nodeID: nodeID, clusterKeys: setup.clusterKeys, settings: setup.settings)
         link.send(.configure(message), lending: [memory.descriptor])
     }
 
@@ -533,28 +546,29 @@ extension Node: WorkerLinkOwner {
         case .workerReady: becameReady(process)
         case .register(let tunnel, let endpoint, let kind): register(process, tunnel, endpoint, kind)
         case .unregister(let tunnel, let endpoint):
+            let before = routes.localCount(endpoint)
             let version = routes.unregister(worker: process.worker, tunnel: tunnel, endpoint: endpoint, now: loop.now)
             if let version { broadcast(endpoint, version: version) }
-        case .lookup(let endpoint):
-            let (version, entries) = routes.lookup(endpoint)
-            let lost = entries.allSatisfy { $0.tunnels == 0 } ? routes.lostFor(endpoint, now: loop.now) : nil
-            let milliseconds = lost.map { UInt32(clamping: $0.clampedNanoseconds / 1_000_000) }
-            link.send(.routes(endpoint: endpoint, version: version, lostFor: milliseconds, entries: entries))
+            tellCount(endpoint, before: before)
+        case .lookup(let endpoint): answer(link, lookup: endpoint)
+        case .dial(let request, let id): dial(link, request, id)
         case .statusRequest(let request, let kind): answer(link, request, kind)
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
-            .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .move, .moveData,
-            .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
+            .nodeGone, .dialed, .dialFailed, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             preconditionFailure("decoded as a worker's message")
         }
     }
 
     private func register(_ process: WorkerProcess, _ tunnel: UInt64, _ endpoint: String, _ kind: TunnelKind) {
+        let before = routes.localCount(endpoint)
         switch routes.register(worker: process.worker, tunnel: tunnel, endpoint: endpoint, kind: kind) {
         case .added(let version):
             broadcast(endpoint, version: version)
+            tellCount(endpoint, before: before)
             process.link.send(.registered(tunnel: tunnel))
         case .full:
             counters.add(.refusedByLimit)
@@ -565,7 +579,7 @@ extension Node: WorkerLinkOwner {
     }
 
     /// Tells every worker that what it knows of the endpoint is out of date.
-    private func broadcast(_ endpoint: String, version: UInt64) {
+    func broadcast(_ endpoint: String, version: UInt64) {
         for worker in processes.workers where worker.isLinked { worker.link.routeChanged(endpoint, version: version) }
         publishRoutes()
     }

@@ -144,7 +144,7 @@ extension Node {
                 lost.append(taken.worker)
             }
         }
-        for worker in lost { routes.remove(worker: worker, now: loop.now) }
+        for worker in lost { removeRoutes(of: worker) }
         // What workers counted that did not come along (most were not READY yet) is kept.
         for slab in 1..<region.slabCount where region.slab(slab).owner != nil && slabs.take(slab) {
             region.fold(slab, into: 0, isGauge: Counters.isGauge)
@@ -177,6 +177,7 @@ extension Node {
         process.isJoined = true
         process.isServing = taken.generation == machine.currentGeneration
         processes.add(process)
+        tellNodes(link)
     }
 
     /// Answers those who wait for the outcome: at once when the node was taken back, else when workers of this program serve.

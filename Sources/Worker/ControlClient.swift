@@ -103,7 +103,7 @@ final class ControlClient: MessageDelegate {
             worker.siblings.gone(id)
             worker.routes.siblingGone(id)
             worker.retirement?.siblingGone(id)
-        case .routes(let endpoint, _, let lostFor, let entries):
+        case .routes(let endpoint, _, let lostFor, let entries, _):
             let lostAt = lostFor.map { Instant(nanoseconds: loop.now.nanoseconds &- UInt64($0) * 1_000_000) }
             let (known, waiting) = worker.routes.answered(endpoint, entries, lostAt: lostAt)
             for connection in waiting { connection.routeKnown() }
@@ -128,8 +128,10 @@ final class ControlClient: MessageDelegate {
             worker.admitTunnels(admits)
         case .ping(let number):
             send(.pong(number))
+        case .node, .nodeGone, .dialed, .dialFailed:
+            break
         case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
-            .agentLeft, .pong, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .agentLeft, .pong, .dial, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }
