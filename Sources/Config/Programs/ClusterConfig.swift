@@ -18,6 +18,17 @@ extension ServerConfig {
 
         public init() {}
 
+        /// The same node with those settings of another configuration that can change while it runs.
+        public func reloaded(with new: Cluster) -> Cluster {
+            var cluster = self
+            cluster.join = new.join
+            cluster.joinTimeout = new.joinTimeout
+            cluster.abortsIfJoinFails = new.abortsIfJoinFails
+            cluster.gossip.secretKeys = new.gossip.secretKeys
+            cluster.gossip.secretKeyFiles = new.gossip.secretKeyFiles
+            return cluster
+        }
+
         /// The addresses to join, each with its port; `port` is for those that name none.
         public func joinAddresses(defaultPort port: UInt16) -> [BindAddress] {
             join.compactMap { AddressText.split($0, defaultPort: port) }.map { BindAddress(host: $0.host, port: $0.port) }
@@ -33,6 +44,9 @@ extension ServerConfig {
         /// The first one signs, all verify. Those of `secretKeyFiles` come after those that are written here.
         public var secretKeys: [String] = []
         public var secretKeyFiles: [String] = []
+
+        /// The keys as bytes.
+        public var keyBytes: [[UInt8]] { secretKeys.map { Array($0.utf8) } }
 
         public init() {}
     }
