@@ -365,7 +365,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private func relay(to sibling: UInt32) {
         hasServed = true
         if let idle = relays[sibling], idle.isIdle {
-            proceed(with: idle, verbatim: true)
+            proceed(with: idle, as: .sibling)
             return
         }
         guard let stream = worker.siblings.openRelay(to: sibling, client: peer) else {
@@ -375,7 +375,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.relayed()
         let upstream = HTTPUpstream(stream, pool: nil, keepsOpen: true, headLimits: context.settings.headLimits)
         relays[sibling] = upstream
-        proceed(with: upstream, verbatim: true)
+        proceed(with: upstream, as: .sibling)
     }
 
     // MARK: Ends
