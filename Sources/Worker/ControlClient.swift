@@ -103,9 +103,9 @@ final class ControlClient: MessageDelegate {
             worker.siblings.gone(id)
             worker.routes.siblingGone(id)
             worker.retirement?.siblingGone(id)
-        case .routes(let endpoint, _, let lostFor, let entries, _):
+        case .routes(let endpoint, _, let lostFor, let entries, let remote):
             let lostAt = lostFor.map { Instant(nanoseconds: loop.now.nanoseconds &- UInt64($0) * 1_000_000) }
-            let (known, waiting) = worker.routes.answered(endpoint, entries, lostAt: lostAt)
+            let (known, waiting) = worker.routes.answered(endpoint, entries, remote: remote, lostAt: lostAt)
             for connection in waiting { connection.routeKnown() }
             worker.routes.forgetIfEmpty(known)
         case .routeChanged(let endpoint, _):
@@ -136,8 +136,15 @@ final class ControlClient: MessageDelegate {
             worker.adminDialed(request, descriptors.take(.streamSocket), code: UInt32.max)
         case .dialFailed(let request, let code) where Worker.isDial(request):
             worker.adminDialed(request, nil, code: code)
-        case .node, .nodeGone, .dialed, .dialFailed:
-            break
+        case .node(let id, let status, let proxy): worker.nodes.set(id, status, proxy)
+        case .nodeGone(let id): worker.nodes.remove(id)
+        case .dialed(let request):
+            if let descriptor = descriptors.take(.streamSocket) {
+                worker.nodes.dialed(request, descriptor)
+            } else {
+                worker.nodes.dialFailed(request)
+            }
+        case .dialFailed(let request, _): worker.nodes.dialFailed(request)
         case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
             .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")

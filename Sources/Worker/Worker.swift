@@ -30,6 +30,8 @@ final class Worker {
     let adminContext: HTTPContext
     let yamuxLimits = YamuxLimits()
     let credentials: DirectCredentials
+    let hopProof: HopProof
+    private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
     /// The node's readiness, as the supervisor told it last.
     var isReady = false
@@ -69,12 +71,14 @@ final class Worker {
         self.config = config
         self.telemetry = telemetry
         self.control = control
-        credentials = DirectCredentials(key: setup.directKey)
+        credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
+        hopProof = HopProof(keys: setup.clusterKeys, nodeID: setup.nodeID)
         routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
         siblings = SiblingTable(self)
+        nodes = NodeTable(self)
         bridgesOut.fell = { [unowned self] in checkDrained() }
         sendingTimer = CallbackTimer(loop) { [unowned self] in checkDrained() }
         let timer = CallbackTimer(loop) { [unowned self] in self.publish() }
@@ -213,6 +217,9 @@ final class Worker {
         if isNew { control.send(.lookup(endpoint: endpoint.name)) }
         return true
     }
+
+    /// Asks the supervisor for a connection to another node.
+    func dial(_ request: UInt64, _ node: String) { control.send(.dial(request: request, node: node)) }
 
     // MARK: Tunnels
 
