@@ -42,7 +42,7 @@ enum CLIMain {
                 .serverStatusGossipNode:
                 text = try StatusCommand.run(invocation)
             case .testCluster:
-                return try TestCluster.run(invocation)
+                text = try TestCluster.run(invocation)
             case .serverInfo:
                 text = try ControlCommand.run("info", invocation)
             case .serverWorkers:
