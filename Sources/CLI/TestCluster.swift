@@ -63,7 +63,7 @@ final class TestCluster {
     }
 
     private func run() throws(SystemError) {
-        defer { unsafe rmdir(folder) }
+        defer { FileContents.removeDirectory(folder) }
         SignalSource.ignorePipeSignal()
         System.raiseDescriptorLimit()
         let signals = try SignalSource(loop, signals: [SIGINT, SIGTERM, SIGHUP]) { [unowned self] in signal($0) }

@@ -102,7 +102,8 @@ struct TakenState {
 
     /// The configuration in force, as far as this program understands it.
     var setup: GenerationSetup {
-        GenerationSetup((try? ServerConfig(flattened: settings)) ?? ServerConfig())
+        let known = Set(ServerConfig.keys.map(\.path))
+        return GenerationSetup((try? ServerConfig(flattened: settings.filter { known.contains($0.0) })) ?? ServerConfig())
     }
 
     /// Every descriptor that must stay open.
