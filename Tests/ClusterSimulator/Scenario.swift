@@ -70,6 +70,8 @@ public final class Scenario {
     private var nodeDisturbed: [Instant] = []
     private var leaving: Set<Int> = []
     private var log: [String] = []
+    /// A hash of all that was sent and happened: the same for runs that were the same.
+    public var digest: Int { cluster.nodes.reduce(log.count) { ($0 &* 31 &+ $1.bytesSent) &* 31 &+ $1.packetsSent } }
     /// What was violated first.
     public private(set) var failure: String?
 
