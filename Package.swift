@@ -106,6 +106,10 @@ let package = Package(
         tests("WireTests", ["Wire", "TestKit", "Memory", "Base"]),
         tests("CryptoTests", ["Crypto", "Base"]),
         tests("GossipTests", ["Gossip", "Base"]),
+        gossipLibrary("ClusterSimulator", ["Gossip", "Base"], path: "Tests/ClusterSimulator"),
+        .executableTarget(
+            name: "Simulate", dependencies: ["ClusterSimulator", "Gossip", "Base"], path: "Tests/Simulate", swiftSettings: testSettings),
+        tests("SimulationTests", ["ClusterSimulator"]),
         tests("ControlTests", ["Control", "Memory", "Base"]),
         tests("ConfigTests", ["Config", "Base"], exclude: ["compare_pyyaml"]),
         tests("CLITests", ["CLI", "Config", "Telemetry", "Base"]),

@@ -232,7 +232,8 @@ extension GossipMachine {
             }
             guard let version = writeSection(&writer, of: section.place, base: section.base, limit: limit, now: now) else { break }
             left -= 1
-            if members[section.place].entries.version - version > Self.streamVersions { isCut = true }
+            let known = members[section.place].entries.version
+            if known > version, known - version > Self.streamVersions { isCut = true }
         }
         if writer.count == first { writer.truncate(to: start) }
         return isCut || left > Self.streamSections

@@ -216,9 +216,6 @@ extension GossipWriter {
         }
         var version = base
         entries.forEach(after: base) { slot, entry in
-            // Who knows nothing yet has nothing to remove.
-            let isLast = entry.version == entries.version
-            if base == 0, !isLast, slot >= EntryTable.firstEndpoint, entry.text.isEmpty { return true }
             let before = count
             write(varint: slot + 1)
             write(varint: entry.version - version)
