@@ -35,6 +35,9 @@ public enum ControlLimits {
     /// Keys of the cluster, and bytes of one.
     public static let clusterKeysMax = 16
     public static let clusterKeyBytesMax = 256
+    /// Bytes of one page of a report, and of the path that asks for one.
+    public static let reportBytesMax = 65_536
+    public static let reportPathBytesMax = 512
     /// Entries of one status page.
     public static let statusEntriesMax = 256
     /// Bytes of an agent's identifier.
@@ -86,6 +89,8 @@ enum ControlType: UInt16 {
     case nodeGone = 19
     case dialed = 20
     case dialFailed = 21
+    case shed = 22
+    case reportPage = 23
     case workerReady = 64
     case register = 65
     case unregister = 66
@@ -94,6 +99,8 @@ enum ControlType: UInt16 {
     case drained = 69
     case pong = 70
     case dial = 71
+    case dialAdmin = 72
+    case reportRequest = 73
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -112,7 +119,7 @@ enum ControlType: UInt16 {
     }
 }
 
-/// Flag of `statusPage`: no page follows.
+/// Flag of `statusPage` and `reportPage`: no page follows.
 let flagLast: UInt16 = 1
 /// Flag of `move`: the bytes are in the second descriptor.
 let flagInMemory: UInt16 = 1
@@ -160,6 +167,8 @@ extension ControlMessage {
         case .nodeGone: .nodeGone
         case .dialed: .dialed
         case .dialFailed: .dialFailed
+        case .shed: .shed
+        case .reportPage: .reportPage
         case .workerReady: .workerReady
         case .register: .register
         case .unregister: .unregister
@@ -168,6 +177,8 @@ extension ControlMessage {
         case .drained: .drained
         case .pong: .pong
         case .dial: .dial
+        case .dialAdmin: .dialAdmin
+        case .reportRequest: .reportRequest
         case .move: .move
         case .moveData: .moveData
         case .agentLeft: .agentLeft
@@ -180,7 +191,7 @@ extension ControlMessage {
 
     private var flags: UInt16 {
         switch self {
-        case .statusPage(_, _, _, let last): last ? flagLast : 0
+        case .statusPage(_, _, _, let last), .reportPage(_, _, _, let last): last ? flagLast : 0
         case .move(_, _, _, .inMemory): flagInMemory
         case .moveData(_, _, let isUsed): isUsed ? flagUsed : 0
         default: 0
@@ -217,7 +228,7 @@ extension ControlMessage {
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
         case .registered(let tunnel), .refused(let tunnel):
             buffer.append(tunnel)
-        case .node, .nodeGone, .dialed, .dialFailed, .dial:
+        case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
             encodeOfNodes(into: &buffer)
         case .statusPage(let request, let kind, let entries, _):
             precondition(entries.count <= ControlLimits.statusEntriesMax)
@@ -301,9 +312,20 @@ extension ControlMessage {
         case .dialFailed(let request, let code):
             buffer.append(request)
             buffer.append(code)
-        case .dial(let request, let node):
+        case .dial(let request, let node), .dialAdmin(let request, let node):
             buffer.append(request)
             buffer.appendText(node, max: ControlLimits.nodeBytesMax)
+        case .shed(let count):
+            buffer.append(count)
+        case .reportPage(let request, let status, let bytes, _):
+            precondition(bytes.count <= ControlLimits.reportBytesMax)
+            buffer.append(request)
+            buffer.append(status)
+            buffer.append(UInt32(bytes.count))
+            buffer.append(bytes.span)
+        case .reportRequest(let request, let path):
+            buffer.append(request)
+            buffer.appendText(path, max: ControlLimits.reportPathBytesMax)
         default: preconditionFailure("not about other nodes")
         }
     }

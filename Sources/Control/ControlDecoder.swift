@@ -21,7 +21,7 @@ extension ControlMessage {
         guard type.maySend(sender) else { throw .unexpectedType(rawType) }
         let allowedFlags: UInt16 =
             switch type {
-            case .statusPage: flagLast
+            case .statusPage, .reportPage: flagLast
             case .move: flagInMemory
             case .moveData: flagUsed
             default: 0
@@ -69,10 +69,18 @@ extension ControlMessage {
         case .dialFailed:
             let request = try cursor.u64(bytes)
             return .dialFailed(request: request, code: try cursor.u32(bytes))
+        case .shed: return .shed(count: try cursor.u32(bytes))
+        case .reportPage:
+            let request = try cursor.u64(bytes)
+            let status = try cursor.u16(bytes)
+            let length = Int(try cursor.u32(bytes))
+            guard length <= ControlLimits.reportBytesMax else { throw .oversized }
+            let page = try cursor.array(bytes, count: length)
+            return .reportPage(request: request, status: status, bytes: page, last: flags & flagLast != 0)
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .shutdown: return .shutdown
-        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .move, .moveData,
-            .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
+            .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
     }
@@ -98,6 +106,12 @@ extension ControlMessage {
         case .dial:
             let request = try cursor.u64(bytes)
             return .dial(request: request, node: try cursor.node(bytes))
+        case .dialAdmin:
+            let request = try cursor.u64(bytes)
+            return .dialAdmin(request: request, node: try cursor.node(bytes))
+        case .reportRequest:
+            let request = try cursor.u64(bytes)
+            return .reportRequest(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))
         case .move: return try move(inMemory: flags & flagInMemory != 0, bytes, &cursor)
         case .moveData:
             let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
@@ -120,7 +134,7 @@ extension ControlMessage {
         case .noMore: return .noMore
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage:
             throw .unexpectedType(type.rawValue)
         }
     }

@@ -61,6 +61,10 @@ public enum ControlMessage: Equatable, Sendable {
     case dialed(request: UInt64)
     /// There is none; `code` is the errno, 0 when there is no such node, or too many are being made.
     case dialFailed(request: UInt64, code: UInt32)
+    /// Ask so many agents to connect anew: other nodes have fewer.
+    case shed(count: UInt32)
+    /// A part of the answer to `reportRequest`: what to say to whoever asked. `status` is that of HTTP.
+    case reportPage(request: UInt64, status: UInt16, bytes: [UInt8], last: Bool)
 
     // Worker to supervisor.
 
@@ -80,6 +84,10 @@ public enum ControlMessage: Equatable, Sendable {
     case pong(UInt64)
     /// Asks for a connection to another node's proxy port: a worker can make none. Answered by `dialed` or `dialFailed`.
     case dial(request: UInt64, node: String)
+    /// Asks for a connection to another node's admin port. Numbers are those of `dial`, and so are the answers.
+    case dialAdmin(request: UInt64, node: String)
+    /// Asks for a document about the cluster: "cluster/nodes", say.
+    case reportRequest(request: UInt64, path: String)
 
     // Worker to sibling worker.
 
@@ -274,7 +282,8 @@ extension ControlMessage {
         case .moveStreams(_, let count): Int(count)
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
             .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
-            .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial:
+            .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
+            .reportPage, .dialAdmin, .reportRequest:
             0
         }
     }

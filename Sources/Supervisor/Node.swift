@@ -49,7 +49,7 @@ struct GenerationSetup {
     var workers: Int { config.server.workers > 0 ? config.server.workers : System.processorCount }
 
     /// The cluster's keys: the first one signs, all verify.
-    var clusterKeys: [[UInt8]] { [] }
+    var clusterKeys: [[UInt8]] { config.cluster.gossip.keyBytes }
 
     var policy: SupervisorPolicy {
         SupervisorPolicy(
@@ -80,6 +80,8 @@ final class Node {
     var localCountChanged: (_ endpoint: String, _ count: UInt32) -> Void = { _, _ in }
     /// Connections to other nodes that are being made.
     let dials: NodeDialer
+    /// The node as a member of its cluster; nil only in a program that took a node over and could not have the gossip port.
+    var cluster: Cluster?
     var controlServer: ControlServer?
     var reloading: ReloadTask?
     /// Names are looked up for a reload.
@@ -104,6 +106,10 @@ final class Node {
     /// Whether the machine would have the node ready, and whether people took it out of use.
     private var mayBeReady = false
     private(set) var isOutOfUse = false
+    /// Whether the node was told to end.
+    private var isEnding = false
+    /// Workers are told to send their agents elsewhere once other nodes know.
+    private var outOfUseTimer: CallbackTimer?
     /// What the process ends with.
     private(set) var exitCode: Int32 = 0
 
@@ -184,12 +190,16 @@ final class Node {
     var isReloading: Bool { reloading != nil || isPreparing }
 
     /// Whether `/ready` says that the node is.
-    var isReady: Bool { mayBeReady && !isOutOfUse }
+    var isReady: Bool { mayBeReady && !isOutOfUse && !(cluster?.join.holdsReadiness ?? false) }
+
+    /// Whether other nodes should choose others.
+    var isLeaving: Bool { isOutOfUse || isEnding }
 
     /// Starts the workers. From here on the machine decides.
     func start(_ controlServer: ControlServer?) {
         self.controlServer = controlServer
         runClocks()
+        cluster?.start()
         handle(.begin)
     }
 
@@ -230,8 +240,20 @@ final class Node {
         switch signal {
         case ChangeSignal.reload: reload { _ in }
         case ChangeSignal.upgrade: startUpgrade(to: nil) { _ in }
-        default: handle(.terminate)
+        default: terminate()
         }
+    }
+
+    /// Ends the node in good order.
+    private func terminate() {
+        machine.announceTime = cluster?.announceTime ?? .zero
+        handle(.terminate)
+    }
+
+    /// Ends the node in good order, as one that failed.
+    func end(status: Int32) {
+        exitCode = status
+        terminate()
     }
 
     private func perform(_ action: SupervisorAction) {
@@ -242,8 +264,10 @@ final class Node {
         case .reloadFailed(let failure): reloading?.failed(failure)
         case .announceReady(let ready):
             mayBeReady = ready
-            announceReady()
+            announceReadiness()
             if !ready {
+                isEnding = true
+                cluster?.setDraining(true)
                 parts.services.stopping(status: "draining")
                 upgrade?.abandon("the node is told to end")
                 log.info(.server, "draining") {
@@ -272,13 +296,19 @@ final class Node {
             log.error(.server, "giving up: workers keep ending before they are ready; the log lines above may say why")
         case .exit(let code):
             controlServer?.close()
-            log.info(.server, "server ended")
-            exitCode = code
-            loop.stop()
+            if code != 0 { exitCode = code }
+            guard let cluster else { return ended() }
+            cluster.leave { [unowned self] in ended() }
         }
     }
 
-    private func announceReady() {
+    private func ended() {
+        log.info(.server, "server ended")
+        loop.stop()
+    }
+
+    /// Tells the workers whether the node is ready.
+    func announceReadiness() {
         for worker in processes.workers where worker.isLinked { worker.link.send(.ready(isReady)) }
     }
 
@@ -287,8 +317,18 @@ final class Node {
         guard isOut != isOutOfUse else { return }
         isOutOfUse = isOut
         log.info(.server, isOut ? "taken out of use" : "back in use")
-        announceReady()
-        for worker in processes.workers where worker.isLinked { worker.link.send(.admitTunnels(!isOut)) }
+        announceReadiness()
+        cluster?.setDraining(isLeaving)
+        outOfUseTimer = nil
+        // Other nodes choose others before an agent leaves.
+        guard isOut, let time = cluster?.announceTime, time > .zero else { return admitTunnels() }
+        let timer = CallbackTimer(loop) { [unowned self] in admitTunnels() }
+        timer.schedule(after: time)
+        outOfUseTimer = timer
+    }
+
+    private func admitTunnels() {
+        for worker in processes.workers where worker.isLinked { worker.link.send(.admitTunnels(!isOutOfUse)) }
     }
 
     private func serve() {
@@ -314,6 +354,7 @@ final class Node {
                 case .admin: $0.field("admin_addr", addresses.joined(separator: " "))
                 }
             }
+            if let cluster { $0.field("gossip_addr", cluster.gossipAddress.description) }
             $0.field("workers", setup.workers)
             if let path = controlServer?.path { $0.field("control_socket", path) }
         }
@@ -552,13 +593,15 @@ extension Node: WorkerLinkOwner {
             tellCount(endpoint, before: before)
         case .lookup(let endpoint): answer(link, lookup: endpoint)
         case .dial(let request, let id): dial(link, request, id)
+        case .dialAdmin(let request, let id): dialAdmin(link, request, id)
+        case .reportRequest(let request, let path): report(link, request, path)
         case .statusRequest(let request, let kind): answer(link, request, kind)
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             preconditionFailure("decoded as a worker's message")
         }
     }

@@ -94,4 +94,13 @@ extension Node {
         }
         dials.dial(link, request, address)
     }
+
+    /// Connects to another node's admin port for a worker.
+    func dialAdmin(_ link: WorkerLink, _ request: UInt64, _ id: String) {
+        guard let address = cluster?.adminAddress(of: id), !isFrozen else {
+            link.send(.dialFailed(request: request, code: 0))
+            return
+        }
+        dials.dial(link, request, address)
+    }
 }

@@ -164,6 +164,9 @@ struct RoutingTable {
     /// The endpoints of which the worker has something.
     func endpoints(of worker: UInt32) -> Set<String> { Set((registered[worker] ?? [:]).values.map(\.endpoint)) }
 
+    /// How many agents' sessions the worker has.
+    func sessions(of worker: UInt32) -> Int { (registered[worker] ?? [:]).values.count { $0.kind != .dataConnections } }
+
     private mutating func noteLoss(_ endpoint: String, _ now: Instant) {
         lost[endpoint] = now
         losses.append((endpoint, now))

@@ -36,6 +36,8 @@ final class WorkerLink: MessageDelegate {
     private(set) var protocolVersion = ControlLimits.protocolVersion
     /// Whether the worker can be told of other nodes.
     var knowsNodes: Bool { protocolVersion >= ControlLimits.clusterVersion }
+    /// How many messages waited for the worker when the last one was sent.
+    var waitingCount: Int { messagesWaiting }
     private(set) var hasGreeted = false
     private var hasFailed = false
     /// What is to be sent by the program that takes the link over.

@@ -128,6 +128,14 @@ final class ControlClient: MessageDelegate {
             worker.admitTunnels(admits)
         case .ping(let number):
             send(.pong(number))
+        case .shed(let count):
+            worker.shed(Int(count))
+        case .reportPage(let request, let status, let bytes, let last):
+            worker.reportPage(request, status, bytes, isLast: last)
+        case .dialed(let request) where Worker.isDial(request):
+            worker.adminDialed(request, descriptors.take(.streamSocket), code: UInt32.max)
+        case .dialFailed(let request, let code) where Worker.isDial(request):
+            worker.adminDialed(request, nil, code: code)
         case .node(let id, let status, let proxy): worker.nodes.set(id, status, proxy)
         case .nodeGone(let id): worker.nodes.remove(id)
         case .dialed(let request):
@@ -138,7 +146,7 @@ final class ControlClient: MessageDelegate {
             }
         case .dialFailed(let request, _): worker.nodes.dialFailed(request)
         case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
-            .agentLeft, .pong, .dial, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }

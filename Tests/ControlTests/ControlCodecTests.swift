@@ -94,6 +94,13 @@ private let rows: [Row] = [
     Row(name: "node-gone", sender: .supervisor, message: .nodeGone(id: "node-2")),
     Row(name: "dialed", sender: .supervisor, message: .dialed(request: 1 << 33)),
     Row(name: "dial-failed", sender: .supervisor, message: .dialFailed(request: 5, code: 111)),
+    Row(name: "shed", sender: .supervisor, message: .shed(count: 3)),
+    Row(
+        name: "report-page", sender: .supervisor,
+        message: .reportPage(request: 6, status: 200, bytes: Array("[]".utf8), last: false)),
+    Row(name: "report-page-last", sender: .supervisor, message: .reportPage(request: 6, status: 404, bytes: [], last: true)),
+    Row(name: "dial-admin", sender: .worker, message: .dialAdmin(request: 7, node: "node-2")),
+    Row(name: "report-request", sender: .worker, message: .reportRequest(request: 6, path: "cluster/nodes")),
     Row(name: "dial", sender: .worker, message: .dial(request: 5, node: "node-2")),
     Row(name: "pong", sender: .worker, message: .pong(1 << 50)),
     Row(name: "move-streams", sender: .sibling, message: .moveStreams(handover: 3, count: 64)),
