@@ -118,7 +118,9 @@ let package = Package(
         tests("ReactorTests", ["Reactor", "CIOCore", "TestKit", "Memory", "Base"]),
         tests("TransportTests", ["Transport", "Reactor", "Wire", "TestKit", "Memory", "Base"]),
         tests("SupervisorTests", ["Supervisor", "Gossip", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
-        tests("WorkerTests", ["Worker", "Transport", "Reactor", "Wire", "Control", "TestKit", "Memory", "Base"]),
+        tests(
+            "WorkerTests",
+            ["Worker", "Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
         tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
         tests("DemoServiceTests", ["DemoService", "Reactor", "Memory", "Base"]),
         tests("TidyTests", []),

@@ -12,7 +12,7 @@ import Telemetry
 final class ControlClient: MessageDelegate {
     private let loop: Loop
     private let socket: MessageSocket
-    private var worker: Worker?
+    private(set) var worker: Worker?
     private var hasGreeted = false
     /// Why the worker has to end with an error.
     private(set) var failure: String?
