@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <linux/filter.h>
 #include <linux/sockios.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -114,6 +116,23 @@ int cio_socket_peer(int descriptor, struct sockaddr_storage *address, socklen_t 
 int cio_socket_name(int descriptor, struct sockaddr_storage *address, socklen_t *length) {
     *length = sizeof *address;
     return getsockname(descriptor, (struct sockaddr *)address, length) == 0 ? 0 : -errno;
+}
+
+int cio_machine_addresses(struct sockaddr_storage *addresses, uint32_t count) {
+    struct ifaddrs *list = NULL;
+    if (getifaddrs(&list) != 0) return -errno;
+    uint32_t found = 0;
+    for (const struct ifaddrs *entry = list; entry != NULL && found < count; entry = entry->ifa_next) {
+        if (entry->ifa_addr == NULL || (entry->ifa_flags & IFF_UP) == 0) continue;
+        size_t length = 0;
+        if (entry->ifa_addr->sa_family == AF_INET) length = sizeof(struct sockaddr_in);
+        if (entry->ifa_addr->sa_family == AF_INET6) length = sizeof(struct sockaddr_in6);
+        if (length == 0) continue;
+        memset(&addresses[found], 0, sizeof addresses[found]);
+        memcpy(&addresses[found++], entry->ifa_addr, length);
+    }
+    freeifaddrs(list);
+    return (int)found;
 }
 
 /* Sets a TCP option; a socket that is not TCP says EOPNOTSUPP, which is no failure here. */

@@ -38,8 +38,11 @@ enum CLIMain {
                 text = try become("piko-agent", words: invocation.path.dropFirst() + invocation.words)
             case .serverCheck:
                 text = try ServerCheck.run(invocation)
-            case .serverStatusUpstreamEndpoints:
+            case .serverStatusUpstreamEndpoints, .serverStatusClusterNodes, .serverStatusClusterNode, .serverStatusGossipNodes,
+                .serverStatusGossipNode:
                 text = try StatusCommand.run(invocation)
+            case .testCluster:
+                text = try TestCluster.run(invocation)
             case .serverInfo:
                 text = try ControlCommand.run("info", invocation)
             case .serverWorkers:

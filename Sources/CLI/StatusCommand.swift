@@ -1,29 +1,76 @@
-// `piko server status …`: asks a server's admin port over HTTP and prints the answer as YAML.
+// `piko server status …`: asks a server's admin port over HTTP and prints the answer, as YAML, JSON or a table.
 internal import Base
 internal import Config
 internal import Memory
+internal import Reactor
 internal import Telemetry
 internal import Wire
 
 enum StatusCommand {
-    /// The endpoints of a server and how many listeners each has, sorted by name.
+    /// Asks what the command is about, and prints the answer as it is wanted.
     static func run(_ invocation: Invocation) throws(CommandFailure) -> String {
-        let config = try ConfigurationFile.load(StatusConfig.self, invocation, environment: [:])
-        let path = "/status/upstream/endpoints"
+        let environment = ProgramEnvironment.variables
+        var config = try ConfigurationFile.load(StatusConfig.self, invocation, environment: environment)
+        if config.token.isEmpty, let token = environment["PIKO_TOKEN"] { config.token = token }
+        let path = try path(of: invocation)
         do throws(CommandFailure) {
-            return YAML.write(JSONAsYAML.convert(try get(path, from: config.url), isSorted: true))
+            return text(of: select(try get(path, config), config), config.output)
         } catch {
             throw CommandFailure("piko: \(config.url.settingText): \(error.message)")
         }
     }
 
-    private static func get(_ path: String, from url: ServerURL) throws(CommandFailure) -> JSONValue {
+    private static func path(of invocation: Invocation) throws(CommandFailure) -> String {
+        switch invocation.command {
+        case .serverStatusClusterNodes: return "/status/cluster/nodes"
+        case .serverStatusClusterNode: return "/status/cluster/nodes/\(try name(invocation.arguments[0]))"
+        case .serverStatusGossipNodes: return "/status/gossip/nodes"
+        case .serverStatusGossipNode: return "/status/gossip/nodes/\(try name(invocation.arguments[0]))"
+        default: return "/status/upstream/endpoints"
+        }
+    }
+
+    private static func name(_ text: String) throws(CommandFailure) -> String {
+        let isPlain = !text.isEmpty && text.utf8.allSatisfy { byte in
+            (48...57).contains(byte) || (97...122).contains(byte | 0x20) || "-._".utf8.contains(byte)
+        }
+        if !isPlain { throw CommandFailure("piko: \"\(text)\" is not a node's name") }
+        return text
+    }
+
+    /// The nodes of the wanted status, by name.
+    static func select(_ answer: JSONValue, _ config: StatusConfig) -> JSONValue {
+        guard case .array(let nodes) = answer else { return answer }
+        return .array(
+            nodes.filter { config.status.isEmpty || $0["status"]?.string == config.status }
+                .sorted { ($0["id"]?.string ?? "").utf8.lexicographicallyPrecedes(($1["id"]?.string ?? "").utf8) })
+    }
+
+    static func text(of answer: JSONValue, _ format: OutputFormat) -> String {
+        switch format {
+        case .yaml:
+            // Endpoints are sorted by name; what a node is has an order of its own.
+            return YAML.write(JSONAsYAML.convert(answer, isSorted: answer["id"] == nil && answer.array == nil))
+        case .json:
+            var text = ByteBuffer()
+            answer.write(into: &text)
+            var bytes: [UInt8] = []
+            for index in text.span.indices { bytes.append(text.span[index]) }
+            return String(decoding: bytes, as: UTF8.self) + "\n"
+        case .table: return StatusTable.write(answer, keys: "endpoint")
+        }
+    }
+
+    private static func get(_ path: String, _ config: StatusConfig) throws(CommandFailure) -> JSONValue {
+        let url = config.url
+        let query = config.forward.isEmpty ? "" : "?forward=\(config.forward)"
+        let token = config.token.isEmpty ? "" : "Authorization: Bearer \(config.token)\r\n"
         let request = """
-            GET \(url.pathPrefix)\(path) HTTP/1.1\r
+            GET \(url.pathPrefix)\(path)\(query) HTTP/1.1\r
             Host: \(url.authority)\r
             User-Agent: piko/\(BuildInfo.version)\r
             Accept: application/json\r
-            Connection: close\r
+            \(token)Connection: close\r
             \r
 
             """
@@ -34,6 +81,7 @@ enum StatusCommand {
         guard let answer = try HTTPAnswer.decode(bytes.span, hasEnded: true) else {
             throw CommandFailure("the answer is cut short")
         }
+        if answer.status == 404 { throw CommandFailure("status 404: there is no such node, or this is no server's admin port") }
         let value: JSONValue
         do throws(JSONError) {
             value = try JSONValue.parse(answer.body.span)

@@ -1,8 +1,5 @@
-// Control messages to bytes and back. docs/protocol-control.md is the specification; Tests/Golden/control holds recorded
-// bytes of each message.
-//
-// Why so strict towards our own processes: a worker parses what strangers send. Whoever takes one over must not get
-// further through the supervisor's decoder, so it bounds everything and trusts no count.
+// Control messages to bytes; ControlDecoder.swift has the way back. docs/protocol-control.md is the specification;
+// Tests/Golden/control holds recorded bytes of each message.
 
 import Base
 public import Memory
@@ -10,7 +7,9 @@ public import Memory
 /// Every bound of the protocol.
 public enum ControlLimits {
     /// The protocol's version; both ends of a connection speak the same.
-    public static let protocolVersion: UInt32 = 3
+    public static let protocolVersion: UInt32 = 4
+    /// The first version with other nodes in it.
+    public static let clusterVersion: UInt32 = 4
     /// Bytes of type, flags and length.
     public static let headerBytes = 8
     /// A whole message, header included. The kernel refuses SEQPACKET messages over some 200 KiB.
@@ -29,6 +28,16 @@ public enum ControlLimits {
     public static let valueBytesMax = 65_536
     /// Workers in a `routes` answer.
     public static let routesMax = 1_024
+    /// Other nodes in a `routes` answer.
+    public static let remotesMax = 256
+    /// Bytes of a node's identifier.
+    public static let nodeBytesMax = 256
+    /// Keys of the cluster, and bytes of one.
+    public static let clusterKeysMax = 16
+    public static let clusterKeyBytesMax = 256
+    /// Bytes of one page of a report, and of the path that asks for one.
+    public static let reportBytesMax = 65_536
+    public static let reportPathBytesMax = 512
     /// Entries of one status page.
     public static let statusEntriesMax = 256
     /// Bytes of an agent's identifier.
@@ -76,6 +85,12 @@ enum ControlType: UInt16 {
     case siblingRetires = 15
     case admitTunnels = 16
     case ping = 17
+    case node = 18
+    case nodeGone = 19
+    case dialed = 20
+    case dialFailed = 21
+    case shed = 22
+    case reportPage = 23
     case workerReady = 64
     case register = 65
     case unregister = 66
@@ -83,6 +98,9 @@ enum ControlType: UInt16 {
     case statusRequest = 68
     case drained = 69
     case pong = 70
+    case dial = 71
+    case dialAdmin = 72
+    case reportRequest = 73
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -101,23 +119,24 @@ enum ControlType: UInt16 {
     }
 }
 
-/// Flag of `statusPage`: no page follows.
-private let flagLast: UInt16 = 1
+/// Flag of `statusPage` and `reportPage`: no page follows.
+let flagLast: UInt16 = 1
 /// Flag of `move`: the bytes are in the second descriptor.
-private let flagInMemory: UInt16 = 1
+let flagInMemory: UInt16 = 1
 /// Flag of `moveData`: the connection was used.
-private let flagUsed: UInt16 = 1
+let flagUsed: UInt16 = 1
 
 // MARK: - Encoding
 
 extension ControlMessage {
     /// Appends the message's bytes. Traps when a limit is exceeded: senders check what comes from outside before.
-    public func encode(into buffer: inout ByteBuffer) {
+    /// `version`: what the receiver speaks, which may be a worker of before an upgrade; it knows nothing of other nodes.
+    public func encode(into buffer: inout ByteBuffer, version: UInt32 = ControlLimits.protocolVersion) {
         let start = buffer.count
         buffer.append(type.rawValue)
         buffer.append(flags)
         buffer.append(UInt32(0))
-        encodeBody(into: &buffer)
+        encodeBody(into: &buffer, version)
         let length = buffer.count - start
         precondition(length <= ControlLimits.messageBytesMax, "control message over its limit")
         var bytes = buffer.mutableSpan
@@ -144,6 +163,12 @@ extension ControlMessage {
         case .siblingRetires: .siblingRetires
         case .admitTunnels: .admitTunnels
         case .ping: .ping
+        case .node: .node
+        case .nodeGone: .nodeGone
+        case .dialed: .dialed
+        case .dialFailed: .dialFailed
+        case .shed: .shed
+        case .reportPage: .reportPage
         case .workerReady: .workerReady
         case .register: .register
         case .unregister: .unregister
@@ -151,6 +176,9 @@ extension ControlMessage {
         case .statusRequest: .statusRequest
         case .drained: .drained
         case .pong: .pong
+        case .dial: .dial
+        case .dialAdmin: .dialAdmin
+        case .reportRequest: .reportRequest
         case .move: .move
         case .moveData: .moveData
         case .agentLeft: .agentLeft
@@ -163,14 +191,14 @@ extension ControlMessage {
 
     private var flags: UInt16 {
         switch self {
-        case .statusPage(_, _, _, let last): last ? flagLast : 0
+        case .statusPage(_, _, _, let last), .reportPage(_, _, _, let last): last ? flagLast : 0
         case .move(_, _, _, .inMemory): flagInMemory
         case .moveData(_, _, let isUsed): isUsed ? flagUsed : 0
         default: 0
         }
     }
 
-    private func encodeBody(into buffer: inout ByteBuffer) {
+    private func encodeBody(into buffer: inout ByteBuffer, _ receiver: UInt32) {
         switch self {
         case .hello(let protocolVersion, let binaryVersion):
             buffer.append(protocolVersion)
@@ -189,23 +217,19 @@ extension ControlMessage {
             buffer.append(protocolVersion)
         case .siblingGone(let worker), .siblingRetires(let worker):
             buffer.append(worker)
-        case .routes(let endpoint, let version, let lostFor, let entries):
-            precondition(entries.count <= ControlLimits.routesMax)
+        case .routes(let endpoint, let version, let lostFor, let entries, let remote):
             buffer.append(version)
             buffer.append(lostFor ?? .max)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
-            buffer.append(UInt16(entries.count))
-            for entry in entries {
-                buffer.append(entry.worker)
-                buffer.append(entry.tunnels)
-                buffer.append(entry.directTunnels)
-                buffer.append(UInt8(entry.hasData ? 1 : 0))
-            }
+            Self.encode(entries, into: &buffer)
+            if receiver >= ControlLimits.clusterVersion { Self.encode(remote, into: &buffer) }
         case .routeChanged(let endpoint, let version):
             buffer.append(version)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
         case .registered(let tunnel), .refused(let tunnel):
             buffer.append(tunnel)
+        case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
+            encodeOfNodes(into: &buffer)
         case .statusPage(let request, let kind, let entries, _):
             precondition(entries.count <= ControlLimits.statusEntriesMax)
             buffer.append(request)
@@ -263,6 +287,58 @@ extension ControlMessage {
         }
     }
 
+    private static func encode(_ entries: [RouteEntry], into buffer: inout ByteBuffer) {
+        precondition(entries.count <= ControlLimits.routesMax)
+        buffer.append(UInt16(entries.count))
+        for entry in entries {
+            buffer.append(entry.worker)
+            buffer.append(entry.tunnels)
+            buffer.append(entry.directTunnels)
+            buffer.append(UInt8(entry.hasData ? 1 : 0))
+        }
+    }
+
+    /// What is about other nodes.
+    private func encodeOfNodes(into buffer: inout ByteBuffer) {
+        switch self {
+        case .node(let id, let status, let proxy):
+            buffer.append(status.rawValue)
+            buffer.append(proxy.bytes.span)
+            buffer.appendText(id, max: ControlLimits.nodeBytesMax)
+        case .nodeGone(let id):
+            buffer.appendText(id, max: ControlLimits.nodeBytesMax)
+        case .dialed(let request):
+            buffer.append(request)
+        case .dialFailed(let request, let code):
+            buffer.append(request)
+            buffer.append(code)
+        case .dial(let request, let node), .dialAdmin(let request, let node):
+            buffer.append(request)
+            buffer.appendText(node, max: ControlLimits.nodeBytesMax)
+        case .shed(let count):
+            buffer.append(count)
+        case .reportPage(let request, let status, let bytes, _):
+            precondition(bytes.count <= ControlLimits.reportBytesMax)
+            buffer.append(request)
+            buffer.append(status)
+            buffer.append(UInt32(bytes.count))
+            buffer.append(bytes.span)
+        case .reportRequest(let request, let path):
+            buffer.append(request)
+            buffer.appendText(path, max: ControlLimits.reportPathBytesMax)
+        default: preconditionFailure("not about other nodes")
+        }
+    }
+
+    private static func encode(_ remote: [RemoteEntry], into buffer: inout ByteBuffer) {
+        precondition(remote.count <= ControlLimits.remotesMax)
+        buffer.append(UInt16(remote.count))
+        for entry in remote {
+            buffer.append(entry.listeners)
+            buffer.appendText(entry.node, max: ControlLimits.nodeBytesMax)
+        }
+    }
+
     private func encode(_ setup: WorkerSetup, into buffer: inout ByteBuffer) {
         precondition(setup.settings.count <= ControlLimits.settingsMax)
         buffer.append(setup.index)
@@ -272,6 +348,14 @@ extension ControlMessage {
         buffer.append(setup.nodeStart)
         precondition(setup.directKey.count == ControlLimits.keyBytes)
         buffer.append(setup.directKey.span)
+        buffer.appendText(setup.nodeID, max: ControlLimits.nodeBytesMax)
+        precondition(setup.clusterKeys.count <= ControlLimits.clusterKeysMax)
+        buffer.append(UInt8(setup.clusterKeys.count))
+        for key in setup.clusterKeys {
+            precondition(!key.isEmpty && key.count <= ControlLimits.clusterKeyBytesMax)
+            buffer.append(UInt16(key.count))
+            buffer.append(key.span)
+        }
         buffer.append(UInt16(setup.settings.count))
         for setting in setup.settings {
             buffer.appendText(setting.key, max: ControlLimits.keyBytesMax)
@@ -298,275 +382,5 @@ extension ByteBuffer {
         precondition(utf8.count <= max, "control text over its limit")
         append(UInt16(utf8.count))
         append(utf8.span)
-    }
-}
-
-// MARK: - Decoding
-
-extension ControlMessage {
-    /// Reads one whole message that `sender` sent. Every byte must belong to it.
-    public static func decode(_ bytes: Span<UInt8>, from sender: ControlParty) throws(ControlError) -> ControlMessage {
-        guard bytes.count <= ControlLimits.messageBytesMax else { throw .oversized }
-        var cursor = Cursor()
-        let rawType = try cursor.u16(bytes)
-        let flags = try cursor.u16(bytes)
-        let length = Int(try cursor.u32(bytes))
-        guard length <= ControlLimits.messageBytesMax - ControlLimits.headerBytes else { throw .oversized }
-        guard bytes.count >= ControlLimits.headerBytes + length else { throw .truncated }
-        guard bytes.count == ControlLimits.headerBytes + length else { throw .trailingBytes }
-        guard let type = ControlType(rawValue: rawType) else { throw .unknownType(rawType) }
-        guard type.maySend(sender) else { throw .unexpectedType(rawType) }
-        let allowedFlags: UInt16 =
-            switch type {
-            case .statusPage: flagLast
-            case .move: flagInMemory
-            case .moveData: flagUsed
-            default: 0
-            }
-        guard flags & ~allowedFlags == 0 else { throw .invalidValue }
-        let message =
-            rawType < 64
-            ? try fromSupervisor(type, flags: flags, bytes, &cursor)
-            : try fromWorker(type, flags: flags, bytes, &cursor)
-        guard cursor.offset == bytes.count else { throw .trailingBytes }
-        return message
-    }
-
-    private static func fromSupervisor(
-        _ type: ControlType, flags: UInt16, _ bytes: Span<UInt8>, _ cursor: inout Cursor
-    ) throws(ControlError) -> ControlMessage {
-        switch type {
-        case .hello:
-            let version = try cursor.u32(bytes)
-            return .hello(protocolVersion: version, binaryVersion: try cursor.text(bytes, max: ControlLimits.versionBytesMax))
-        case .configure: return .configure(try setup(bytes, &cursor))
-        case .accepted: return try accepted(bytes, &cursor)
-        case .sibling:
-            return .sibling(
-                worker: try cursor.u32(bytes), generation: try cursor.u32(bytes), protocolVersion: try cursor.u32(bytes))
-        case .siblingGone: return .siblingGone(worker: try cursor.u32(bytes))
-        case .routes: return try routes(bytes, &cursor)
-        case .routeChanged:
-            let version = try cursor.u64(bytes)
-            return .routeChanged(endpoint: try cursor.endpoint(bytes), version: version)
-        case .registered: return .registered(tunnel: try cursor.u64(bytes))
-        case .refused: return .refused(tunnel: try cursor.u64(bytes))
-        case .statusPage: return try statusPage(last: flags & flagLast != 0, bytes, &cursor)
-        case .ready: return .ready(try cursor.truth(bytes))
-        case .retire: return .retire(milliseconds: try cursor.u64(bytes))
-        case .siblingRetires: return .siblingRetires(worker: try cursor.u32(bytes))
-        case .admitTunnels: return .admitTunnels(try cursor.truth(bytes))
-        case .ping: return .ping(try cursor.u64(bytes))
-        case .drain: return .drain(milliseconds: try cursor.u64(bytes))
-        case .shutdown: return .shutdown
-        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .move, .moveData, .agentLeft,
-            .moveStreams, .moveSession, .sessionTaken, .noMore:
-            throw .unexpectedType(type.rawValue)
-        }
-    }
-
-    private static func fromWorker(
-        _ type: ControlType, flags: UInt16, _ bytes: Span<UInt8>, _ cursor: inout Cursor
-    ) throws(ControlError) -> ControlMessage {
-        switch type {
-        case .workerReady: return .workerReady
-        case .register:
-            let tunnel = try cursor.u64(bytes)
-            guard let kind = TunnelKind(rawValue: try cursor.u8(bytes)) else { throw .invalidValue }
-            return .register(tunnel: tunnel, endpoint: try cursor.endpoint(bytes), kind: kind)
-        case .unregister:
-            let tunnel = try cursor.u64(bytes)
-            return .unregister(tunnel: tunnel, endpoint: try cursor.endpoint(bytes))
-        case .lookup: return .lookup(endpoint: try cursor.endpoint(bytes))
-        case .statusRequest:
-            let request = try cursor.u64(bytes)
-            return .statusRequest(request: request, kind: try cursor.statusKind(bytes))
-        case .drained: return .drained
-        case .pong: return .pong(try cursor.u64(bytes))
-        case .move: return try move(inMemory: flags & flagInMemory != 0, bytes, &cursor)
-        case .moveData:
-            let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
-            return .moveData(endpoint: try cursor.endpoint(bytes), agent: agent, isUsed: flags & flagUsed != 0)
-        case .agentLeft:
-            let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
-            return .agentLeft(endpoint: try cursor.endpoint(bytes), agent: agent)
-        case .moveStreams:
-            let handover = try cursor.u64(bytes)
-            let count = try cursor.u8(bytes)
-            guard (1...UInt8(ControlLimits.descriptorsMax)).contains(count) else { throw .invalidValue }
-            return .moveStreams(handover: handover, count: count)
-        case .moveSession:
-            let handover = try cursor.u64(bytes)
-            let stateBytes = try cursor.u64(bytes)
-            return .moveSession(handover: handover, endpoint: try cursor.endpoint(bytes), stateBytes: stateBytes)
-        case .sessionTaken:
-            let handover = try cursor.u64(bytes)
-            return .sessionTaken(handover: handover, isTaken: try cursor.truth(bytes))
-        case .noMore: return .noMore
-        case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
-            .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping:
-            throw .unexpectedType(type.rawValue)
-        }
-    }
-
-    private static func setup(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> WorkerSetup {
-        var setup = WorkerSetup(
-            index: try cursor.u32(bytes), generation: try cursor.u32(bytes), worker: try cursor.u32(bytes), slab: try cursor.u32(bytes),
-            nodeStart: try cursor.u64(bytes), directKey: try cursor.array(bytes, count: ControlLimits.keyBytes), settings: [])
-        let count = Int(try cursor.u16(bytes))
-        guard count <= ControlLimits.settingsMax else { throw .oversized }
-        setup.settings.reserveCapacity(count)
-        for _ in 0..<count {
-            let key = try cursor.text(bytes, max: ControlLimits.keyBytesMax)
-            let length = Int(try cursor.u32(bytes))
-            guard length <= ControlLimits.valueBytesMax else { throw .oversized }
-            setup.settings.append(Setting(key: key, value: try cursor.text(bytes, length: length)))
-        }
-        return setup
-    }
-
-    private static func accepted(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> ControlMessage {
-        let listener = try cursor.listener(bytes)
-        let count = Int(try cursor.u8(bytes))
-        guard count >= 1 else { throw .invalidValue }
-        guard count <= ControlLimits.descriptorsMax else { throw .oversized }
-        let acceptedAt = Instant(nanoseconds: try cursor.u64(bytes))
-        var peers: [PeerAddress] = []
-        peers.reserveCapacity(count)
-        for _ in 0..<count { peers.append(try cursor.peer(bytes)) }
-        return .accepted(listener: listener, acceptedAt: acceptedAt, peers: peers)
-    }
-
-    private static func routes(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> ControlMessage {
-        let version = try cursor.u64(bytes)
-        let lost = try cursor.u32(bytes)
-        let endpoint = try cursor.endpoint(bytes)
-        let count = Int(try cursor.u16(bytes))
-        guard count <= ControlLimits.routesMax else { throw .oversized }
-        var entries: [RouteEntry] = []
-        entries.reserveCapacity(count)
-        for _ in 0..<count {
-            let worker = try cursor.u32(bytes)
-            let tunnels = try cursor.u32(bytes)
-            let direct = try cursor.u32(bytes)
-            let hasData = try cursor.truth(bytes)
-            guard direct <= tunnels else { throw .invalidValue }
-            entries.append(RouteEntry(worker: worker, tunnels: tunnels, directTunnels: direct, hasData: hasData))
-        }
-        return .routes(endpoint: endpoint, version: version, lostFor: lost == .max ? nil : lost, entries: entries)
-    }
-
-    private static func statusPage(
-        last: Bool, _ bytes: Span<UInt8>, _ cursor: inout Cursor
-    ) throws(ControlError) -> ControlMessage {
-        let request = try cursor.u64(bytes)
-        let kind = try cursor.statusKind(bytes)
-        let count = Int(try cursor.u16(bytes))
-        guard count <= ControlLimits.statusEntriesMax else { throw .oversized }
-        var entries: [StatusEntry] = []
-        entries.reserveCapacity(count)
-        for _ in 0..<count {
-            let value = try cursor.u64(bytes)
-            entries.append(StatusEntry(name: try cursor.endpoint(bytes), value: value))
-        }
-        return .statusPage(request: request, kind: kind, entries: entries, last: last)
-    }
-
-    private static func move(
-        inMemory: Bool, _ bytes: Span<UInt8>, _ cursor: inout Cursor
-    ) throws(ControlError) -> ControlMessage {
-        let listener = try cursor.listener(bytes)
-        let moves = try cursor.u8(bytes)
-        let client = try cursor.peer(bytes)
-        let length = try cursor.u64(bytes)
-        if inMemory {
-            return .move(listener: listener, client: client, moves: moves, bytes: .inMemory(length))
-        }
-        guard length <= UInt64(ControlLimits.movedBytesMax) else { throw .oversized }
-        return .move(
-            listener: listener, client: client, moves: moves, bytes: .inline(try cursor.array(bytes, count: Int(length))))
-    }
-}
-
-/// A place in a message. It never moves past the end.
-private struct Cursor {
-    private(set) var offset = 0
-
-    /// The next `length` bytes.
-    mutating func take(_ length: Int, of bytes: Span<UInt8>) throws(ControlError) -> Range<Int> {
-        guard bytes.count - offset >= length else { throw .truncated }
-        defer { offset += length }
-        return offset..<(offset + length)
-    }
-
-    private mutating func number(_ bytes: Span<UInt8>, length: Int) throws(ControlError) -> UInt64 {
-        var value: UInt64 = 0
-        let range = try take(length, of: bytes)
-        for index in range { value |= UInt64(bytes[index]) << (8 * UInt64(index - range.lowerBound)) }
-        return value
-    }
-
-    mutating func array(_ bytes: Span<UInt8>, count: Int) throws(ControlError) -> [UInt8] {
-        [UInt8](copying: bytes.extracting(try take(count, of: bytes)))
-    }
-
-    mutating func u8(_ bytes: Span<UInt8>) throws(ControlError) -> UInt8 {
-        UInt8(truncatingIfNeeded: try number(bytes, length: 1))
-    }
-
-    mutating func truth(_ bytes: Span<UInt8>) throws(ControlError) -> Bool {
-        let value = try u8(bytes)
-        guard value <= 1 else { throw .invalidValue }
-        return value == 1
-    }
-
-    mutating func u16(_ bytes: Span<UInt8>) throws(ControlError) -> UInt16 {
-        UInt16(truncatingIfNeeded: try number(bytes, length: 2))
-    }
-
-    mutating func u32(_ bytes: Span<UInt8>) throws(ControlError) -> UInt32 {
-        UInt32(truncatingIfNeeded: try number(bytes, length: 4))
-    }
-
-    mutating func u64(_ bytes: Span<UInt8>) throws(ControlError) -> UInt64 {
-        try number(bytes, length: 8)
-    }
-
-    mutating func text(_ bytes: Span<UInt8>, max: Int) throws(ControlError) -> String {
-        let length = Int(try u16(bytes))
-        guard length <= max else { throw .oversized }
-        return try text(bytes, length: length)
-    }
-
-    mutating func text(_ bytes: Span<UInt8>, length: Int) throws(ControlError) -> String {
-        let range = try take(length, of: bytes)
-        do {
-            return String(copying: try UTF8Span(validating: bytes.extracting(range)))
-        } catch {
-            throw .invalidText
-        }
-    }
-
-    /// An endpoint's name: never empty.
-    mutating func endpoint(_ bytes: Span<UInt8>) throws(ControlError) -> String {
-        let name = try text(bytes, max: ControlLimits.endpointBytesMax)
-        guard !name.isEmpty else { throw .invalidValue }
-        return name
-    }
-
-    mutating func listener(_ bytes: Span<UInt8>) throws(ControlError) -> ListenerKind {
-        guard let kind = ListenerKind(rawValue: try u8(bytes)) else { throw .invalidValue }
-        return kind
-    }
-
-    mutating func statusKind(_ bytes: Span<UInt8>) throws(ControlError) -> StatusKind {
-        guard let kind = StatusKind(rawValue: try u8(bytes)) else { throw .invalidValue }
-        return kind
-    }
-
-    mutating func peer(_ bytes: Span<UInt8>) throws(ControlError) -> PeerAddress {
-        let range = try take(PeerAddress.encodedBytes, of: bytes)
-        guard let peer = PeerAddress(encoded: bytes.extracting(range)) else { throw .invalidValue }
-        return peer
     }
 }

@@ -27,9 +27,9 @@ public enum ControlMessage: Equatable, Sendable {
     case sibling(worker: UInt32, generation: UInt32, protocolVersion: UInt32)
     /// That worker ended; its socket is to be closed.
     case siblingGone(worker: UInt32)
-    /// The answer to `lookup`: the workers that hold tunnels of the endpoint. Empty: nobody does; then `lostFor` is how many
-    /// milliseconds ago the last tunnel went away, nil when that is long ago.
-    case routes(endpoint: String, version: UInt64, lostFor: UInt32?, entries: [RouteEntry])
+    /// The answer to `lookup`: the workers that hold tunnels of the endpoint, and the other nodes that do. Both empty: nobody
+    /// does; then `lostFor` is how many milliseconds ago the last tunnel went away, nil when that is long ago.
+    case routes(endpoint: String, version: UInt64, lostFor: UInt32?, entries: [RouteEntry], remote: [RemoteEntry])
     /// What is cached about the endpoint from before `version` is out of date.
     case routeChanged(endpoint: String, version: UInt64)
     /// The tunnel is in the node's routing table, and every worker was told.
@@ -53,6 +53,18 @@ public enum ControlMessage: Equatable, Sendable {
     case admitTunnels(Bool)
     /// Are you there? Answered by `pong` with the same number.
     case ping(UInt64)
+    /// Another node of the cluster, new or changed: how it is, and where its proxy port is (`none`: not known).
+    case node(id: String, status: NodeStatus, proxy: PeerAddress)
+    /// That node is not in the cluster any more.
+    case nodeGone(id: String)
+    /// The connection that was asked for by `dial`. Descriptor: its socket.
+    case dialed(request: UInt64)
+    /// There is none; `code` is the errno, 0 when there is no such node, or too many are being made.
+    case dialFailed(request: UInt64, code: UInt32)
+    /// Ask so many agents to connect anew: other nodes have fewer.
+    case shed(count: UInt32)
+    /// A part of the answer to `reportRequest`: what to say to whoever asked. `status` is that of HTTP.
+    case reportPage(request: UInt64, status: UInt16, bytes: [UInt8], last: Bool)
 
     // Worker to supervisor.
 
@@ -70,6 +82,12 @@ public enum ControlMessage: Equatable, Sendable {
     case drained
     /// The answer to `ping`.
     case pong(UInt64)
+    /// Asks for a connection to another node's proxy port: a worker can make none. Answered by `dialed` or `dialFailed`.
+    case dial(request: UInt64, node: String)
+    /// Asks for a connection to another node's admin port. Numbers are those of `dial`, and so are the answers.
+    case dialAdmin(request: UInt64, node: String)
+    /// Asks for a document about the cluster: "cluster/nodes", say.
+    case reportRequest(request: UInt64, path: String)
 
     // Worker to sibling worker.
 
@@ -113,6 +131,15 @@ public enum StatusKind: UInt8, Sendable {
     case endpoints = 1
 }
 
+/// How another node of the cluster is, as far as this one knows.
+public enum NodeStatus: UInt8, Sendable {
+    case active = 1
+    /// It is about to leave: it serves what it has, and wants nothing new.
+    case draining = 2
+    /// It has not been heard of.
+    case unreachable = 3
+}
+
 /// The configuration of a worker and its place in the node.
 public struct WorkerSetup: Equatable, Sendable {
     /// The worker's place among the workers of its generation: 0 ..< `server.workers`.
@@ -127,12 +154,16 @@ public struct WorkerSetup: Equatable, Sendable {
     public var nodeStart: UInt64
     /// The key of the credentials for data connections; all of a node's workers have the same.
     public var directKey: [UInt8]
+    /// The node's identifier in the cluster.
+    public var nodeID: String
+    /// The cluster's keys: the first one signs, all verify. Empty: the cluster has none.
+    public var clusterKeys: [[UInt8]]
     /// The effective configuration, as `Config` flattens it.
     public var settings: [Setting]
 
     public init(
         index: UInt32, generation: UInt32, worker: UInt32, slab: UInt32, nodeStart: UInt64, directKey: [UInt8],
-        settings: [Setting]
+        nodeID: String = "", clusterKeys: [[UInt8]] = [], settings: [Setting]
     ) {
         self.index = index
         self.generation = generation
@@ -140,6 +171,8 @@ public struct WorkerSetup: Equatable, Sendable {
         self.slab = slab
         self.nodeStart = nodeStart
         self.directKey = directKey
+        self.nodeID = nodeID
+        self.clusterKeys = clusterKeys
         self.settings = settings
     }
 }
@@ -170,6 +203,18 @@ public struct RouteEntry: Equatable, Sendable {
         self.tunnels = tunnels
         self.directTunnels = directTunnels
         self.hasData = hasData
+    }
+}
+
+/// Another node that holds tunnels of an endpoint.
+public struct RemoteEntry: Equatable, Sendable {
+    public var node: String
+    /// How many agents listen there.
+    public var listeners: UInt32
+
+    public init(node: String, listeners: UInt32) {
+        self.node = node
+        self.listeners = listeners
     }
 }
 
@@ -230,14 +275,15 @@ extension ControlMessage {
     /// How many descriptors must come beside this message; any other count is a broken peer.
     public var descriptorCount: Int {
         switch self {
-        case .configure, .sibling: 1
+        case .configure, .sibling, .dialed: 1
         case .accepted(_, _, let peers): peers.count
         case .move(_, _, _, .inline), .moveData: 1
         case .move(_, _, _, .inMemory), .moveSession: 2
         case .moveStreams(_, let count): Int(count)
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
             .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
-            .drained, .pong, .agentLeft, .sessionTaken, .noMore:
+            .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
+            .reportPage, .dialAdmin, .reportRequest:
             0
         }
     }

@@ -142,6 +142,9 @@ public enum FileContents {
         else { throw SystemError(code: EACCES, call: "use \(path)") }
     }
 
+    /// Removes a directory that is empty.
+    public static func removeDirectory(_ path: String) { _ = unsafe rmdir(path) }
+
     /// Removes a file; whether it was there does not matter.
     public static func remove(_ path: String) { _ = unsafe unlink(path) }
 }

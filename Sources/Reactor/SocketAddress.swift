@@ -66,9 +66,16 @@ public struct SocketAddress: Equatable, Hashable, Sendable, CustomStringConverti
         }
     }
 
-    /// Calls `body` with the address as the kernel wants it.
-    func withKernelAddress<Result>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
-        if isIPv4 {
+    /// Whether a socket is one for IPv6.
+    static func isIPv6(_ descriptor: Int32) -> Bool {
+        var storage = sockaddr_storage()
+        var length = socklen_t(0)
+        return unsafe cio_socket_name(descriptor, &storage, &length) >= 0 && Int32(storage.ss_family) == AF_INET6
+    }
+
+    /// Calls `body` with the address as the kernel wants it; `mapped`: IPv4 in the form for an IPv6 socket.
+    func withKernelAddress<Result>(mapped: Bool = false, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
+        if isIPv4, !mapped {
             var four = sockaddr_in()
             four.sin_family = sa_family_t(AF_INET)
             four.sin_port = port.bigEndian
@@ -110,6 +117,19 @@ public struct SocketAddress: Equatable, Hashable, Sendable, CustomStringConverti
         return SocketAddress(storage: storage)
     }
 
+    /// The addresses of this machine's interfaces, without ports, in the system's order.
+    public static var ofMachine: [SocketAddress] {
+        unsafe withUnsafeTemporaryAllocation(of: sockaddr_storage.self, capacity: 64) { list in
+            unsafe list.initialize(repeating: sockaddr_storage())
+            let count = unsafe Int(cio_machine_addresses(list.baseAddress!, UInt32(list.count)))
+            return (0..<max(0, count)).compactMap { index in
+                guard var address = SocketAddress(storage: unsafe list[index]) else { return nil }
+                address.port = 0
+                return address
+            }
+        }
+    }
+
     // MARK: - Eighteen bytes, for control messages
 
     /// 16 address bytes (IPv4 mapped into IPv6), then the port, all big-endian.
@@ -139,6 +159,31 @@ public struct SocketAddress: Equatable, Hashable, Sendable, CustomStringConverti
     public var host: String {
         unsafe withHostText { unsafe String(decoding: $0, as: UTF8.self) }
     }
+
+    /// From `127.0.0.1:80` or `[::1]:80`; nil when it is neither.
+    public init?(text: String) {
+        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else { return nil }
+        var host = text[..<colon]
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            host = host.dropFirst().dropLast()
+        } else if host.contains(":") {
+            return nil
+        }
+        self.init(address: String(host), port: port)
+    }
+
+    /// Whether it stands for all addresses of a machine (0.0.0.0 or ::).
+    public var isUnspecified: Bool { isIPv4 ? low & 0xffff_ffff == 0 : high == 0 && low == 0 }
+
+    /// Whether it is of those that networks use among themselves (RFC 1918, RFC 4193, 100.64.0.0/10).
+    public var isPrivate: Bool {
+        guard isIPv4 else { return high >> 57 == 0x7e }
+        let four = low & 0xffff_ffff
+        return four >> 24 == 10 || four >> 20 == 0xac1 || four >> 16 == 0xc0a8 || four >> 22 == 0x191
+    }
+
+    /// Whether it is of one link alone.
+    public var isLinkLocal: Bool { isIPv4 ? low & 0xffff_0000 == 0xa9fe_0000 : high >> 54 == 0x3fa }
 
     /// `127.0.0.1:80` or `[::1]:80`.
     public var description: String { isIPv4 ? "\(host):\(port)" : "[\(host)]:\(port)" }

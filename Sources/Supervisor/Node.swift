@@ -48,6 +48,9 @@ struct GenerationSetup {
     /// How many workers it has.
     var workers: Int { config.server.workers > 0 ? config.server.workers : System.processorCount }
 
+    /// The cluster's keys: the first one signs, all verify.
+    var clusterKeys: [[UInt8]] { config.cluster.gossip.keyBytes }
+
     var policy: SupervisorPolicy {
         SupervisorPolicy(
             gracePeriod: config.gracePeriod, shutdownDelay: config.shutdownDelay, drainTimeout: config.reload.drainTimeout,
@@ -71,6 +74,14 @@ final class Node {
     let started: UInt64
     /// Of the credentials for data connections. They end with the node, as the sessions do that they were made for.
     let directKey: [UInt8]
+    /// The node's identifier in the cluster. Set before the first worker starts.
+    var nodeID = ""
+    /// Told when the number of this node's listeners of an endpoint changed; 0: it has none any more.
+    var localCountChanged: (_ endpoint: String, _ count: UInt32) -> Void = { _, _ in }
+    /// Connections to other nodes that are being made.
+    let dials: NodeDialer
+    /// The node as a member of its cluster; nil only in a program that took a node over and could not have the gossip port.
+    var cluster: Cluster?
     var controlServer: ControlServer?
     var reloading: ReloadTask?
     /// Names are looked up for a reload.
@@ -85,6 +96,8 @@ final class Node {
     private(set) var lateSignals: [Int32] = []
     /// What the rehearsal of an upgrade tried as its worker.
     var nextWorkerProgram: HeldProgram?
+    /// Whether the program that takes over, or is gone back to, is a member of clusters.
+    var nextKnowsClusters = true
     /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
     var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
     private var clock: CallbackTimer?
@@ -95,6 +108,10 @@ final class Node {
     /// Whether the machine would have the node ready, and whether people took it out of use.
     private var mayBeReady = false
     private(set) var isOutOfUse = false
+    /// Whether the node was told to end.
+    private var isEnding = false
+    /// Workers are told to send their agents elsewhere once other nodes know.
+    private var outOfUseTimer: CallbackTimer?
     /// What the process ends with.
     private(set) var exitCode: Int32 = 0
 
@@ -120,6 +137,7 @@ final class Node {
         machine = SupervisorMachine(workers: setup.workers, policy: setup.policy)
         setups = [machine.currentGeneration: setup]
         routes = RoutingTable()
+        dials = NodeDialer(parts.loop)
         started = SystemClock.unixNanoseconds
         directKey = Random.bytes(ControlLimits.keyBytes)
         processes = ProcessTable(parts.loop, program: parts.program)
@@ -142,6 +160,7 @@ final class Node {
             workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)
         setups = [state.currentGeneration: state.setup]
         routes = RoutingTable(taking: state.tunnels, version: state.routesVersion)
+        dials = NodeDialer(parts.loop)
         started = state.started
         directKey = state.directKey
         isOutOfUse = state.isOutOfUse
@@ -173,12 +192,16 @@ final class Node {
     var isReloading: Bool { reloading != nil || isPreparing }
 
     /// Whether `/ready` says that the node is.
-    var isReady: Bool { mayBeReady && !isOutOfUse }
+    var isReady: Bool { mayBeReady && !isOutOfUse && !(cluster?.join.holdsReadiness ?? false) }
+
+    /// Whether other nodes should choose others.
+    var isLeaving: Bool { isOutOfUse || isEnding }
 
     /// Starts the workers. From here on the machine decides.
     func start(_ controlServer: ControlServer?) {
         self.controlServer = controlServer
         runClocks()
+        cluster?.start()
         handle(.begin)
     }
 
@@ -219,8 +242,20 @@ final class Node {
         switch signal {
         case ChangeSignal.reload: reload { _ in }
         case ChangeSignal.upgrade: startUpgrade(to: nil) { _ in }
-        default: handle(.terminate)
+        default: terminate()
         }
+    }
+
+    /// Ends the node in good order.
+    private func terminate() {
+        machine.announceTime = cluster?.announceTime ?? .zero
+        handle(.terminate)
+    }
+
+    /// Ends the node in good order, as one that failed.
+    func end(status: Int32) {
+        exitCode = status
+        terminate()
     }
 
     private func perform(_ action: SupervisorAction) {
@@ -231,8 +266,10 @@ final class Node {
         case .reloadFailed(let failure): reloading?.failed(failure)
         case .announceReady(let ready):
             mayBeReady = ready
-            announceReady()
+            announceReadiness()
             if !ready {
+                isEnding = true
+                cluster?.setDraining(true)
                 parts.services.stopping(status: "draining")
                 upgrade?.abandon("the node is told to end")
                 log.info(.server, "draining") {
@@ -261,13 +298,19 @@ final class Node {
             log.error(.server, "giving up: workers keep ending before they are ready; the log lines above may say why")
         case .exit(let code):
             controlServer?.close()
-            log.info(.server, "server ended")
-            exitCode = code
-            loop.stop()
+            if code != 0 { exitCode = code }
+            guard let cluster else { return ended() }
+            cluster.leave { [unowned self] in ended() }
         }
     }
 
-    private func announceReady() {
+    private func ended() {
+        log.info(.server, "server ended")
+        loop.stop()
+    }
+
+    /// Tells the workers whether the node is ready.
+    func announceReadiness() {
         for worker in processes.workers where worker.isLinked { worker.link.send(.ready(isReady)) }
     }
 
@@ -276,8 +319,18 @@ final class Node {
         guard isOut != isOutOfUse else { return }
         isOutOfUse = isOut
         log.info(.server, isOut ? "taken out of use" : "back in use")
-        announceReady()
-        for worker in processes.workers where worker.isLinked { worker.link.send(.admitTunnels(!isOut)) }
+        announceReadiness()
+        cluster?.setDraining(isLeaving)
+        outOfUseTimer = nil
+        // Other nodes choose others before an agent leaves.
+        guard isOut, let time = cluster?.announceTime, time > .zero else { return admitTunnels() }
+        let timer = CallbackTimer(loop) { [unowned self] in admitTunnels() }
+        timer.schedule(after: time)
+        outOfUseTimer = timer
+    }
+
+    private func admitTunnels() {
+        for worker in processes.workers where worker.isLinked { worker.link.send(.admitTunnels(!isOutOfUse)) }
     }
 
     private func serve() {
@@ -303,6 +356,7 @@ final class Node {
                 case .admin: $0.field("admin_addr", addresses.joined(separator: " "))
                 }
             }
+            if let cluster { $0.field("gossip_addr", cluster.gossipAddress.description) }
             $0.field("workers", setup.workers)
             if let path = controlServer?.path { $0.field("control_socket", path) }
         }
@@ -350,10 +404,11 @@ final class Node {
         process.isLinked = false
         dispatcher.workerEnded(process)
         process.link.close()
+        dials.workerEnded(worker)
         region.fold(process.slab, into: 0, isGauge: Counters.isGauge)
         slabs.free(process.slab)
         // This ends what every other worker knows of its routes; single endpoints need not be named.
-        let lost = routes.remove(worker: worker, now: loop.now)
+        let lost = removeRoutes(of: worker)
         if wasLinked {
             for other in processes.workers where other.isLinked { other.link.send(.siblingGone(worker: worker)) }
         }
@@ -407,6 +462,7 @@ final class Node {
         process.isLinked = true
         process.link.send(.ready(isReady))
         if isOutOfUse { process.link.send(.admitTunnels(false)) }
+        tellNodes(process.link)
         log.debug(.server, "worker ready") {
             $0.field("ready_worker", UInt64(process.worker))
             $0.field("pid", Int(process.child.pid))
@@ -508,7 +564,7 @@ extension Node: WorkerLinkOwner {
         guard let process = processes[link.worker], let setup = setups[process.generation] else { return }
         let message = WorkerSetup(
             index: UInt32(process.place), generation: process.generation, worker: process.worker, slab: UInt32(process.slab),
-            nodeStart: started, directKey: directKey, settings: setup.settings)
+            nodeStart: started, directKey: directKey, nodeID: nodeID, clusterKeys: setup.clusterKeys, settings: setup.settings)
         link.send(.configure(message), lending: [memory.descriptor])
     }
 
@@ -533,28 +589,31 @@ extension Node: WorkerLinkOwner {
         case .workerReady: becameReady(process)
         case .register(let tunnel, let endpoint, let kind): register(process, tunnel, endpoint, kind)
         case .unregister(let tunnel, let endpoint):
+            let before = routes.localCount(endpoint)
             let version = routes.unregister(worker: process.worker, tunnel: tunnel, endpoint: endpoint, now: loop.now)
             if let version { broadcast(endpoint, version: version) }
-        case .lookup(let endpoint):
-            let (version, entries) = routes.lookup(endpoint)
-            let lost = entries.allSatisfy { $0.tunnels == 0 } ? routes.lostFor(endpoint, now: loop.now) : nil
-            let milliseconds = lost.map { UInt32(clamping: $0.clampedNanoseconds / 1_000_000) }
-            link.send(.routes(endpoint: endpoint, version: version, lostFor: milliseconds, entries: entries))
+            tellCount(endpoint, before: before)
+        case .lookup(let endpoint): answer(link, lookup: endpoint)
+        case .dial(let request, let id): dial(link, request, id)
+        case .dialAdmin(let request, let id): dialAdmin(link, request, id)
+        case .reportRequest(let request, let path): report(link, request, path)
         case .statusRequest(let request, let kind): answer(link, request, kind)
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
-            .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .move, .moveData,
-            .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             preconditionFailure("decoded as a worker's message")
         }
     }
 
     private func register(_ process: WorkerProcess, _ tunnel: UInt64, _ endpoint: String, _ kind: TunnelKind) {
+        let before = routes.localCount(endpoint)
         switch routes.register(worker: process.worker, tunnel: tunnel, endpoint: endpoint, kind: kind) {
         case .added(let version):
             broadcast(endpoint, version: version)
+            tellCount(endpoint, before: before)
             process.link.send(.registered(tunnel: tunnel))
         case .full:
             counters.add(.refusedByLimit)
@@ -565,7 +624,7 @@ extension Node: WorkerLinkOwner {
     }
 
     /// Tells every worker that what it knows of the endpoint is out of date.
-    private func broadcast(_ endpoint: String, version: UInt64) {
+    func broadcast(_ endpoint: String, version: UInt64) {
         for worker in processes.workers where worker.isLinked { worker.link.routeChanged(endpoint, version: version) }
         publishRoutes()
     }

@@ -54,6 +54,7 @@ final class ReloadTask {
         node.reloading = nil
         outcome.generation = node.machine.currentGeneration
         node.log.change(level: setup.config.log.level, subsystems: setup.config.log.subsystems)
+        defer { node.cluster?.reconfigure(setup.config) }
         for kind in ListenerKind.allCases {
             guard let sockets = ports[kind] else { continue }
             do throws(SystemError) {
@@ -136,6 +137,11 @@ extension Node {
             outcome.changed.removeAll { $0 == "server.control_socket" }
             outcome.kept.append("server.control_socket: needs a restart")
         }
+        for key in Cluster.fixedKeys(setup.config, config) {
+            outcome.changed.removeAll { $0 == key }
+            outcome.kept.append("\(key): needs a restart")
+        }
+        config.cluster = setup.config.cluster.reloaded(with: config.cluster)
         if config.server.ioBackend != setup.config.server.ioBackend {
             outcome.kept.append("server.io_backend: the workers have it now; the supervisor needs a restart")
         }

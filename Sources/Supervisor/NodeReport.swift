@@ -39,20 +39,20 @@ extension Node {
             JSONMember("io_backend", .string(loop.backendDescription)),
             JSONMember("endpoints", .integer(Int64(routes.endpointCount))),
             JSONMember("upstreams", .integer(Int64(routes.tunnelCount))),
+            JSONMember("node_id", .string(nodeID)),
+            JSONMember("nodes", .integer(Int64((cluster?.known.count ?? 0) + 1))),
             JSONMember("listeners", listeners),
             JSONMember("workers", workers),
         ]
     }
 
     private var listeners: JSONValue {
-        .array(
-            ListenerKind.allCases.flatMap { kind in
-                ports.addresses(kind).map { address in
-                    .object([
-                        JSONMember("name", .string("\(kind.name)")), JSONMember("address", .string(address.description)),
-                    ])
-                }
-            })
+        func listener(_ name: String, _ address: SocketAddress) -> JSONValue {
+            .object([JSONMember("name", .string(name)), JSONMember("address", .string(address.description))])
+        }
+        return .array(
+            ListenerKind.allCases.flatMap { kind in ports.addresses(kind).map { listener("\(kind.name)", $0) } }
+                + (cluster.map { [listener("gossip", $0.gossipAddress)] } ?? []))
     }
 
     private var workers: JSONValue {

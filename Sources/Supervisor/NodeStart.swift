@@ -53,6 +53,12 @@ enum NodeStart {
         let signals = try watchSignals(loop, log) { node }
         let confinement = try WorkerConfinement(config, log: log)
         let ports = try bind(loop, config, surroundings.activation)
+        let gossip: GossipSockets
+        do throws(BindError) {
+            gossip = try GossipSockets.bind(loop, ports, config.cluster.gossip.bindAddress)
+        } catch {
+            throw StartError(error.description)
+        }
         let made = try orFail("counters") { () throws(SystemError) in
             try Node(
                 NodeParts(
@@ -63,6 +69,11 @@ enum NodeStart {
         }
         let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0, $1) }
         made.processes.confinement = confinement
+        do throws(SystemError) {
+            made.cluster = try Cluster(made, config, gossip)
+        } catch {
+            throw StartError("gossip: \(error)")
+        }
         node = made
         let reaper = try reapOrphans(loop, log)
         made.start(controlServer)

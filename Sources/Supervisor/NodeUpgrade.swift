@@ -30,6 +30,8 @@ enum TakeOverMode: String {
     static let rehearsalState: Int32 = 3
     static let rehearsalWorker: Int32 = 4
     static let rehearsalReport: Int32 = 5
+    /// There when the state has a cluster: the gossip core's state.
+    static let rehearsalSnapshot: Int32 = 6
 }
 
 /// An upgrade that is going on, up to the exec.
@@ -68,6 +70,11 @@ final class UpgradeTask: ChannelDelegate {
             environment: ProgramEnvironment.strings + ["\(TakeOverMode.modeVariable)=\(TakeOverMode.rehearse.rawValue)"])
         description.executable = supervisor.descriptor.raw
         description.descriptors = [state.raw, worker.descriptor.raw, theirs.raw]
+        let snapshot = try node.cluster.map { cluster throws(SystemError) in
+            try MemoryFile.make(name: "piko-cluster", holding: cluster.snapshot.span).take()
+        }
+        defer { if let snapshot { _ = OwnedDescriptor(snapshot) } }
+        if let snapshot { description.descriptors.append(snapshot) }
         description.diesWithParent = true
         child = try ChildProcess.spawn(node.loop, description) { [weak self] status in self?.childEnded(status) }
         let timer = CallbackTimer(node.loop) { [unowned self] in
@@ -107,6 +114,7 @@ final class UpgradeTask: ChannelDelegate {
                 $0.field("new_version", json?["version"]?.string ?? "?")
             }
             node.nextWorkerProgram = worker
+            node.nextKnowsClusters = json?["clusters"] == .bool(true)
             node.replace(with: supervisor.description, .upgrade)
         } else if let reason = json?["error"]?.string {
             fail("the new program can't take over: \(reason)")
@@ -189,6 +197,7 @@ extension Node {
             settings: setup.config.flattened, counters: memory.descriptor,
             supervisorProgram: parts.own.description, workerProgram: parts.program.description)
         state.tunnels = routes.tunnels
+        state.cluster = cluster?.taken
         state.workers = processes.workers.filter(\.isLinked).map { process in
             TakenState.Worker(
                 worker: process.worker, generation: process.generation, place: process.place, slab: process.slab,
@@ -255,9 +264,13 @@ extension Node {
             // Those of a worker that does not come along end with it.
             let taken = Set(state.workers.map(\.worker))
             state.tunnels.removeAll { !taken.contains($0.worker) }
-            Self.execute(
-                program, mode, reason, state, arguments: parts.invocation.words,
-                environment: Self.inherited(parts.serviceSettings, startedAs: parts.startedAs))
+            // Last, as other nodes should hear of this one.
+            detachCluster { [self] cluster in
+                state.cluster = cluster
+                Self.execute(
+                    program, mode, reason, state, arguments: parts.invocation.words,
+                    environment: Self.inherited(parts.serviceSettings, startedAs: parts.startedAs))
+            }
         }
         // A worker that hangs does not hold the others up; it is lost anyway.
         let timer = CallbackTimer(loop) {
@@ -285,6 +298,22 @@ extension Node {
             process.child.signal(EndSignal.kill)
         }
         if left == 0 { finish() }
+    }
+
+    /// Takes the gossip port out of the loop. Without memory for the core's state the next program joins anew. For a program that
+    /// knows nothing of clusters this is the end of the membership.
+    private func detachCluster(_ done: @escaping (TakenState.Cluster?) -> Void) {
+        guard let cluster else { return done(nil) }
+        guard nextKnowsClusters else { return cluster.leave { done(nil) } }
+        cluster.detach { taken, snapshot in
+            guard var taken else { return done(nil) }
+            guard let file = try? MemoryFile.make(name: "piko-cluster", holding: snapshot.span) else {
+                for descriptor in [taken.datagrams, taken.listener] { _ = OwnedDescriptor(descriptor) }
+                return done(nil)
+            }
+            taken.snapshot = file.take()
+            done(taken)
+        }
     }
 
     private static let freezeMax = Duration.seconds(10)

@@ -5,6 +5,8 @@
 // that a worker can take back only what it brought, and so that all of a dead worker's are known. The data connections that a
 // worker holds for an endpoint are one entry together, however many they are: they come and go with every client.
 //
+// What other nodes have is beside it, in `remote`.
+//
 // Invariants: an endpoint is in the table exactly when a worker has something of it; the sum of a route's counts is the
 // number of its tunnels; versions only grow.
 
@@ -52,6 +54,8 @@ struct RoutingTable {
     }
 
     private let limits: RoutingLimits
+    /// What other nodes of the cluster have.
+    var remote = RemoteRoutes()
     private var routes: [String: Route] = [:]
     /// What each worker registered.
     private var registered: [UInt32: [UInt64: Registered]] = [:]
@@ -131,6 +135,37 @@ struct RoutingTable {
         // Data connections outlive their agent's session by a moment; it is as good as gone.
         if known.kind != .dataConnections, route.entries.allSatisfy({ $0.tunnels == 0 }) { noteLoss(known.endpoint, now) }
     }
+
+    /// Notes that no other node has the endpoint any more. It is lost when this one has no session of it either.
+    mutating func noteRemoteLoss(_ endpoint: String, now: Instant) {
+        if routes[endpoint]?.entries.allSatisfy({ $0.tunnels == 0 }) ?? true { noteLoss(endpoint, now) }
+    }
+
+    /// Counts a change of what other nodes have; the version of the route now.
+    mutating func noteRemoteChange() -> UInt64 {
+        version += 1
+        return version
+    }
+
+    /// How many agents listen here, as other nodes are told: sessions, or, when there are none, that there are data connections.
+    func localCount(_ endpoint: String) -> UInt32 {
+        guard let route = routes[endpoint] else { return 0 }
+        return Self.localCount(route)
+    }
+
+    private static func localCount(_ route: Route) -> UInt32 {
+        let sessions = route.entries.reduce(0) { $0 &+ $1.tunnels }
+        return sessions > 0 ? sessions : route.entries.contains { $0.hasData } ? 1 : 0
+    }
+
+    /// Every endpoint of this node with its `localCount`.
+    var localCounts: [(endpoint: String, count: UInt32)] { routes.map { ($0.key, Self.localCount($0.value)) } }
+
+    /// The endpoints of which the worker has something.
+    func endpoints(of worker: UInt32) -> Set<String> { Set((registered[worker] ?? [:]).values.map(\.endpoint)) }
+
+    /// How many agents' sessions the worker has.
+    func sessions(of worker: UInt32) -> Int { (registered[worker] ?? [:]).values.count { $0.kind != .dataConnections } }
 
     private mutating func noteLoss(_ endpoint: String, _ now: Instant) {
         lost[endpoint] = now

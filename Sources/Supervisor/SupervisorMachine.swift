@@ -184,6 +184,8 @@ struct SupervisorMachine {
     private var coming: UInt32?
     private var nextGeneration: UInt32
     private(set) var nextWorker: UInt32 = 1
+    /// The time that other nodes need to hear that this one drains; nothing is closed before.
+    var announceTime = Duration.zero
     private var exitCode: Int32 = 0
 
     /// A node that is to be started.
@@ -534,8 +536,9 @@ struct SupervisorMachine {
             failReload(.abandoned, now, &actions)
             let policy = currentPolicy
             actions.append(.announceReady(false))
-            if policy.shutdownDelay > .zero {
-                phase = .delaying(until: now + policy.shutdownDelay)
+            let delay = max(policy.shutdownDelay, announceTime)
+            if delay > .zero {
+                phase = .delaying(until: now + delay)
             } else {
                 drain(now, &actions)
             }

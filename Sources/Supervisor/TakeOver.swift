@@ -6,6 +6,7 @@
 import Base
 import Config
 import Control
+import Gossip
 import Memory
 import Reactor
 import Telemetry
@@ -43,7 +44,7 @@ struct TakeOver {
         return state
     }
 
-    private static let bytesMax = 268_435_456
+    static let bytesMax = 268_435_456
 
     // MARK: Rehearsal
 
@@ -53,7 +54,9 @@ struct TakeOver {
         var status: Int32 = 0
         do {
             try Rehearsal.run(try invocation(), try state())
-            JSONValue.object([JSONMember("ok", .bool(true)), JSONMember("version", .string(BuildInfo.version))]).write(into: &report)
+            JSONValue.object([
+                JSONMember("ok", .bool(true)), JSONMember("version", .string(BuildInfo.version)), JSONMember("clusters", .bool(true)),
+            ]).write(into: &report)
         } catch {
             JSONValue.object([JSONMember("error", .string("\(error)"))]).write(into: &report)
             status = 1
@@ -76,6 +79,11 @@ private final class Rehearsal: WorkerLinkOwner {
     static func run(_ invocation: Invocation, _ state: TakenState) throws {
         let config = try ServerConfig(invocation, environment: ProgramEnvironment.variables, read: FileContents.read)
         _ = RoutingTable(taking: state.tunnels, version: state.routesVersion)
+        if state.cluster != nil {
+            _ = try GossipMachine(
+                snapshot: try Node.clusterSnapshot(TakeOverMode.rehearsalSnapshot), configuration: Cluster.configuration(config.cluster),
+                seed: 1, now: SystemClock.now)
+        }
         let loop = try NodeStart.makeLoop(config)
         SignalSource.ignorePipeSignal()
         let rehearsal = try Rehearsal(config)
@@ -144,13 +152,14 @@ extension Node {
                 lost.append(taken.worker)
             }
         }
-        for worker in lost { routes.remove(worker: worker, now: loop.now) }
+        for worker in lost { removeRoutes(of: worker) }
         // What workers counted that did not come along (most were not READY yet) is kept.
         for slab in 1..<region.slabCount where region.slab(slab).owner != nil && slabs.take(slab) {
             region.fold(slab, into: 0, isGauge: Counters.isGauge)
             slabs.free(slab)
         }
         publishRoutes()
+        takeUpCluster(state)
         try ports.accept(dispatcher, counters: counters, log: log)
         workersChanged()
         runClocks()
@@ -159,6 +168,35 @@ extension Node {
         handle(.begin)
         for taken in state.workers where taken.hasDrained { handle(.workerDrained(taken.worker)) }
         dispatcher.take(waiting: state.waiting)
+    }
+
+    /// Goes on as the same member of the cluster, or, after a program that knew of none, begins as one.
+    private func takeUpCluster(_ state: TakenState) {
+        let config = state.setup.config
+        do {
+            if let taken = state.cluster {
+                let sockets = GossipSockets(
+                    datagrams: OwnedDescriptor(taken.datagrams), listener: OwnedDescriptor(taken.listener))
+                let snapshot = (try? Self.clusterSnapshot(taken.snapshot)) ?? []
+                _ = OwnedDescriptor(taken.snapshot)
+                cluster = try Cluster(self, config, sockets, taking: taken, snapshot: snapshot)
+            } else {
+                cluster = try Cluster(self, config, try GossipSockets.bind(loop, ports, config.cluster.gossip.bindAddress))
+            }
+            cluster?.start()
+        } catch {
+            log.error(.cluster, "this node is in no cluster until it is restarted") { $0.field("err", "\(error)") }
+        }
+    }
+
+    static func clusterSnapshot(_ descriptor: Int32) throws(StateError) -> [UInt8] {
+        var bytes = ByteBuffer()
+        do throws(SystemError) {
+            try MemoryFile.read(descriptor, bytesMax: TakeOver.bytesMax, into: &bytes)
+        } catch {
+            throw StateError("cannot read the cluster's state: \(error)")
+        }
+        return [UInt8](copying: bytes.span)
     }
 
     private func adopt(_ taken: TakenState.Worker, _ socket: consuming OwnedDescriptor) throws(SystemError) {
@@ -177,6 +215,7 @@ extension Node {
         process.isJoined = true
         process.isServing = taken.generation == machine.currentGeneration
         processes.add(process)
+        tellNodes(link)
     }
 
     /// Answers those who wait for the outcome: at once when the node was taken back, else when workers of this program serve.
@@ -190,6 +229,7 @@ extension Node {
         }
         log.info(.server, "took the node over") { $0.field("from_version", state.writtenBy) }
         programsBefore = (before, workersBefore)
+        nextKnowsClusters = state.cluster != nil
         let goBack = { [unowned self] (reason: String) in
             replace(with: before.description, .back, reason: reason)
         }

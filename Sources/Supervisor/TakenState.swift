@@ -53,6 +53,18 @@ struct TakenState {
         var peer: [UInt8] = []
     }
 
+    /// The node as a member of its cluster: the sockets of the gossip port, and a memory file with the gossip core's state.
+    struct Cluster: Equatable {
+        var nodeID: String
+        var datagrams: Int32
+        var listener: Int32
+        var snapshot: Int32
+        var hasJoined: Bool
+        var isDraining: Bool
+
+        var descriptors: [Int32] { [datagrams, listener, snapshot] }
+    }
+
     /// A program that can be executed.
     struct Program: Equatable {
         var path: String
@@ -73,6 +85,7 @@ struct TakenState {
     var waiting: [Socket] = []
     /// The control socket: its path and descriptor.
     var control: Program?
+    var cluster: Cluster?
     /// Connections to the control socket that wait for the outcome.
     var askers: [Int32] = []
     var counters: Int32
@@ -89,13 +102,15 @@ struct TakenState {
 
     /// The configuration in force, as far as this program understands it.
     var setup: GenerationSetup {
-        GenerationSetup((try? ServerConfig(flattened: settings)) ?? ServerConfig())
+        let known = Set(ServerConfig.keys.map(\.path))
+        return GenerationSetup((try? ServerConfig(flattened: settings.filter { known.contains($0.0) })) ?? ServerConfig())
     }
 
     /// Every descriptor that must stay open.
     var descriptors: [Int32] {
         workers.map(\.link) + listeners.map(\.descriptor) + waiting.map(\.descriptor) + askers
-            + [counters, supervisorProgram.descriptor, workerProgram.descriptor] + (control.map { [$0.descriptor] } ?? []) + (nextWorkerProgram.map { [$0.descriptor] } ?? [])
+            + [counters, supervisorProgram.descriptor, workerProgram.descriptor] + (control.map { [$0.descriptor] } ?? [])
+            + (cluster?.descriptors ?? []) + (nextWorkerProgram.map { [$0.descriptor] } ?? [])
     }
 
     /// The same with copies of all descriptors.
@@ -121,6 +136,12 @@ struct TakenState {
         if var control = copy.control {
             try duplicate(&control.descriptor)
             copy.control = control
+        }
+        if var cluster = copy.cluster {
+            try duplicate(&cluster.datagrams)
+            try duplicate(&cluster.listener)
+            try duplicate(&cluster.snapshot)
+            copy.cluster = cluster
         }
         if var next = copy.nextWorkerProgram {
             try duplicate(&next.descriptor)
@@ -197,6 +218,16 @@ struct TakenState {
         if let nextWorkerProgram { members.append(JSONMember("next_worker_program", program(nextWorkerProgram))) }
         if !signals.isEmpty { members.append(JSONMember("signals", .array(signals.map { number($0) }))) }
         if let control { members.append(JSONMember("control", program(control))) }
+        if let cluster {
+            members.append(
+                JSONMember(
+                    "cluster",
+                    .object([
+                        JSONMember("node_id", .string(cluster.nodeID)), JSONMember("datagrams", number(cluster.datagrams)),
+                        JSONMember("listener", number(cluster.listener)), JSONMember("snapshot", number(cluster.snapshot)),
+                        JSONMember("joined", .bool(cluster.hasJoined)), JSONMember("draining", .bool(cluster.isDraining)),
+                    ])))
+        }
         return .object(members)
     }
 
@@ -265,6 +296,7 @@ struct TakenState {
         workerProgram = try Self.program(try fields.object("worker_program"))
         if json["next_worker_program"] != nil { nextWorkerProgram = try Self.program(try fields.object("next_worker_program")) }
         if json["control"] != nil { control = try Self.program(try fields.object("control")) }
+        if json["cluster"] != nil { cluster = try Self.cluster(try fields.object("cluster"), json["cluster"]) }
         signals = Self.signals(json)
         for element in try fields.list("workers") { workers.append(try Self.worker(element)) }
         for element in try fields.list("listeners") { listeners.append(try Self.socket(Fields(element))) }
@@ -283,6 +315,13 @@ struct TakenState {
 
     private static func program(_ fields: Fields) throws(StateError) -> Program {
         Program(path: try fields.text("path"), descriptor: try fields.number("descriptor"))
+    }
+
+    private static func cluster(_ fields: Fields, _ json: JSONValue?) throws(StateError) -> Cluster {
+        Cluster(
+            nodeID: try fields.text("node_id"), datagrams: try fields.number("datagrams"), listener: try fields.number("listener"),
+            snapshot: try fields.number("snapshot"), hasJoined: json?["joined"] == .bool(true),
+            isDraining: json?["draining"] == .bool(true))
     }
 
     private static func socket(_ fields: Fields) throws(StateError) -> Socket {

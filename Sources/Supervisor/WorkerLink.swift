@@ -34,6 +34,10 @@ final class WorkerLink: MessageDelegate {
     private var scratch = ByteBuffer()
     /// The version of the control protocol that the worker speaks; known once it greeted.
     private(set) var protocolVersion = ControlLimits.protocolVersion
+    /// Whether the worker can be told of other nodes.
+    var knowsNodes: Bool { protocolVersion >= ControlLimits.clusterVersion }
+    /// How many messages waited for the worker when the last one was sent.
+    var waitingCount: Int { messagesWaiting }
     private(set) var hasGreeted = false
     private var hasFailed = false
     /// What is to be sent by the program that takes the link over.
@@ -126,7 +130,7 @@ final class WorkerLink: MessageDelegate {
     func trySend(_ message: ControlMessage, _ descriptors: [Int32], taking: Bool) -> Bool {
         guard isHolding || socket.isOpen, !hasFailed else { return false }
         scratch.removeAll()
-        message.encode(into: &scratch)
+        message.encode(into: &scratch, version: protocolVersion)
         if isHolding {
             guard descriptors.isEmpty else { return false }
             held.append([UInt8](copying: scratch.span))

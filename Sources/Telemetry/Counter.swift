@@ -117,6 +117,21 @@ public enum Counter: Int, CaseIterable, Sendable {
     /// Worker processes that could not be started: no descriptors, no processes, no memory.
     case workerStartFailures = 51
 
+    // Requests between nodes. 64 … 79 are for them.
+
+    /// Requests sent to another node.
+    case remoteRequests = 64
+    /// Requests that another node sent here.
+    case nodeRequests = 65
+    /// Those of them that were declined: there is no tunnel here.
+    case nodeRequestsDeclined = 66
+    /// Requests that said to come from a node and could not prove it.
+    case nodeProofsRefused = 67
+    /// Gauge: connections to other nodes' proxy ports.
+    case nodeConnectionsOpen = 68
+    /// Connections to other nodes that could not be made.
+    case nodeDialFailures = 69
+
     /// Whether the number is a state, which ends with its process.
     public var isGauge: Bool { description.kind == .gauge }
 }
@@ -252,6 +267,32 @@ extension Counter {
         case .pumpBytesCopied, .pumpBytesSpliced, .pipeShortages, .pumpsOpen, .pipesOpen, .dataConnectionsOpen, .dataStreams,
             .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused, .sessionsMoved, .reconnectWaits:
             carriageDescription
+        case .remoteRequests, .nodeRequests, .nodeRequestsDeclined, .nodeProofsRefused, .nodeConnectionsOpen, .nodeDialFailures:
+            nodesDescription
+        }
+    }
+
+    private var nodesDescription: CounterDescription {
+        switch self {
+        case .remoteRequests:
+            .init(name: "piko_upstreams_remote_requests_total", kind: .counter, help: "Requests sent to another node.")
+        case .nodeRequests:
+            .init(name: "piko_proxy_node_requests_total", kind: .counter, help: "Requests that another node sent here.")
+        case .nodeRequestsDeclined:
+            .init(
+                name: "piko_proxy_node_requests_declined_total", kind: .counter,
+                help: "Requests of other nodes that no upstream of this node serves.")
+        case .nodeProofsRefused:
+            .init(
+                name: "piko_proxy_node_proofs_refused_total", kind: .counter,
+                help: "Requests that claimed to come from another node without proof.")
+        case .nodeConnectionsOpen:
+            .init(name: "piko_proxy_node_connections", kind: .gauge, help: "Connections to other nodes, in use or kept.")
+        case .nodeDialFailures:
+            .init(
+                name: "piko_proxy_node_dial_failures_total", kind: .counter,
+                help: "Connections to other nodes that could not be made.")
+        default: preconditionFailure("a counter without a description")
         }
     }
 

@@ -3,7 +3,15 @@
 
 import Memory
 
-enum Timestamp {
+/// Times of day as text.
+public enum Timestamp {
+    /// `2026-11-22T10:11:12.345Z`.
+    public static func text(unixNanoseconds: UInt64) -> String {
+        var buffer = ByteBuffer()
+        append(unixNanoseconds: unixNanoseconds, into: &buffer)
+        return String(decoding: [UInt8](copying: buffer.span), as: UTF8.self)
+    }
+
     /// Appends `2026-11-22T10:11:12.345Z`.
     static func append(unixNanoseconds: UInt64, into buffer: inout ByteBuffer) {
         let milliseconds = unixNanoseconds / 1_000_000

@@ -17,18 +17,18 @@ extension HTTPConnection {
 
     /// Sends the routed request to `upstream` and carries the exchange.
     ///
-    /// `verbatim`: what only we may read goes along, and the client's address is not appended: for another process of ours
-    /// that serves the request in our place.
-    public final func proceed(with upstream: HTTPUpstream, verbatim: Bool = false) {
+    /// `passage`: for whom it is.
+    public final func proceed(with upstream: HTTPUpstream, as passage: Passage = .service) {
         precondition(state == .routing, "proceed outside of routing")
         state = .exchanging
         self.upstream = upstream
         upstream.connection = self
-        isVerbatim = verbatim
+        self.passage = passage
+        keepsBody = passage.mayBeDeclined && !requestBody.isDone && !bodyWasSent
         summary.attempts += 1
         lastProgress = context.loop.now
         let isDoubtful = upstream.beginExchange()
-        writeRequestHead(to: upstream, verbatim: verbatim)
+        writeRequestHead(to: upstream)
         sendWaitingBody()
         guard state == .exchanging else { return }
         upstream.channel.resumeReading()
@@ -41,15 +41,27 @@ extension HTTPConnection {
         }
     }
 
-    private func writeRequestHead(to upstream: HTTPUpstream, verbatim: Bool) {
+    private func writeRequestHead(to upstream: HTTPUpstream) {
         var rewrite = RequestRewrite()
+        let settings = context.settings
+        rewrite.keepsAuthorization = settings.keepsAuthorization
+        rewrite.keepsEndpoint = settings.keepsEndpoint
+        switch passage {
+        case .service, .serviceAfterNode:
+            rewrite.client = passage == .service ? clientHost : []
+            rewrite.forward = settings.marksForwarded
+        case .sibling:
+            rewrite.keepsAuthorization = true
+            rewrite.keepsEndpoint = true
+            rewrite.keepsNode = true
+        case .node(let fields):
+            rewrite.client = clientHost
+            rewrite.keepsEndpoint = true
+            rewrite.fields = fields
+        }
         rewrite.connection = wantsUpgrade ? .upgrade : .keepAlive
         rewrite.framing = requestFraming
-        rewrite.client = verbatim ? [] : clientHost
-        rewrite.forward = context.settings.marksForwarded && !verbatim
-        rewrite.keepsAuthorization = context.settings.keepsAuthorization || verbatim
-        rewrite.keepsEndpoint = context.settings.keepsEndpoint || verbatim
-        rewrite.targetPrefix = context.settings.targetPrefix
+        rewrite.targetPrefix = settings.targetPrefix
         HeadWriter.writeRequest(head, input.span.extracting(0..<head.length), rewrite: rewrite, into: &context.scratch)
         context.flush(to: upstream.channel)
     }
@@ -69,10 +81,36 @@ extension HTTPConnection {
         }
         swap(&waiting, &input)
         inputOffset += used
-        if inputOffset == input.count {
-            input.truncate(to: head.length)
-            inputOffset = head.length
-        }
+        if keepsBody { boundKeptBody() } else if inputOffset == input.count { dropHandledInput() }
+    }
+
+    private func dropHandledInput() {
+        input.truncate(to: head.length)
+        inputOffset = head.length
+    }
+
+    private func boundKeptBody() {
+        if inputOffset - head.length > context.settings.replayBytesMax { forgetBody() }
+    }
+
+    /// The body can't be sent again.
+    final func forgetBody() {
+        guard keepsBody else { return }
+        keepsBody = false
+        if inputOffset == input.count { dropHandledInput() }
+    }
+
+    /// Makes ready to send the body from its beginning; false when some of it is gone.
+    private func rewindBody() -> Bool {
+        guard bodyWasSent else { return true }
+        guard keepsBody else { return false }
+        keepsBody = false
+        inputOffset = head.length
+        requestBody = Body(requestFraming)
+        requestChunks.reset()
+        summary.requestBodyBytes = 0
+        bodyWasSent = false
+        return true
     }
 
     /// Bytes from the client during an exchange.
@@ -83,6 +121,11 @@ extension HTTPConnection {
         }
         do {
             let used = try forwardBody(bytes)
+            if keepsBody, state == .exchanging {
+                input.append(bytes.extracting(0..<used))
+                inputOffset = input.count
+                boundKeptBody()
+            }
             if used < bytes.count { keep(bytes.extracting(used..<bytes.count)) }
         } catch {
             badRequestBody(error)
@@ -196,7 +239,7 @@ extension HTTPConnection {
     /// Bytes from the upstream.
     final func responseReceived(_ bytes: Span<UInt8>, from upstream: HTTPUpstream) {
         guard state == .exchanging, self.upstream === upstream else { return }
-        if isVerbatim, responseState == .head, upstream.input.isEmpty, bytes.count > 0, bytes[0] == Self.declinedMark {
+        if passage == .sibling, responseState == .head, upstream.input.isEmpty, bytes.count > 0, bytes[0] == Self.declinedMark {
             declined()
             return
         }
@@ -240,6 +283,9 @@ extension HTTPConnection {
             }
             if upstream.head.status < 200 {
                 forwardInterim(head, upstream)
+            } else if case .node = passage, upstream.head.status == 502, upstream.head.contains(.xPikoNode) {
+                declined(keeping: upstream.head.contentLength == 0)
+                return bytes.count
             } else {
                 try beginResponse(head, upstream)
             }
@@ -286,6 +332,7 @@ extension HTTPConnection {
         if head.expectContinue && !requestBody.isDone { keepsAlive = false }
         if inputEnded && !hasMoreInput { keepsAlive = false }
         hasResponded = true
+        forgetBody()
         summary.status = upstream.head.status
         willRespond(status: upstream.head.status, head: upstream.head, bytes: bytes)
         var rewrite = ResponseRewrite()
@@ -365,8 +412,7 @@ extension HTTPConnection {
             cut()
             return
         }
-        let repeatable = head.method.isIdempotent && !bodyWasSent
-            && summary.attempts < context.settings.attemptsMax
+        let repeatable = head.method.isIdempotent && summary.attempts < context.settings.attemptsMax && rewindBody()
         state = .routing
         setTimer(after: .zero)
         if upstreamBroke(repeatable: repeatable) { return }
@@ -376,20 +422,40 @@ extension HTTPConnection {
     /// What a process of ours answers to another that sent it a request which it can't serve. No response begins with it.
     static let declinedMark: UInt8 = 0x15
 
-    /// Answers the routed request, which another process of ours sent `verbatim`, with the word that it is not served here and
-    /// was not tried.
+    /// Answers the routed request, which another process of ours sent, with the word that it is not served here and was not
+    /// tried.
     public final func decline() {
         let mark: InlineArray<1, UInt8> = [Self.declinedMark]
         channel.write(mark.span)
         close()
     }
 
-    /// Another process has not tried the request.
-    private func declined() {
-        discardUpstream()
+    /// The same to another node of ours, whose connection goes on.
+    public final func declineForNode() {
+        respond(status: 502, contentType: "application/json", fields: "x-piko-node: declined\r\n", body: Span())
+    }
+
+    /// Another process or node has not tried the request. `keeping`: its connection is good for the next one.
+    private func declined(keeping: Bool = false) {
+        if keeping, requestBody.isDone, requestPumpedBefore == nil, let upstream, upstream.head.isPersistent {
+            self.upstream = nil
+            upstream.release()
+        } else {
+            discardUpstream()
+        }
+        let isWhole = rewindBody()
         state = .routing
         setTimer(after: .zero)
-        if bodyWasSent || !upstreamDeclined() { respondError(status: 502, "upstream unreachable") }
+        if !isWhole || !upstreamDeclined() { respondError(status: 502, "upstream unreachable") }
+    }
+
+    /// The upstream connection is of no more use, as somebody else found out: a request that waits on it for an answer, and may be
+    /// sent again, is.
+    final func upstreamGivenUp(_ upstream: HTTPUpstream) {
+        guard state == .exchanging, self.upstream === upstream, responseState == .head, head.method.isIdempotent,
+            !bodyWasSent || keepsBody
+        else { return }
+        upstreamLost()
     }
 
     private func badResponse() {

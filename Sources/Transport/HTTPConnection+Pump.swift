@@ -35,6 +35,7 @@ extension HTTPConnection {
             let before = client.pumpedBytes
             if client.pump(to: service, length: left) {
                 requestPumpedBefore = before
+                forgetBody()
                 resumeClient()
             }
         }

@@ -90,8 +90,10 @@ open class HTTPConnection: ChannelDelegate {
     final var inputEnded = false
     /// Whether any of the request's body went to an upstream: it can't be sent again then.
     final var bodyWasSent = false
-    /// Whether the request went to another process of ours.
-    final var isVerbatim = false
+    /// For whom the request was written.
+    final var passage = Passage.service
+    /// Whether what was sent of the request's body stands in `input`, before `inputOffset`, for the case that it is declined.
+    final var keepsBody = false
     final var isReadPaused = false
     /// While a pump carries the rest of a body, what its source's pumps had taken before.
     final var requestPumpedBefore: UInt64?
@@ -167,8 +169,8 @@ open class HTTPConnection: ChannelDelegate {
     /// `moveAway` or `moveSoon` is done: the socket and every byte read from it that was not yet served.
     open func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {}
 
-    /// Another process of ours, to which a request was sent `verbatim`, could not serve it and has not tried; true means that
-    /// the subclass routes it again, as in `requestArrived`.
+    /// Another process or node of ours could not serve the request and has not tried; true means that the subclass routes it
+    /// again, as in `requestArrived`.
     open func upstreamDeclined() -> Bool { false }
 
     /// The decision about the routed request takes a while: when it takes longer than the response's head may, the request is
@@ -403,6 +405,7 @@ open class HTTPConnection: ChannelDelegate {
         lastProgress = context.loop.now
         hasResponded = false
         bodyWasSent = false
+        keepsBody = false
         responseState = .head
         requestPumpedBefore = nil
         responsePumpedBefore = nil

@@ -32,10 +32,32 @@ public struct HTTPSettings: Sendable {
     public var keepsEndpoint = false
     /// The least of a body that is left to a pump between two sockets.
     public var pumpBytesMin: UInt64 = 65_536
+    /// The most of a request's body that is kept while another process or node of ours may still say that it does not serve it.
+    public var replayBytesMax = 65_536
     /// Put in front of the path of every forwarded request; no slash at its end.
     public var targetPrefix: [UInt8] = []
 
     public init() {}
+}
+
+/// For whom a request is written.
+public enum Passage: Equatable, Sendable {
+    /// The service, or what leads to it.
+    case service
+    /// The same, but the client's address stands in the request already: another node of ours wrote it.
+    case serviceAfterNode
+    /// Another process of this node, which serves the request in our place: what only we may read goes along.
+    case sibling
+    /// Another node of ours, with field lines that say so.
+    case node([UInt8])
+
+    /// Whether whoever gets it may say that it was not tried.
+    var mayBeDeclined: Bool {
+        switch self {
+        case .sibling, .node: true
+        case .service, .serviceAfterNode: false
+        }
+    }
 }
 
 /// Shared by the HTTP connections of one loop.

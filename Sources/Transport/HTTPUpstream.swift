@@ -80,6 +80,18 @@ open class HTTPUpstream: ChannelDelegate {
         return stream.acknowledgedBytes == before
     }
 
+    /// Its peer is not there any more, as somebody else found out: one that waits is closed, and a request that may be sent again
+    /// is.
+    public final func giveUp() {
+        if let connection {
+            retires = true
+            connection.upstreamGivenUp(self)
+        } else if !isDead {
+            pool?.remove(self)
+            close()
+        }
+    }
+
     /// Ends the connection if it waits; one in use ends with its exchange.
     public final func closeIfIdle() {
         if isIdle { close() }

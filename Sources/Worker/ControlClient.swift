@@ -12,7 +12,7 @@ import Telemetry
 final class ControlClient: MessageDelegate {
     private let loop: Loop
     private let socket: MessageSocket
-    private var worker: Worker?
+    private(set) var worker: Worker?
     private var hasGreeted = false
     /// Why the worker has to end with an error.
     private(set) var failure: String?
@@ -103,9 +103,9 @@ final class ControlClient: MessageDelegate {
             worker.siblings.gone(id)
             worker.routes.siblingGone(id)
             worker.retirement?.siblingGone(id)
-        case .routes(let endpoint, _, let lostFor, let entries):
+        case .routes(let endpoint, _, let lostFor, let entries, let remote):
             let lostAt = lostFor.map { Instant(nanoseconds: loop.now.nanoseconds &- UInt64($0) * 1_000_000) }
-            let (known, waiting) = worker.routes.answered(endpoint, entries, lostAt: lostAt)
+            let (known, waiting) = worker.routes.answered(endpoint, entries, remote: remote, lostAt: lostAt)
             for connection in waiting { connection.routeKnown() }
             worker.routes.forgetIfEmpty(known)
         case .routeChanged(let endpoint, _):
@@ -128,8 +128,25 @@ final class ControlClient: MessageDelegate {
             worker.admitTunnels(admits)
         case .ping(let number):
             send(.pong(number))
+        case .shed(let count):
+            worker.shed(Int(count))
+        case .reportPage(let request, let status, let bytes, let last):
+            worker.reportPage(request, status, bytes, isLast: last)
+        case .dialed(let request) where Worker.isDial(request):
+            worker.adminDialed(request, descriptors.take(.streamSocket), code: UInt32.max)
+        case .dialFailed(let request, let code) where Worker.isDial(request):
+            worker.adminDialed(request, nil, code: code)
+        case .node(let id, let status, let proxy): worker.nodes.set(id, status, proxy)
+        case .nodeGone(let id): worker.nodes.remove(id)
+        case .dialed(let request):
+            if let descriptor = descriptors.take(.streamSocket) {
+                worker.nodes.dialed(request, descriptor)
+            } else {
+                worker.nodes.dialFailed(request)
+            }
+        case .dialFailed(let request, _): worker.nodes.dialFailed(request)
         case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
-            .agentLeft, .pong, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }

@@ -23,7 +23,11 @@ final class Endpoint {
     /// This worker's data connections; nil: it has none.
     var direct: DirectPool?
     /// The supervisor's answer: all workers that hold tunnels. nil: not asked, or out of date.
-    fileprivate(set) var route: [RouteEntry]?
+    fileprivate(set) var route: [RouteEntry]? {
+        didSet { if route == nil { remote = [] } }
+    }
+    /// And the other nodes that do; empty without a route.
+    fileprivate(set) var remote: [RemoteEntry] = []
     /// When the node lost its last tunnel; nil: it has one, or that is long ago.
     fileprivate(set) var lostAt: Instant?
     /// Whether its last session went away a moment ago, though data connections may be left.
@@ -131,7 +135,9 @@ enum RouteChoice: Equatable {
     case unknown
     /// Only workers have it that are about to end: its tunnel is on its way from one to another.
     case movingOn
-    /// Nobody on this node listens.
+    /// Nobody on this node listens, or nobody whose data connections are sure to be idle; other nodes do.
+    case remote
+    /// Nobody listens.
     case none
 }
 
@@ -199,7 +205,8 @@ final class RouteTable {
 
     /// Where a request for the endpoint goes. `mayMove`: the connection is new and its client was not promised to this
     /// worker yet, so that it can even out the tunnels. `avoidsOwn`: the worker's own tunnels broke under this request.
-    func choice(_ endpoint: Endpoint, mayMove: Bool, avoidsOwn: Bool = false) -> RouteChoice {
+    /// `avoidsNodes`: it came from another node, or no other is left to be tried.
+    func choice(_ endpoint: Endpoint, mayMove: Bool, avoidsOwn: Bool = false, avoidsNodes: Bool = false) -> RouteChoice {
         let isServed = !avoidsOwn && (!endpoint.tunnels.isEmpty || endpoint.hasIdleData)
         guard let known = endpoint.route else { return isServed ? .own : .unknown }
         let route = known.allSatisfy { $0.worker == worker || isLinked($0.worker) }
@@ -208,7 +215,11 @@ final class RouteTable {
             guard mayMove, let sibling = surplus(endpoint, route) else { return .own }
             return .fuller(sibling)
         }
-        if let sibling = Self.other(route, self: worker, workers: workerCount, using: &random) { return .sibling(sibling) }
+        let hasNodes = !avoidsNodes && !endpoint.remote.isEmpty
+        if let sibling = Self.other(route, self: worker, workers: workerCount, withData: !hasNodes, using: &random) {
+            return .sibling(sibling)
+        }
+        if hasNodes { return .remote }
         return route.count < known.count ? .movingOn : .none
     }
 
@@ -229,14 +240,15 @@ final class RouteTable {
     }
 
     /// A sibling for a client that can't be served here, chosen by what each has above its share; nil when none has any.
+    /// `withData`: also one that has only data connections, which may all be in use.
     static func other(
-        _ route: [RouteEntry], self worker: UInt32, workers: Int, using random: inout some RandomNumberGenerator
+        _ route: [RouteEntry], self worker: UInt32, workers: Int, withData: Bool = true, using random: inout some RandomNumberGenerator
     ) -> UInt32? {
         var total = 0
         for entry in route where entry.worker != worker { total += Int(entry.tunnels) }
         return sibling(route, self: worker, using: &random) { max(0, Int($0.tunnels) * workers - total) }
             ?? sibling(route, self: worker, using: &random) { Int($0.tunnels) }
-            ?? sibling(route, self: worker, using: &random) { $0.hasData ? 1 : 0 }
+            ?? sibling(route, self: worker, using: &random) { withData && $0.hasData ? 1 : 0 }
     }
 
     private static func sibling(
@@ -285,11 +297,12 @@ final class RouteTable {
 
     /// The supervisor's answer; returns who waited for it.
     func answered(
-        _ name: String, _ entries: [RouteEntry], lostAt: Instant?
+        _ name: String, _ entries: [RouteEntry], remote: [RemoteEntry] = [], lostAt: Instant?
     ) -> (endpoint: Endpoint, waiting: [ProxyConnection]) {
         let endpoint = endpoint(named: name)
         endpoint.isAsked = false
         endpoint.route = entries
+        endpoint.remote = remote
         endpoint.lostAt = lostAt
         let waiting = endpoint.waiting
         endpoint.waiting = []
@@ -298,9 +311,12 @@ final class RouteTable {
 
     /// Ends the time in which an answer counts that named nobody.
     func forgetIfEmpty(_ endpoint: Endpoint) {
-        if endpoint.route?.isEmpty == true { endpoint.route = nil }
+        if endpoint.route?.isEmpty == true, endpoint.remote.isEmpty { endpoint.route = nil }
         if endpoint.isUnused, endpoint.route == nil { forget(endpoint) }
     }
+
+    /// What is cached turned out to be wrong: it is asked for again.
+    func doubt(_ endpoint: Endpoint) { endpoint.route = nil }
 
     /// The supervisor says that what is cached is out of date.
     func changed(_ name: String) {

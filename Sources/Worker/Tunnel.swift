@@ -17,6 +17,8 @@ final class Tunnel: MuxSessionDelegate {
     let pool: UpstreamPool
     private let worker: Worker
     private(set) var session: MuxSession?
+    /// Whether its agent was asked to connect anew for the sake of balance.
+    var wasShed = false
 
     /// The most idle streams kept, and for how long. The public agents serve each stream as an HTTP/1.1 connection of its
     /// own without a time limit.

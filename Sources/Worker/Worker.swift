@@ -30,6 +30,8 @@ final class Worker {
     let adminContext: HTTPContext
     let yamuxLimits = YamuxLimits()
     let credentials: DirectCredentials
+    let hopProof: HopProof
+    private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
     /// The node's readiness, as the supervisor told it last.
     var isReady = false
@@ -70,13 +72,15 @@ final class Worker {
         self.config = config
         self.telemetry = telemetry
         self.control = control
-        credentials = DirectCredentials(key: setup.directKey)
+        credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
+        hopProof = HopProof(keys: setup.clusterKeys, nodeID: setup.nodeID)
         routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
         siblings = SiblingTable(self)
         routes.isLinked = { [unowned self] in siblings.isLinked($0) }
+        nodes = NodeTable(self)
         bridgesOut.fell = { [unowned self] in checkDrained() }
         sendingTimer = CallbackTimer(loop) { [unowned self] in checkDrained() }
         let timer = CallbackTimer(loop) { [unowned self] in self.publish() }
@@ -215,6 +219,9 @@ final class Worker {
         if isNew { control.send(.lookup(endpoint: endpoint.name)) }
         return true
     }
+
+    /// Asks the supervisor for a connection to another node.
+    func dial(_ request: UInt64, _ node: String) { control.send(.dial(request: request, node: node)) }
 
     // MARK: Tunnels
 
@@ -436,8 +443,53 @@ final class Worker {
         connection.statusPage(entries, isLast: isLast)
     }
 
+    /// Asks the supervisor for a document about the cluster.
+    func askReport(_ connection: AdminConnection, _ path: String) -> UInt64 {
+        let request = nextRequest
+        nextRequest += 1
+        statusRequests[request] = connection
+        control.send(.reportRequest(request: request, path: path))
+        return request
+    }
+
+    func reportPage(_ request: UInt64, _ status: UInt16, _ page: [UInt8], isLast: Bool) {
+        guard let connection = statusRequests[request] else { return }
+        if isLast { statusRequests[request] = nil }
+        connection.reportPage(status, page, isLast: isLast)
+    }
+
+    /// Connections to admin ports have numbers of their own, beside those of connections to proxy ports.
+    private static let adminDials: UInt64 = 1 << 63
+
+    /// Whether a request is for a connection to another node's admin port.
+    static func isDial(_ request: UInt64) -> Bool { request & adminDials != 0 }
+
+    /// Asks the supervisor for a connection to another node's admin port.
+    func dialAdmin(_ connection: AdminConnection, node: String) -> UInt64 {
+        let request = nextRequest | Self.adminDials
+        nextRequest += 1
+        statusRequests[request] = connection
+        control.send(.dialAdmin(request: request, node: node))
+        return request
+    }
+
+    /// The connection came, or did not.
+    func adminDialed(_ request: UInt64, _ descriptor: consuming OwnedDescriptor?, code: UInt32 = 0) {
+        statusRequests.removeValue(forKey: request)?.dialed(descriptor, code: code)
+    }
+
     func statusAbandoned(_ request: UInt64) {
         statusRequests[request] = nil
+    }
+
+    /// Asks some agents to connect anew: other nodes have fewer.
+    func shed(_ count: Int) {
+        guard !isDraining else { return }
+        let chosen = Array(tunnels.values.lazy.filter { !$0.wasShed && $0.session != nil }.prefix(count))
+        for tunnel in chosen {
+            tunnel.wasShed = true
+            tunnel.session?.askToLeave()
+        }
     }
 
     // MARK: Drain

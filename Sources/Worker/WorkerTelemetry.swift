@@ -81,6 +81,15 @@ final class WorkerTelemetry {
     func dataStream() { counters.add(.dataStreams) }
     func dataShortage() { counters.add(.dataShortages) }
 
+    func remoteRequest() { counters.add(.remoteRequests) }
+    func nodeRequest() { counters.add(.nodeRequests) }
+    func nodeRequestDeclined() { counters.add(.nodeRequestsDeclined) }
+    func nodeProofRefused() { counters.add(.nodeProofsRefused) }
+    func nodeConnectionOpened() { counters.add(.nodeConnectionsOpen) }
+    func nodeConnectionClosed() { counters.subtract(.nodeConnectionsOpen) }
+    func nodeConnectionRefused() { counters.add(.refusedByLimit) }
+    func nodeDialFailed() { counters.add(.nodeDialFailures) }
+
     func tunnelMoved() { counters.add(.sessionsMoved) }
     func parked() { counters.add(.reconnectWaits) }
     func parkRefused() { counters.add(.refusedByLimit) }

@@ -50,3 +50,38 @@ import Testing
         #expect(show("") == "the answer is not JSON; is this a server's control socket?")
     }
 }
+
+@Suite struct StatusTests {
+    private static let nodes = """
+        [{"id":"b","status":"active","proxy_addr":"10.0.0.2:8000","endpoints":2},{"id":"a","status":"left","proxy_addr":"","endpoints":0}]
+        """
+
+    private func show(_ text: String, _ output: OutputFormat, status: String = "") throws -> String {
+        var config = StatusConfig()
+        config.status = status
+        return StatusCommand.text(of: StatusCommand.select(try JSONValue.parse(Array(text.utf8).span), config), output)
+    }
+
+    @Test func tablesOfNodes() throws {
+        #expect(
+            try show(Self.nodes, .table) == """
+                ID  STATUS  PROXY_ADDR     ENDPOINTS
+                a   left                   0
+                b   active  10.0.0.2:8000  2
+
+                """)
+        #expect(try show(Self.nodes, .table, status: "draining") == "nothing\n")
+        #expect(try show(Self.nodes, .json, status: "left") == "[{\"id\":\"a\",\"status\":\"left\",\"proxy_addr\":\"\",\"endpoints\":0}]\n")
+        #expect(try show(Self.nodes, .yaml, status: "left") == "- id: a\n  status: left\n  proxy_addr: \"\"\n  endpoints: 0\n")
+    }
+
+    @Test func tablesOfEndpoints() throws {
+        #expect(try show("{\"beta\":1,\"alpha\":30}", .table) == "ENDPOINT  LISTENERS\nalpha     30\nbeta      1\n")
+        #expect(try show("{\"beta\":1,\"alpha\":30}", .yaml) == "alpha: 30\nbeta: 1\n")
+        #expect(try show("{}", .table) == "ENDPOINT  LISTENERS\n")
+        #expect(
+            try show("{\"id\":\"a\",\"left\":false,\"endpoints\":{\"e\":1}}", .table)
+                == "id: a\nleft: no\n\nENDPOINT  LISTENERS\ne         1\n")
+        #expect(try show("[{\"key\":\"a\\u001b[31m\"}]", .table) == "KEY\na?[31m\n")
+    }
+}

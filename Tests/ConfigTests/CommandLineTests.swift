@@ -38,12 +38,12 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
     func selects(row: Int) { #expect(outcome(Self.rows[row].0) == Self.rows[row].1) }
 
     static let refusals: [(String, String)] = [
-        ("", "piko needs a command: server, agent, forward, bench\nRun \"piko --help\" for usage."),
+        ("", "piko needs a command: server, agent, forward, bench, test\nRun \"piko --help\" for usage."),
         ("serve", "unknown command \"serve\"; did you mean \"server\"?\nRun \"piko --help\" for usage."),
         ("sevrer --x", "unknown command \"sevrer\"; did you mean \"server\"?\nRun \"piko --help\" for usage."),
         ("xyz", "unknown command \"xyz\"\nRun \"piko --help\" for usage."),
         ("server chekc", "unknown command \"chekc\"; did you mean \"check\"?\nRun \"piko server --help\" for usage."),
-        ("server status", "piko server status needs a command: upstream\nRun \"piko server status --help\" for usage."),
+        ("server status", "piko server status needs a command: upstream, cluster, gossip\nRun \"piko server status --help\" for usage."),
         ("agent http e", "ADDR is missing; piko agent http takes ENDPOINT ADDR\nRun \"piko agent http --help\" for usage."),
         ("agent http", "ENDPOINT is missing; piko agent http takes ENDPOINT ADDR\nRun \"piko agent http --help\" for usage."),
         ("agent http a b c", "unexpected argument \"c\"; piko agent http takes ENDPOINT ADDR\nRun \"piko agent http --help\" for usage."),
@@ -118,6 +118,6 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
             if spec.command == nil { #expect(!spec.subcommands.isEmpty) }
             for subcommand in spec.subcommands { commands.append((path + [subcommand.name], subcommand)) }
         }
-        #expect(count == 20)
+        #expect(count == 28)
     }
 }

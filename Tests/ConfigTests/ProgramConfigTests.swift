@@ -56,6 +56,7 @@ func refusal<Value: Configuration>(
             # A comment.
             proxy:
               bind_addr: "127.0.0.1:1"
+              advertise_addr: 10.0.0.1
               timeout: 1m30s
               reconnect_wait: 9s
               access_log:
@@ -73,9 +74,26 @@ func refusal<Value: Configuration>(
                 max_header_bytes: 65536
             upstream:
               bind_addr: :2
+              advertise_addr: node-1.example.com:12
+              rebalance: {threshold: 0.25, shed_rate: 0.01, min_conns: 7}
               direct: {enabled: false, max_connections: 9, max_idle: 8, idle_timeout: 7s}
             admin:
               bind_addr: '[::1]:3'
+              advertise_addr: ":13"
+            cluster:
+              node_id: node-1
+              node_id_prefix: piko-
+              id: blue
+              join: [10.0.0.7, "piko.example.com:9"]
+              join_timeout: 9s
+              abort_if_join_fails: false
+              gossip:
+                bind_addr: :4
+                advertise_addr: "[::1]"
+                interval: 200ms
+                max_packet_size: 1200
+                secret_keys: [0123456789abcdef, "another key, a long one"]
+                secret_key_files: [key-file]
             log: {level: debug, subsystems: [proxy, upstream]}
             grace_period: 5s
             shutdown_delay: 6s
@@ -106,6 +124,24 @@ func refusal<Value: Configuration>(
         expected.upstream.direct.idleMax = 8
         expected.upstream.direct.idleTimeout = .seconds(7)
         expected.admin.bindAddress = BindAddress(host: "::1", port: 3)
+        expected.proxy.advertiseAddress = AdvertiseAddress(host: "10.0.0.1")
+        expected.upstream.advertiseAddress = AdvertiseAddress(host: "node-1.example.com", port: 12)
+        expected.admin.advertiseAddress = AdvertiseAddress(port: 13)
+        expected.upstream.rebalance.threshold = 0.25
+        expected.upstream.rebalance.shedRate = 0.01
+        expected.upstream.rebalance.tunnelsMin = 7
+        expected.cluster.nodeID = "node-1"
+        expected.cluster.nodeIDPrefix = "piko-"
+        expected.cluster.id = "blue"
+        expected.cluster.join = ["10.0.0.7", "piko.example.com:9"]
+        expected.cluster.joinTimeout = .seconds(9)
+        expected.cluster.abortsIfJoinFails = false
+        expected.cluster.gossip.bindAddress = BindAddress(host: "", port: 4)
+        expected.cluster.gossip.advertiseAddress = AdvertiseAddress(host: "::1")
+        expected.cluster.gossip.interval = .milliseconds(200)
+        expected.cluster.gossip.packetBytesMax = 1_200
+        expected.cluster.gossip.secretKeys = ["0123456789abcdef", "another key, a long one"]
+        expected.cluster.gossip.secretKeyFiles = ["key-file"]
         expected.log.level = .debug
         expected.log.subsystems = ["proxy", "upstream"]
         expected.gracePeriod = .seconds(5)
@@ -127,6 +163,28 @@ func refusal<Value: Configuration>(
             #expect(isFilter || texts != defaults[setting.path, default: []], "\(setting.path)")
         }
         #expect(try ServerConfig(flattened: config.flattened) == config)
+    }
+
+    @Test func keysComeFromFilesToo() throws {
+        let invocation = try invocation(
+            "server --cluster.gossip.secret-keys first-key-0123456 --cluster.gossip.secret-key-files two,three")
+        let files = ["two": " second-key-0123456\r\n", "three": "third-key-01234567"]
+        let config = try ServerConfig(invocation, environment: [:]) { path, _ throws(ConfigError) in Array(files[path]!.utf8) }
+        #expect(config.cluster.gossip.secretKeys == ["first-key-0123456", "second-key-0123456", "third-key-01234567"])
+        #expect(!YAML.write(config.yaml).contains("-key-0"))
+        #expect(throws: ConfigError("cluster.gossip.secret_key_files: two: the key is shorter than 16 bytes")) {
+            try ServerConfig(invocation, environment: [:]) { _, _ throws(ConfigError) in Array("short".utf8) }
+        }
+    }
+
+    @Test func joinAddressesGetThePort() throws {
+        var config = ServerConfig()
+        config.cluster.join = ["10.0.0.7", "[::1]:5", "piko.example.com:9"]
+        #expect(
+            config.cluster.joinAddresses(defaultPort: 8003) == [
+                BindAddress(host: "10.0.0.7", port: 8003), BindAddress(host: "::1", port: 5),
+                BindAddress(host: "piko.example.com", port: 9),
+            ])
     }
 
     @Test func flagsWinOverTheFile() throws {
@@ -156,7 +214,32 @@ func refusal<Value: Configuration>(
         ("grace_period: 0\n", "file.yaml:1:15: grace_period: \"0\" must be longer than zero"),
         ("proxi:\n  timeout: 5s\n", "file.yaml:1:1: unknown key \"proxi\"; did you mean \"proxy\"?"),
         ("proxy:\n  timeot: 5s\n", "file.yaml:2:3: unknown key \"timeot\" in proxy; did you mean \"timeout\"?"),
-        ("cluster:\n  join: []\n", "file.yaml:1:1: unknown key \"cluster\""),
+        ("server_id: x\n", "file.yaml:1:1: unknown key \"server_id\"; did you mean \"server\"?"),
+        (
+            "cluster: {node_id: a/b}\n",
+            "file.yaml:1:20: cluster.node_id: \"a/b\" is not a node's name (letters, digits, - . _)"
+        ),
+        (
+            "cluster: {node_id: local}\n",
+            "file.yaml:1:20: cluster.node_id: \"local\" is not a node's name: it means the node that is asked"
+        ),
+        (
+            "cluster: {join: ['a:b']}\n",
+            "file.yaml:1:18: cluster.join: \"a:b\" is not an address to join (for example 10.0.0.7, 10.0.0.7:8003 or piko.example.com)"
+        ),
+        ("cluster: {gossip: {interval: 1ms}}\n", "file.yaml:1:30: cluster.gossip.interval: \"1ms\" is not between 10ms and 1m"),
+        (
+            "cluster: {gossip: {secret_keys: [short-secret]}}\n",
+            "file.yaml:1:34: cluster.gossip.secret_keys: the value is shorter than 16 bytes"
+        ),
+        (
+            "upstream: {rebalance: {shed_rate: 1.5}}\n",
+            "file.yaml:1:35: upstream.rebalance.shed_rate: \"1.5\" is not between 0 and 1"
+        ),
+        (
+            "upstream: {rebalance: {threshold: 1e3}}\n",
+            "file.yaml:1:35: upstream.rebalance.threshold: \"1e3\" is not a number with at most four digits after the point (for example 0.25)"
+        ),
         ("proxy: [a]\n", "file.yaml:1:8: proxy holds keys (\"key: value\"), not a list"),
         ("proxy: 5\n", "file.yaml:1:8: proxy holds keys (\"key: value\"), not \"5\""),
         ("- a\n", "file.yaml:1:1: a configuration holds keys (\"key: value\"), not a list"),

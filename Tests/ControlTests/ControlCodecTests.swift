@@ -27,7 +27,7 @@ private let rows: [Row] = [
         message: .configure(
             WorkerSetup(
                 index: 3, generation: 2, worker: 17, slab: 4, nodeStart: 0x0102_0304_0506_0708, directKey: Array(1...32),
-                settings: [
+                nodeID: "node-1", clusterKeys: [[1, 2, 3], Array(0...255)], settings: [
                     Setting(key: "proxy.timeout", value: "30s"), Setting(key: "log.level", value: ""),
                     Setting(key: "text", value: "größer"),
                 ]))),
@@ -40,16 +40,22 @@ private let rows: [Row] = [
     Row(
         name: "routes", sender: .supervisor,
         message: .routes(
-            endpoint: "my-endpoint", version: 9, lostFor: nil, entries: [RouteEntry(worker: 1, tunnels: 2), RouteEntry(worker: 3, tunnels: 1)])),
+            endpoint: "my-endpoint", version: 9, lostFor: nil, entries: [RouteEntry(worker: 1, tunnels: 2), RouteEntry(worker: 3, tunnels: 1)],
+            remote: [])),
     Row(
         name: "routes-direct", sender: .supervisor,
         message: .routes(
             endpoint: "e", version: 9, lostFor: nil,
             entries: [
                 RouteEntry(worker: 1, tunnels: 2, directTunnels: 1, hasData: true), RouteEntry(worker: 3, tunnels: 0, hasData: true),
-            ])),
-    Row(name: "routes-none", sender: .supervisor, message: .routes(endpoint: "unknown", version: 1 << 40, lostFor: nil, entries: [])),
-    Row(name: "routes-lost", sender: .supervisor, message: .routes(endpoint: "unknown", version: 9, lostFor: 1_500, entries: [])),
+            ], remote: [])),
+    Row(
+        name: "routes-remote", sender: .supervisor,
+        message: .routes(
+            endpoint: "e", version: 9, lostFor: nil, entries: [],
+            remote: [RemoteEntry(node: "node-1", listeners: 3), RemoteEntry(node: "node-2", listeners: 1 << 30)])),
+    Row(name: "routes-none", sender: .supervisor, message: .routes(endpoint: "unknown", version: 1 << 40, lostFor: nil, entries: [], remote: [])),
+    Row(name: "routes-lost", sender: .supervisor, message: .routes(endpoint: "unknown", version: 9, lostFor: 1_500, entries: [], remote: [])),
     Row(name: "route-changed", sender: .supervisor, message: .routeChanged(endpoint: "my-endpoint", version: 10)),
     Row(name: "registered", sender: .supervisor, message: .registered(tunnel: 77)),
     Row(name: "refused", sender: .supervisor, message: .refused(tunnel: 78)),
@@ -84,6 +90,18 @@ private let rows: [Row] = [
     Row(name: "admit-tunnels", sender: .supervisor, message: .admitTunnels(true)),
     Row(name: "admit-no-tunnels", sender: .supervisor, message: .admitTunnels(false)),
     Row(name: "ping", sender: .supervisor, message: .ping(1 << 50)),
+    Row(name: "node", sender: .supervisor, message: .node(id: "node-2", status: .draining, proxy: peer(3))),
+    Row(name: "node-gone", sender: .supervisor, message: .nodeGone(id: "node-2")),
+    Row(name: "dialed", sender: .supervisor, message: .dialed(request: 1 << 33)),
+    Row(name: "dial-failed", sender: .supervisor, message: .dialFailed(request: 5, code: 111)),
+    Row(name: "shed", sender: .supervisor, message: .shed(count: 3)),
+    Row(
+        name: "report-page", sender: .supervisor,
+        message: .reportPage(request: 6, status: 200, bytes: Array("[]".utf8), last: false)),
+    Row(name: "report-page-last", sender: .supervisor, message: .reportPage(request: 6, status: 404, bytes: [], last: true)),
+    Row(name: "dial-admin", sender: .worker, message: .dialAdmin(request: 7, node: "node-2")),
+    Row(name: "report-request", sender: .worker, message: .reportRequest(request: 6, path: "cluster/nodes")),
+    Row(name: "dial", sender: .worker, message: .dial(request: 5, node: "node-2")),
     Row(name: "pong", sender: .worker, message: .pong(1 << 50)),
     Row(name: "move-streams", sender: .sibling, message: .moveStreams(handover: 3, count: 64)),
     Row(name: "move-session", sender: .sibling, message: .moveSession(handover: 3, endpoint: "my-endpoint", stateBytes: 70_000)),
@@ -212,6 +230,19 @@ private func failure(_ bytes: [UInt8], from sender: ControlParty) -> ControlErro
         #expect(failure([67, 0, 0, 0, 2, 0, 0, 0, 0, 0], from: .worker) == .invalidValue)
         #expect(failure([67, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0xff], from: .worker) == .invalidText)
         #expect(failure([63, 0, 0, 0, 0, 0, 0, 0], from: .supervisor) == .unknownType(63))
+    }
+
+    /// A worker of before an upgrade is told of its own node only.
+    @Test func speaksToWorkersThatKnowNoNodes() {
+        let entries = [RouteEntry(worker: 1, tunnels: 2)]
+        let message = ControlMessage.routes(
+            endpoint: "e", version: 9, lostFor: nil, entries: entries, remote: [RemoteEntry(node: "node-1", listeners: 3)])
+        var old = ByteBuffer()
+        message.encode(into: &old, version: 3)
+        let bare = encoded(.routes(endpoint: "e", version: 9, lostFor: nil, entries: entries, remote: []))
+        let bytes = [UInt8](copying: old.span)
+        // Without the count of other nodes.
+        #expect(bytes[8...] == bare[8..<bare.count - 2])
     }
 
     @Test func carriesTheLargestMove() throws {

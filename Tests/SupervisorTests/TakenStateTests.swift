@@ -29,6 +29,7 @@ import Testing
         state.waiting = [.init(kind: .upstream, descriptor: 7, peer: Array(repeating: 9, count: 18))]
         state.control = .init(path: "/run/piko/server.sock", descriptor: 8)
         state.askers = [9, 10]
+        state.cluster = .init(nodeID: "node-1", datagrams: 13, listener: 14, snapshot: 15, hasJoined: true, isDraining: false)
         for index in 0..<tunnels {
             state.tunnels.append(
                 RegisteredTunnel(
@@ -55,7 +56,8 @@ import Testing
         #expect(read.routesVersion == state.routesVersion && read.counters == 12)
         #expect(read.supervisorProgram == state.supervisorProgram && read.workerProgram == state.workerProgram)
         #expect(read.setup.config == ServerConfig())
-        #expect(Set(read.descriptors) == [5, 6, 7, 8, 9, 10, 12, 20, 21, 22, 30, 31])
+        #expect(Set(read.descriptors) == [5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 20, 21, 22, 30, 31])
+        #expect(read.cluster == state.cluster)
         #expect(read.nextWorkerProgram == state.nextWorkerProgram && read.signals == [15, 1])
     }
 
@@ -76,8 +78,10 @@ import Testing
     /// What a newer program adds is passed over, and what it leaves out has a default: each reads the other's.
     @Test func settingsThatThisProgramDoesNotKnowAreNoObstacle() throws {
         var state = sample(tunnels: 0)
-        state.settings.append(("later.key", "1"))
+        var config = ServerConfig()
+        config.cluster.gossip.secretKeys = ["a key of the cluster"]
+        state.settings = config.flattened + [("later.key", "1")]
         let bytes = written(state)
-        #expect(try TakenState(reading: bytes.span).setup.config == ServerConfig())
+        #expect(try TakenState(reading: bytes.span).setup.config == config)
     }
 }

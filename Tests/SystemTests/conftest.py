@@ -12,6 +12,7 @@ import os
 import pytest
 
 import programs
+from clusters import Clusters
 from peer import agent as agents
 from peer import http1
 from peer.background import Background
@@ -97,6 +98,12 @@ def new_node(backend):
         else:
             node._finish()
         node.check_log()
+
+
+@pytest.fixture
+def clusters(new_node):
+    """A factory of clusters and of single nodes that join them."""
+    return Clusters(new_node)
 
 
 @pytest.fixture

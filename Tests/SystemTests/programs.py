@@ -261,7 +261,7 @@ class Node(Program):
     """`piko server`, with ports from the kernel."""
 
     def __init__(self, backend="auto", workers=2, arguments=(), config=None, wait=True, ports=(0, 0, 0), host="127.0.0.1",
-                 command=lambda *words: list(words), user=None, **options):
+                 gossip="127.0.0.1:0", command=lambda *words: list(words), user=None, **options):
         self.folder = tempfile.TemporaryDirectory(prefix="piko-test-")
         if user is not None:
             os.chown(self.folder.name, user, user)
@@ -272,6 +272,8 @@ class Node(Program):
                 "--server.control-socket", self.control_socket]
         for name, port in zip(("proxy", "upstream", "admin"), ports):
             line += [f"--{name}.bind-addr", f"{host}:{port}"]
+        if gossip is not None:
+            line += ["--cluster.gossip.bind-addr", gossip]
         if config is not None:
             path = Path(self.folder.name) / "server.yaml"
             path.write_text(config)
@@ -285,6 +287,7 @@ class Node(Program):
         self.proxy = address_of(ready["proxy_addr"])
         self.upstream = address_of(ready["upstream_addr"])
         self.admin = address_of(ready["admin_addr"])
+        self.gossip = address_of(ready["gossip_addr"]) if "gossip_addr" in ready else None
         self.children()
 
     def workers(self):

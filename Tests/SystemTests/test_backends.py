@@ -20,7 +20,7 @@ def test_auto_falls_back_where_io_uring_is_refused(new_node, tunnel, host):
 
 def test_forced_io_uring_is_an_error_where_refused():
     with tempfile.TemporaryDirectory() as folder:
-        run = subprocess.run([BIN / "piko", "server", "--io-backend", "io_uring", "--proxy.bind-addr", "127.0.0.1:0", "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0",
+        run = subprocess.run([BIN / "piko", "server", "--io-backend", "io_uring", "--proxy.bind-addr", "127.0.0.1:0", "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0",
                               "--server.control-socket", f"{folder}/c.sock"], capture_output=True, text=True, timeout=30 * SLOW, env=ENVIRONMENT, preexec_fn=deny_io_uring)
     assert run.returncode == 1
     assert "io_uring" in run.stderr and "not permitted" in run.stderr

@@ -144,7 +144,7 @@ def test_port_in_use(new_node):
     """One clear line, exit 1, nothing left running."""
     node = new_node()
     found = run("server", "--proxy.bind-addr", f"127.0.0.1:{node.proxy[1]}", "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0",
-                "--server.control-socket", node.control_socket.with_name("other.sock"), timeout=30)
+                "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.control-socket", node.control_socket.with_name("other.sock"), timeout=30)
     assert found.returncode == 1
     assert "ddress already in use" in found.stderr and str(node.proxy[1]) in found.stderr
     place = f"127.0.0.1:{node.proxy[1]}"

@@ -110,7 +110,7 @@ def test_full_pipe_blocks_nobody(new_node, tunnel, host):
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
     process = subprocess.Popen([BIN / "piko", "server", "--proxy.bind-addr", f"127.0.0.1:{ports[0]}", "--upstream.bind-addr", f"127.0.0.1:{ports[1]}",
-                                "--admin.bind-addr", f"127.0.0.1:{ports[2]}", "--server.workers", "2", "--log.level", "debug",
+                                "--admin.bind-addr", f"127.0.0.1:{ports[2]}", "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.workers", "2", "--log.level", "debug",
                                 "--server.control-socket", f"{folder.name}/c.sock"], stderr=write_end, stdin=subprocess.DEVNULL)
     os.close(write_end)
     try:

@@ -260,7 +260,8 @@ def test_number_of_workers_changes(new_node, real_agent, service, endpoint, host
     folder = Path(node.folder.name)
     (folder / "own.yaml").write_text("server: {workers: 1}\n")
     own = Program([BIN / "piko", "server", "--config.path", folder / "own.yaml", "--server.control-socket", folder / "own.sock",
-                   "--proxy.bind-addr", "127.0.0.1:0", "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0"],
+                   "--proxy.bind-addr", "127.0.0.1:0", "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0",
+                   "--cluster.gossip.bind-addr", "127.0.0.1:0"],
                   name="own server")
     own.control_socket = folder / "own.sock"
     try:
@@ -296,7 +297,7 @@ def test_listeners_change(new_node, real_agent, service, endpoint, host):
         (folder / "own.yaml").write_text(f"proxy: {{bind_addr: '{proxy}'}}\n")
     write(f"127.0.0.1:{first}")
     own = Program([BIN / "piko", "server", "--config.path", folder / "own.yaml", "--server.control-socket", folder / "own.sock",
-                   "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0"], name="own server")
+                   "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0"], name="own server")
     own.control_socket = folder / "own.sock"
     try:
         ready = own.wait_log("server ready")

@@ -102,7 +102,7 @@ def test_host_names_in_place_of_addresses(backend, tunnel, host, tmp_path):
     write("127.0.0.1:0")
     own = Program([BIN / "piko", "server", "--config.path", file, "--server.control-socket", tmp_path / "own.sock",
                    "--io-backend", backend, "--server.workers", 2, "--upstream.bind-addr", "127.0.0.1:0",
-                   "--admin.bind-addr", "127.0.0.1:0"], name="own server")
+                   "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0"], name="own server")
     own.control_socket = tmp_path / "own.sock"
     own.expected_errors.append("not reloaded")
     try:

@@ -57,7 +57,7 @@ def test_sockets_of_a_service_manager(tunnel, host, tmp_path, backend, transport
     for one in sockets:
         one.set_inheritable(True)
     own = Program(["/bin/bash", "-c", line, "bash", BIN / "piko", "server", "--io-backend", backend, "--server.control-socket", control,
-                   "--proxy.bind-addr", "127.0.0.1:9", "--admin.bind-addr", "127.0.0.1:0"], name="server",
+                   "--proxy.bind-addr", "127.0.0.1:9", "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0"], name="server",
                   inherits=[one.fileno() for one in sockets])
     own.control_socket = control
     try:

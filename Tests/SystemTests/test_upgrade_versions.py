@@ -34,7 +34,7 @@ def earlier(request):
 @pytest.mark.timeout(1_200)
 def test_upgrade_from_an_earlier_commit(new_node, real_agent, service, demo, endpoint, host, earlier, monkeypatch):
     monkeypatch.setattr(programs, "BIN", earlier)
-    node = new_node(arguments=["--proxy.access-log.disable"])
+    node = new_node(arguments=["--proxy.access-log.disable"], gossip=None)
     assert Path(os.readlink(f"/proc/{node.pid}/exe")).parent == earlier.resolve()
     monkeypatch.setattr(programs, "BIN", BIN)
     real_agent(node.upstream, "http", endpoint, demo[0], "--access-log.disable")

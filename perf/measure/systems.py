@@ -48,7 +48,7 @@ class Bench:
         """A server without access log: program, proxy port, upstream port."""
         server = self.start("piko-server", [
             self.binaries / "piko", "server", "--proxy.bind-addr", "127.0.0.1:0", "--upstream.bind-addr", "127.0.0.1:0",
-            "--admin.bind-addr", "127.0.0.1:0", "--server.workers", workers or self.threads, "--proxy.access-log.disable",
+            "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.workers", workers or self.threads, "--proxy.access-log.disable",
             "--server.control-socket", self.folder / f"control-{self.started}.sock", "--grace-period", "1s"])
         line = server.wait_for(r'.*"server ready".*').group(0)
         ports = {}

@@ -242,6 +242,24 @@ void cio_handle_close(cio_loop *loop, cio_handle handle);
 /* Looks a name up (getaddrinfo, stream sockets) on a helper thread. RESOLVED follows. */
 int cio_resolve(cio_loop *loop, const char *host, const char *port, uint64_t tag, cio_handle *handle);
 
+/* ---- UDP ---------------------------------------------------------------------------------------------------------- */
+
+/* A packet that was received: `length` bytes of it lie in the area; `truncated`: it was longer. */
+struct cio_datagram {
+    struct sockaddr_storage from;
+    uint32_t length;
+    bool truncated;
+};
+#define CIO_DATAGRAMS_MAX 16u
+
+/* A UDP socket: non-blocking, CLOEXEC; one for IPv6 takes IPv4 as well. The caller polls and closes it. */
+int cio_datagram_bind(const struct sockaddr *address, socklen_t length);
+/* Takes up to `count` packets (at most CIO_DATAGRAMS_MAX) that wait: the first into the first `size` bytes of the area, and so
+ * on. Returns how many, or -errno (-EAGAIN: none waits). */
+int cio_datagram_receive(int descriptor, uint8_t *area, size_t size, struct cio_datagram *datagrams, uint32_t count);
+/* Sends a packet without waiting: 0 or -errno. */
+int cio_datagram_send(int descriptor, const void *bytes, size_t length, const struct sockaddr *to, socklen_t to_length);
+
 /* ---- Sockets ------------------------------------------------------------------------------------------------------ */
 
 /* A listening TCP socket: non-blocking, CLOEXEC, SO_REUSEADDR, backlog SOMAXCONN. `v6_only` matters for IPv6 only. `share_port`:
@@ -260,6 +278,8 @@ int cio_socket_accept(int descriptor);
 int cio_socket_listen_unix(const char *path, mode_t mode);
 /* A pair of Unix sockets: SOCK_STREAM or SOCK_SEQPACKET; CLOEXEC. */
 int cio_socket_pair(int type, int descriptors[2]);
+/* The addresses of this machine's interfaces that are up, IPv4 and IPv6, at most `count`: how many there are, or -errno. */
+int cio_machine_addresses(struct sockaddr_storage *addresses, uint32_t count);
 /* The peer's or own address. */
 int cio_socket_peer(int descriptor, struct sockaddr_storage *address, socklen_t *length);
 int cio_socket_name(int descriptor, struct sockaddr_storage *address, socklen_t *length);

@@ -19,6 +19,14 @@ public enum Command: Equatable, Sendable {
     case serverDrain
     /// `piko server status upstream endpoints`
     case serverStatusUpstreamEndpoints
+    /// `piko server status cluster nodes`
+    case serverStatusClusterNodes
+    /// `piko server status cluster node NODE`
+    case serverStatusClusterNode
+    /// `piko server status gossip nodes`
+    case serverStatusGossipNodes
+    /// `piko server status gossip node NODE`
+    case serverStatusGossipNode
     /// `piko agent start`
     case agentStart
     /// `piko agent http ENDPOINT ADDR`
@@ -31,6 +39,8 @@ public enum Command: Equatable, Sendable {
     case forwardTCP
     /// `piko bench http`
     case benchHTTP
+    /// `piko test cluster`
+    case testCluster
 }
 
 /// A flag that a command takes.

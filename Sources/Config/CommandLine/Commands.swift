@@ -37,7 +37,7 @@ public enum Commands {
             ExampleSpec("piko agent http my-endpoint 3000", "Make the HTTP service on port 3000 reachable through it:"),
             ExampleSpec("curl -H 'x-piko-endpoint: my-endpoint' http://localhost:8000", "Ask for it:"),
         ],
-        subcommands: [server, agent, forward, bench])
+        subcommands: [server, agent, forward, bench, test])
 
     /// What `piko-supervisor` understands: `piko server` without the commands that ask a running server.
     public static let supervisor = CommandSpec(
@@ -50,7 +50,7 @@ public enum Commands {
 
     // MARK: piko server
 
-    private static let server = CommandSpec(
+    static let server = CommandSpec(
         name: "server", summary: "Run a server, or ask a running one.",
         details: """
             Runs a Piko server: agents connect to its upstream port and listen on endpoints, clients send requests for \
@@ -133,29 +133,6 @@ public enum Commands {
         examples: [
             ExampleSpec("piko server drain", "Before the machine is worked on:"),
             ExampleSpec("piko server drain --off", "And after it:"),
-        ])
-
-    private static let serverStatus = CommandSpec(
-        name: "status", summary: "Ask a server's admin port for its state.",
-        details: "Asks a server's admin port, on this machine or another, and prints the answer as YAML.",
-        subcommands: [
-            CommandSpec(
-                name: "upstream", summary: "The agents that are connected.",
-                details: "What a server knows about the agents that are connected to it.",
-                subcommands: [
-                    CommandSpec(
-                        name: "endpoints", summary: "List the endpoints and how many listeners each has.",
-                        details: """
-                            Lists the endpoints that agents listen on at the server, and how many listeners each has, sorted \
-                            by name.
-                            """,
-                        command: .serverStatusUpstreamEndpoints, flags: StatusConfig.keys.map(FlagSpec.init),
-                        examples: [
-                            ExampleSpec("piko server status upstream endpoints", "Ask the server on this machine:"),
-                            ExampleSpec(
-                                "piko server status upstream endpoints --server.url http://10.0.0.7:8002", "Ask another one:"),
-                        ])
-                ])
         ])
 
     // MARK: piko agent

@@ -9,6 +9,8 @@ extension Configuration {
         read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
     ) throws(ConfigError) {
         try self.init(invocation, file: try Self.file(invocation, read), environment: environment)
+        try readFiles(read)
+        try validate()
     }
 
     /// The file that the invocation names.
@@ -59,7 +61,10 @@ public struct LoadedConfiguration<Value: Configuration>: Sendable {
         read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
     ) throws(ConfigError) {
         let bytes = try Value.file(invocation, read)
-        value = try Value(invocation, file: bytes, environment: environment)
+        var value = try Value(invocation, file: bytes, environment: environment)
+        try value.readFiles(read)
+        try value.validate()
+        self.value = value
         var file = Value()
         try file.apply(invocation, file: bytes, environment: environment)
         self.file = file

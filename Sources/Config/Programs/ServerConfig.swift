@@ -5,6 +5,7 @@ public struct ServerConfig: Configuration {
     /// The port that clients talk to.
     public struct Proxy: Equatable, Sendable {
         public var bindAddress = BindAddress(host: "", port: 8000)
+        public var advertiseAddress = AdvertiseAddress()
         /// The time to the head of a response; zero means no limit.
         public var timeout = Duration.seconds(30)
         /// How long a request waits for an agent to come back; zero means not at all.
@@ -31,9 +32,10 @@ public struct ServerConfig: Configuration {
         public init() {}
     }
 
-    /// A port that has nothing but an address.
+    /// A port that has nothing but addresses.
     public struct Port: Equatable, Sendable {
         public var bindAddress: BindAddress
+        public var advertiseAddress = AdvertiseAddress()
 
         public init(port: UInt16) { bindAddress = BindAddress(host: "", port: port) }
     }
@@ -41,6 +43,8 @@ public struct ServerConfig: Configuration {
     /// The port that agents talk to.
     public struct Upstream: Equatable, Sendable {
         public var bindAddress = BindAddress(host: "", port: 8001)
+        public var advertiseAddress = AdvertiseAddress()
+        public var rebalance = Rebalance()
         public var direct = Direct()
 
         public init() {}
@@ -87,6 +91,7 @@ public struct ServerConfig: Configuration {
     public var proxy = Proxy()
     public var upstream = Upstream()
     public var admin = Port(port: 8002)
+    public var cluster = Cluster()
     public var log = LogConfig()
     /// The time that requests and tunnels have to end after SIGTERM.
     public var gracePeriod = Duration.seconds(60)
@@ -103,13 +108,19 @@ public struct ServerConfig: Configuration {
                 Setting(
                     "upstream.bind_addr", \.upstream.bindAddress,
                     "Where agents connect. Without a host: all addresses, IPv6 and IPv4."),
+                Setting(
+                    "upstream.advertise_addr", \.upstream.advertiseAddress,
+                    AdvertiseAddress.help("upstream.bind_addr")),
             ]
+            + Setting.group("upstream.rebalance", \.upstream.rebalance, Rebalance.settings)
             + Setting.group("upstream.direct", \.upstream.direct, Direct.settings)
             + [
                 Setting(
                     "admin.bind_addr", \.admin.bindAddress,
                     "Where /health, /ready, /metrics and /status answer. Without a host: all addresses, IPv6 and IPv4."),
+                Setting("admin.advertise_addr", \.admin.advertiseAddress, AdvertiseAddress.help("admin.bind_addr")),
             ]
+            + Setting.group("cluster", \.cluster, Cluster.settings)
             + Setting.group("log", \.log, LogConfig.settings)
             + [
                 Setting(
@@ -125,7 +136,17 @@ public struct ServerConfig: Configuration {
             + Setting.group("reload", \.reload, Reload.settings)
             + Setting.group("server", \.server, Process.settings))
 
+    public mutating func readFiles<Failure: Error>(
+        _ read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
+    ) throws(ConfigError) {
+        try cluster.gossip.readKeys(read)
+    }
+
     public func validate() throws(ConfigError) {
+        if cluster.gossip.secretKeys.count > ClusterRule.keysMax {
+            throw ConfigError("cluster.gossip: has more than \(ClusterRule.keysMax) keys")
+        }
+        if cluster.join.count > 64 { throw ConfigError("cluster.join: has more than 64 addresses") }
         try proxy.accessLog.validate("proxy.access_log")
         if upstream.direct.idleMax > upstream.direct.connectionsMax {
             throw ConfigError("upstream.direct.max_idle: is more than upstream.direct.max_connections")
@@ -139,6 +160,7 @@ extension ServerConfig.Proxy {
             Setting(
                 "bind_addr", \.bindAddress,
                 "Where clients' requests arrive. Without a host: all addresses, IPv6 and IPv4."),
+            Setting("advertise_addr", \.advertiseAddress, AdvertiseAddress.help("proxy.bind_addr")),
             Setting(
                 "timeout", \.timeout, check: Rule.notNegative,
                 """

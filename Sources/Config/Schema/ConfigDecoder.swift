@@ -66,7 +66,7 @@ struct ConfigDecoder<Root> {
         do throws(SettingError) {
             try setting.assign(&root, text)
         } catch {
-            throw failure(at: node.position, "\(setting.path): \"\(text)\" \(error.message)")
+            throw failure(at: node.position, "\(setting.path): \(setting.shown(text)) \(error.message)")
         }
     }
 

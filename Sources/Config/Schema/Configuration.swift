@@ -20,12 +20,20 @@ public protocol Configuration: Equatable, Sendable {
     static var schema: Schema<Self> { get }
     /// Takes what a command's arguments say, and checks what the command needs. By default nothing.
     mutating func complete(_ invocation: Invocation) throws(ConfigError)
+    /// Takes what lies in files that the configuration names. By default nothing.
+    mutating func readFiles<Failure: Error>(
+        _ read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
+    ) throws(ConfigError)
     /// Rules that concern more than one key.
     func validate() throws(ConfigError)
 }
 
 extension Configuration {
     public mutating func complete(_ invocation: Invocation) throws(ConfigError) {}
+
+    public mutating func readFiles<Failure: Error>(
+        _ read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
+    ) throws(ConfigError) {}
 }
 
 /// A configuration file's name, for messages, and what it holds.
@@ -102,7 +110,7 @@ extension Configuration {
             do throws(SettingError) {
                 try setting.assign(&self, text)
             } catch {
-                throw ConfigError("\(path): \"\(text)\" \(error.message)")
+                throw ConfigError("\(path): \(setting.shown(text)) \(error.message)")
             }
         }
         try validate()
@@ -134,7 +142,7 @@ extension Configuration {
                 do throws(SettingError) {
                     try setting.assign(&root, text)
                 } catch {
-                    throw ConfigError("--\(setting.flag): \"\(text)\" \(error.message)")
+                    throw ConfigError("--\(setting.flag): \(setting.shown(text)) \(error.message)")
                 }
             }
         }

@@ -30,6 +30,8 @@ public struct Setting<Root>: Sendable {
     public let help: String
     /// Whether a list's element must have the key.
     public let isRequired: Bool
+    /// Whether the value is for nobody's eyes: it is never printed.
+    public let isSecret: Bool
     /// Whether the flag's name was chosen, not derived, and so gets nothing in front when the key is lifted.
     private let isFlagChosen: Bool
     /// Sets the value from one text. A list gets one item a call, the first one after `clear`.
@@ -51,6 +53,7 @@ public struct Setting<Root>: Sendable {
         placeholder = Value.placeholder
         self.help = help
         self.isRequired = isRequired
+        isSecret = false
         assign = { (root: inout Root, text: String) throws(SettingError) in
             let value = try Value(settingText: text)
             if let refusal = check(value) { throw SettingError(refusal) }
@@ -60,9 +63,10 @@ public struct Setting<Root>: Sendable {
         texts = { [$0[keyPath: property].settingText] }
     }
 
-    /// A key with a list of texts.
+    /// A key with a list of texts. `check` says what is wrong with an item, or nil.
     init(
-        _ path: String, list property: Property<Root, [String]>, placeholder: String, _ help: String
+        _ path: String, list property: Property<Root, [String]>, placeholder: String,
+        check: @escaping @Sendable (String) -> String? = { _ in nil }, isSecret: Bool = false, _ help: String
     ) {
         self.path = path
         flag = flagName(path)
@@ -71,8 +75,10 @@ public struct Setting<Root>: Sendable {
         self.placeholder = placeholder
         self.help = help
         isRequired = false
+        self.isSecret = isSecret
         assign = { (root: inout Root, text: String) throws(SettingError) in
             if text.isEmpty { throw SettingError("is empty; an item must hold text") }
+            if let refusal = check(text) { throw SettingError(refusal) }
             root[keyPath: property].append(text)
         }
         clear = { $0[keyPath: property].removeAll() }
@@ -91,6 +97,7 @@ public struct Setting<Root>: Sendable {
         placeholder = setting.placeholder
         help = setting.help
         isRequired = setting.isRequired
+        isSecret = setting.isSecret
         assign = { (root: inout Root, text: String) throws(SettingError) in
             try change(&root) { (part: inout Part) throws(SettingError) in try setting.assign(&part, text) }
         }
@@ -103,6 +110,9 @@ public struct Setting<Root>: Sendable {
         }
         texts = { setting.texts(read($0)) }
     }
+
+    /// A refused value as a message shows it.
+    func shown(_ text: String) -> String { isSecret ? "the value" : "\"\(text)\"" }
 
     /// A table of a part's keys, lifted to the whole.
     static func group<Part>(

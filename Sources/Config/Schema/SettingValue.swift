@@ -58,6 +58,27 @@ extension Int: SettingValue {
     public var settingText: String { String(self) }
 }
 
+/// A number with at most four digits after the point: "0.005".
+extension Double: SettingValue {
+    public static var placeholder: String { "NUMBER" }
+    public static var mayBeQuoted: Bool { false }
+
+    public init(settingText text: String) throws(SettingError) {
+        let parts = text.utf8.split(separator: UInt8(ascii: "."), maxSplits: 1, omittingEmptySubsequences: false)
+        let areDigits = parts.allSatisfy { !$0.isEmpty && $0.allSatisfy { $0 >= 48 && $0 <= 57 } }
+        let isCanonical = areDigits && parts[0].count <= 9 && (parts[0].count == 1 || parts[0].first != 48)
+            && (parts.count == 1 || parts[1].count <= 4)
+        guard isCanonical, let number = Double(text) else {
+            throw SettingError("is not a number with at most four digits after the point (for example 0.25)")
+        }
+        self = number
+    }
+
+    public var settingText: String {
+        self == Double(Int(self)) ? String(Int(self)) : String(self)
+    }
+}
+
 extension Duration: SettingValue {
     public static var placeholder: String { "DURATION" }
 

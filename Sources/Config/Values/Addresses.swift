@@ -25,6 +25,41 @@ public struct BindAddress: SettingValue, Hashable {
     public var settingText: String { AddressText.join(host, port) }
 }
 
+/// Where others reach a port of this node: "host:port", a host alone, or nothing, which means what can be told from where the
+/// port is bound.
+public struct AdvertiseAddress: SettingValue, Hashable {
+    /// A name or an IP address without brackets; empty: it is derived.
+    public var host: String
+    /// Zero: that of the port itself.
+    public var port: UInt16
+
+    public init(host: String = "", port: UInt16 = 0) {
+        self.host = host
+        self.port = port
+    }
+
+    public static var placeholder: String { "HOST[:PORT]" }
+
+    public init(settingText text: String) throws(SettingError) {
+        if text.isEmpty {
+            self.init()
+            return
+        }
+        guard let (host, port) = AddressText.split(text, defaultPort: 0), host.isEmpty || AddressText.isHost(host),
+            !host.isEmpty || port > 0
+        else { throw SettingError("is not an address for others (for example 10.0.0.7, 10.0.0.7:8000 or node-1.example.com)") }
+        self.init(host: host, port: port)
+    }
+
+    public var settingText: String {
+        port == 0 ? AddressText.bracketed(host) : AddressText.join(host, port)
+    }
+
+    static func help(_ key: String) -> String {
+        "What other nodes are told to be the address. By default that of \(key), or this machine's where it names none."
+    }
+}
+
 /// Where `forward` listens: as `BindAddress`, or a port alone, which means this machine only.
 public struct LocalAddress: SettingValue, Hashable {
     public var bindAddress: BindAddress
@@ -184,6 +219,9 @@ enum AddressText {
     private static func isAlphanumeric(_ byte: UInt8) -> Bool {
         (byte >= 48 && byte <= 57) || (byte | 0x20 >= 97 && byte | 0x20 <= 122)
     }
+
+    /// Whether the byte may be in a node's name.
+    static func isPlainNameByte(_ byte: UInt8) -> Bool { isNameByte(byte) }
 
     private static func isNameByte(_ byte: UInt8) -> Bool {
         isAlphanumeric(byte) || byte == UInt8(ascii: "-") || byte == UInt8(ascii: ".") || byte == UInt8(ascii: "_")

@@ -95,7 +95,7 @@ extension YAML {
 }
 
 extension Configuration {
-    /// The whole configuration as the YAML of a file that says the same.
+    /// The whole configuration as the YAML of a file that says the same, but for secrets, which are not shown.
     public var yaml: YAMLNode {
         let schema = Self.schema
         let start = TextPosition(line: 1, column: 1)
@@ -121,7 +121,9 @@ extension Configuration {
             let content: YAMLNode.Content
             if let setting = settings.first(where: { $0.path == prefix + name }) {
                 let isText = setting.form == .list || setting.form == .scalar(mayBeQuoted: true)
-                let scalars = setting.texts(root).map { YAMLNode(.scalar(text: $0, isQuoted: isText), at: start) }
+                let scalars = setting.texts(root).map {
+                    YAMLNode(.scalar(text: setting.isSecret ? "(hidden)" : $0, isQuoted: isText), at: start)
+                }
                 content = setting.form == .list ? .list(scalars) : scalars[0].content
             } else {
                 content = .map(entries(settings, of: root, prefix: "\(prefix)\(name)."))

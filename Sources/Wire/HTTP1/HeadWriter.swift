@@ -34,6 +34,10 @@ public struct RequestRewrite: Sendable {
     /// A path without a slash at its end, put in front of the target's; `*` and the target of CONNECT have no path and
     /// stay as they are.
     public var targetPrefix: [UInt8] = []
+    /// Whether `x-piko-node` and `x-piko-forward` go along as they came: to a process of ours, which judges them.
+    public var keepsNode = false
+    /// Field lines of ours that go along, each with its end.
+    public var fields: [UInt8] = []
 
     public init() {}
 }
@@ -66,7 +70,8 @@ public enum HeadWriter {
         copyFields(head, bytes, into: &output) { field in
             switch field.known {
             case .other: !field.isConnectionNamed
-            case .contentLength, .xPikoForward, .xPikoNode, .xPikoCredential: false
+            case .contentLength, .xPikoCredential: false
+            case .xPikoForward, .xPikoNode: rewrite.keepsNode
             case .xForwardedFor: rewrite.client.isEmpty
             case .xPikoAuthorization: rewrite.keepsAuthorization
             case .xPikoEndpoint: rewrite.keepsEndpoint
@@ -76,6 +81,7 @@ public enum HeadWriter {
             }
         }
         writeForwardedFor(head, bytes, client: rewrite.client.span, into: &output)
+        output.append(rewrite.fields.span)
         if rewrite.forward { output.append("x-piko-forward: true\r\n") }
         if head.acceptsTrailers { output.append("TE: trailers\r\n") }
         writeFraming(rewrite.framing, into: &output)
@@ -95,7 +101,8 @@ public enum HeadWriter {
         copyFields(head, bytes, into: &output) { field in
             switch field.known {
             case .other: !field.isConnectionNamed
-            case .contentLength: false
+            // A word between nodes, which no service may say.
+            case .contentLength, .xPikoNode: false
             case .upgrade: rewrite.connection == .upgrade
             default: !field.isConnectionNamed && !field.known.isHopByHop
             }
@@ -126,6 +133,11 @@ public enum HeadWriter {
             isRunning = isKept
         }
         if isRunning { output.append(bytes.extracting(runStart..<head.length - 2)) }
+    }
+
+    /// Appends the target as `writeRequest` writes it.
+    public static func writeTarget(_ head: Head, _ bytes: Span<UInt8>, into output: inout ByteBuffer) {
+        writeTarget(head, bytes, prefix: Span(), into: &output)
     }
 
     private static func writeTarget(

@@ -1,4 +1,5 @@
-// The admin port: health, readiness, metrics, status. What only the supervisor knows is asked over the control socket.
+// The admin port: health, readiness, metrics, status. What only the supervisor knows is asked over the control socket; what
+// another node is to answer (`?forward=`) is asked of that node.
 
 import Base
 import Control
@@ -13,23 +14,20 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     private let worker: Worker
     private var statusRequest: UInt64?
     private var entries: [StatusEntry] = []
+    private var report = ByteBuffer()
+    /// What a request waits for, and how long.
+    private var route = AdminRoute.health
+    private var path = ""
+    private var forward: AdminForward?
+    private var timer: CallbackTimer?
     let listener = ListenerKind.admin
     var trackedIndex = -1
 
-    private enum Route: CaseIterable {
-        case health, ready, metrics, endpoints
-
-        var path: String {
-            switch self {
-            case .health: "/health"
-            case .ready: "/ready"
-            case .metrics: "/metrics"
-            case .endpoints: "/status/upstream/endpoints"
-            }
-        }
-    }
-
     private let peer: PeerAddress
+
+    /// The time for what another node answers, and for what the supervisor does.
+    private static let forwardTime = Duration.seconds(15)
+    private static let reportTime = Duration.seconds(5)
 
     init(_ worker: Worker, stream: Stream, peer: PeerAddress, input: consuming ByteBuffer) {
         self.worker = worker
@@ -42,14 +40,18 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     }
 
     override func requestArrived() {
-        let path = withHeadBytes { bytes in ReservedPath.text(bytes.extracting(head.path(in: bytes))) ?? "" }
-        guard let route = Route.allCases.first(where: { $0.path == path }) else {
-            let body = Array("404 page not found".utf8)
-            respond(status: 404, contentType: "text/plain", body: body.span)
-            return
-        }
+        let target = AdminTarget(withHeadBytes { bytes in ReservedPath.text(bytes.extracting(head.originTarget)) ?? "" })
+        guard let route = AdminRoute(path: target.path) else { return notFound() }
         guard head.method == .get || head.method == .head else {
             respondError(status: 405, "method not allowed")
+            return
+        }
+        self.route = route
+        path = target.path
+        if let node = target.forward, node != "local", node != worker.setup.nodeID {
+            guard !node.isEmpty else { return notFound() }
+            waitFor(Self.forwardTime)
+            statusRequest = worker.dialAdmin(self, node: node)
             return
         }
         switch route {
@@ -57,15 +59,48 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
             respond(status: 200, contentType: "text/plain", body: Span())
         case .ready:
             respond(status: worker.isReady ? 200 : 503, contentType: "text/plain", body: Span())
-        case .metrics:
-            var text = ByteBuffer()
-            worker.telemetry.renderMetrics(into: &text)
-            respond(status: 200, contentType: "text/plain; version=0.0.4; charset=utf-8", body: text.span)
+        case .metrics: ask("metrics")
         case .endpoints:
             entries = []
             statusRequest = worker.askStatus(self, kind: .endpoints)
+        case .report(let path): ask(path)
         }
     }
+
+    private func notFound() {
+        let body = Array("404 page not found".utf8)
+        respond(status: 404, contentType: "text/plain", body: body.span)
+    }
+
+    private func waitFor(_ time: Duration) {
+        let timer = CallbackTimer(worker.loop) { [unowned self] in timeIsUp() }
+        timer.schedule(after: time)
+        self.timer = timer
+    }
+
+    private func ask(_ report: String) {
+        self.report.removeAll()
+        waitFor(Self.reportTime)
+        statusRequest = worker.askReport(self, report)
+    }
+
+    private func timeIsUp() {
+        let waitsForNode = forward != nil || statusRequest.map(Worker.isDial) ?? false
+        endWaiting()
+        guard isRouting else { return }
+        if route == .metrics, !waitsForNode { return respondMetrics() }
+        respondError(status: 504, "upstream timeout")
+    }
+
+    private func endWaiting() {
+        timer = nil
+        forward?.close()
+        forward = nil
+        if let statusRequest { worker.statusAbandoned(statusRequest) }
+        statusRequest = nil
+    }
+
+    // MARK: What comes of it
 
     /// A page of the supervisor's answer.
     func statusPage(_ page: [StatusEntry], isLast: Bool) {
@@ -85,8 +120,53 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
         respond(status: 200, contentType: "application/json; charset=utf-8", body: text.span)
     }
 
+    /// A page of a report.
+    func reportPage(_ status: UInt16, _ page: [UInt8], isLast: Bool) {
+        report.append(page.span)
+        guard isLast, isRouting else { return }
+        statusRequest = nil
+        endWaiting()
+        if route == .metrics {
+            if status != 200 { report.removeAll() }
+            return respondMetrics()
+        }
+        respond(status: Int(status), contentType: "application/json; charset=utf-8", body: report.span)
+        report.removeAll()
+    }
+
+    /// The metrics of this node; those of its cluster, when the supervisor said them, are in `report`.
+    private func respondMetrics() {
+        var text = ByteBuffer()
+        worker.telemetry.renderMetrics(into: &text)
+        text.append(report.span)
+        report.removeAll()
+        respond(status: 200, contentType: "text/plain; version=0.0.4; charset=utf-8", body: text.span)
+    }
+
+    /// The other node's admin port, or why there is no connection to it: 0 when it is not known.
+    func dialed(_ descriptor: consuming OwnedDescriptor?, code: UInt32) {
+        statusRequest = nil
+        guard isRouting else { return }
+        guard let descriptor else {
+            endWaiting()
+            if code == 0 { return notFound() }
+            return respondError(status: 502, "upstream unreachable")
+        }
+        guard let stream = try? Stream(worker.loop, adopting: descriptor) else {
+            endWaiting()
+            return respondError(status: 502, "upstream unreachable")
+        }
+        forward = AdminForward(stream, path: path) { [unowned self] answer in
+            forward = nil
+            endWaiting()
+            guard isRouting else { return }
+            guard let answer else { return respondError(status: 502, "upstream unreachable") }
+            respond(status: answer.status, contentType: answer.contentType, body: answer.body.span)
+        }
+    }
+
     override func connectionClosed() {
-        if let statusRequest { worker.statusAbandoned(statusRequest) }
+        endWaiting()
         worker.untrack(self)
     }
 }

@@ -17,23 +17,32 @@ import Wire
 
 /// One client connection of the proxy port.
 final class ProxyConnection: HTTPConnection, TrackedConnection {
-    private let worker: Worker
-    private let peer: PeerAddress
+    let worker: Worker
+    let peer: PeerAddress
     /// How often the connection has moved between workers.
     private let moves: UInt8
     /// Whether a sibling relays to us: then only our own tunnels serve it, and the sibling counts and logs its requests.
     private let isRelayed: Bool
     /// The sibling that it came from.
     private let sibling: UInt32?
-    private var endpoint: Endpoint?
+    private(set) var endpoint: Endpoint?
+    /// Whether another node sent the request: then only this node's tunnels serve it.
+    private(set) var isFromNode = false
+    /// Its way over other nodes.
+    var nodes = NodeRoute()
     private var isTCP = false
     /// Whether the client of a TCP connection takes its bytes without WebSocket.
     private var isRaw = false
     private var hasServed = false
     private var wasAnswered = false
+    /// How often it was tried over this worker's tunnels.
+    private var ownAttempts = 0
     private var waitsForStream = false
     private var destination: UInt32?
     private var isParked = false
+    /// When its patience with an agent that went away ends.
+    private var patience: Instant?
+    private var isDeclined = false
     /// What it holds while it waits for an agent.
     var parkedBytes = 0
     private var relays: [UInt32: HTTPUpstream] = [:]
@@ -67,14 +76,35 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         if !isRelayed { worker.telemetry.requestStarted() }
         wasAnswered = false
         waitsForStream = false
+        isFromNode = false
+        isDeclined = false
+        forgetNodes()
+        ownAttempts = 0
+        patience = nil
         do throws(HTTPError) {
             guard head.method != .connect else { throw HTTPError(status: 501, reason: "CONNECT is not supported") }
-            endpoint = try findEndpoint()
+            let found = try findEndpoint()
+            endpoint = found
+            if head.contains(.xPikoNode) || head.contains(.xPikoForward) { judgeHop(found) }
         } catch {
             respondError(status: error.status, error.reason)
             return
         }
         route()
+    }
+
+    /// Whether another node sent the request, or somebody who only says so.
+    private func judgeHop(_ endpoint: Endpoint) {
+        let verdict = withHeadBytes { bytes in
+            worker.hopProof.judge(head, bytes, endpoint: endpoint.bytes, now: Self.unixSeconds) { worker.nodes.isMember(peer) }
+        }
+        isFromNode = verdict == .node
+        if isRelayed { return }
+        switch verdict {
+        case .client: break
+        case .forged: worker.telemetry.nodeProofRefused()
+        case .node: worker.telemetry.nodeRequest()
+        }
     }
 
     private func findEndpoint() throws(HTTPError) -> Endpoint {
@@ -105,7 +135,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         route()
     }
 
-    private func route() {
+    func route() {
         guard let endpoint else { return }
         // Whoever relayed a request without a body looks again where it is served. One with a body has sent some of it, so this
         // worker sends it on: its tunnel moved from here while it was on its way.
@@ -114,15 +144,18 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             return
         }
         // A request whose tunnel broke tries each tunnel of this worker once, and then those of the others.
-        let avoidsOwn = summary.attempts > 0 && summary.attempts >= max(endpoint.tunnels.count, endpoint.hasIdleData ? 2 : 0)
-        switch worker.routes.choice(endpoint, mayMove: !hasServed && moves == 0, avoidsOwn: avoidsOwn) {
+        let avoidsOwn = ownAttempts > 0 && ownAttempts >= max(endpoint.tunnels.count, endpoint.hasIdleData ? 2 : 0)
+        let avoidsNodes = isFromNode || nodes.isExhausted
+        switch worker.routes.choice(
+            endpoint, mayMove: !hasServed && moves == 0, avoidsOwn: avoidsOwn, avoidsNodes: avoidsNodes)
+        {
         case .own:
             // Where else it is served must be known before it can be shared out.
             if !hasServed && moves == 0 && endpoint.route == nil { worker.ask(endpoint, for: nil) }
             serveHere(endpoint)
         case .sibling(let sibling):
             // Of an agent that is gone only data connections are left, and those not for long.
-            if endpoint.hasLostSessions, waitsForTunnel(endpoint) { return }
+            if endpoint.hasLostSessions, !isFromNode, waitsForTunnel(endpoint) { return }
             // Its data connections will come here, too.
             // What becomes a byte stream moves: a relay between workers can't tell a reset from an end.
             serve(at: sibling, moves: isTCP || head.upgradePresent || !endpoint.isDirect)
@@ -132,6 +165,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             // Its next worker says so in a moment.
             endpoint.noteLoss(at: context.loop.now)
             if !waitsForTunnel(endpoint, atLeast: Self.moveTime) { noUpstream() }
+        case .remote: serveAtNode(endpoint)
         case .unknown where !wasAnswered:
             if !worker.ask(endpoint, for: self) { noUpstream() }
         case .unknown, .none:
@@ -146,16 +180,42 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             decline()
             return
         }
-        if let endpoint, waitsForTunnel(endpoint) { return }
+        // The node that sent it here looks elsewhere, and waits, unless it has not kept what it would send again.
+        if let endpoint, !isFromNode || hasLongBody {
+            if nodes.wasDeclined { endpoint.noteLoss(at: context.loop.now) }
+            if waitsForTunnel(endpoint) { return }
+        }
+        giveUp()
+    }
+
+    /// Nobody serves the endpoint.
+    private func giveUp() {
+        if isFromNode {
+            isDeclined = true
+            worker.telemetry.nodeRequestDeclined()
+            declineForNode()
+            return
+        }
         worker.telemetry.withoutUpstream()
         respondError(status: 502, "no available upstreams")
     }
 
+    /// Routes the request again, by what the supervisor knows now.
+    func routeAnew() {
+        if let endpoint { worker.routes.doubt(endpoint) }
+        wasAnswered = false
+        route()
+    }
+
     /// Whether the request waits for the endpoint's last agent, which went away a moment ago, to come back.
     private func waitsForTunnel(_ endpoint: Endpoint, atLeast: Duration = .zero) -> Bool {
-        guard !isParked, let deadline = worker.park(self, endpoint, atLeast: atLeast) else { return false }
+        let now = context.loop.now
+        guard !isParked, now < patience ?? .never, let deadline = worker.park(self, endpoint, atLeast: atLeast) else { return false }
         isParked = true
-        limitRouting(until: deadline)
+        let end = min(deadline, patience ?? deadline)
+        patience = end
+        // What another node has may have changed there and back before news of it came here.
+        limitRouting(until: nodes.wasDeclined ? min(end, now + Self.declinedTime) : end)
         return true
     }
 
@@ -167,9 +227,13 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         guard isParked else { return }
         unpark()
         guard isRouting else { return }
+        nodes = NodeRoute()
         wasAnswered = false
         route()
     }
+
+    /// How long a request waits until it tries a node again that declined it.
+    private static let declinedTime = Duration.milliseconds(200)
 
     private func unpark() {
         guard isParked else { return }
@@ -179,14 +243,25 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func routingTimedOut() {
-        guard isParked else { return super.routingTimedOut() }
+        guard isParked else {
+            forgetNodes()
+            return super.routingTimedOut()
+        }
+        if nodes.wasDeclined, let patience, let endpoint, context.loop.now < patience {
+            worker.routes.doubt(endpoint)
+            tunnelMayBeBack()
+            return
+        }
         unpark()
-        worker.telemetry.withoutUpstream()
-        respondError(status: 502, "no available upstreams")
+        giveUp()
     }
 
     override func upstreamDeclined() -> Bool {
         guard let endpoint else { return false }
+        if let node = nodes.current {
+            nodeDeclined(node)
+            return true
+        }
         worker.telemetry.retried()
         if summary.attempts < Self.declinesMax {
             worker.routes.changed(endpoint.name)
@@ -234,8 +309,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             let tunnel = tunnels[(first &+ step) % tunnels.count]
             guard let upstream = tunnel.upstream(fresh: fresh) else { continue }
             if tunnel.agent != nil { worker.telemetry.dataShortage() }
-            worker.telemetry.upstreamRequest()
-            proceed(with: upstream)
+            serve(over: upstream)
             if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
             return true
         }
@@ -245,11 +319,16 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// Serves the request over a data connection; false when none is to be had.
     private func serveOverData(_ endpoint: Endpoint, isRepeatable: Bool) -> Bool {
         guard let connection = endpoint.direct?.take(isRepeatable: isRepeatable) else { return false }
-        worker.telemetry.upstreamRequest()
-        connection.open(for: peer.bytes.span)
-        proceed(with: connection)
+        connection.open(for: clientAddress.bytes.span)
+        serve(over: connection)
         if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
         return true
+    }
+
+    private func serve(over upstream: HTTPUpstream) {
+        ownAttempts += 1
+        worker.telemetry.upstreamRequest()
+        proceed(with: upstream, as: isFromNode ? .serviceAfterNode : .service)
     }
 
     /// No tunnel opened a stream. An agent that has not yet accepted as many as may wait for that will: so does the request.
@@ -275,7 +354,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func serveTCP(_ endpoint: Endpoint) {
         if endpoint.choosesData(workers: worker.routes.workerCount), let connection = endpoint.direct?.takeUnused() {
-            connection.open(for: peer.bytes.span)
+            connection.open(for: clientAddress.bytes.span)
             relayTCP(to: connection.takeChannel())
             return
         }
@@ -335,6 +414,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             return false
         }
         worker.telemetry.retried()
+        if let node = nodes.current {
+            nodeBroke(node)
+            return true
+        }
         wasAnswered = false
         route()
         return true
@@ -377,7 +460,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private func relay(to sibling: UInt32) {
         hasServed = true
         if let idle = relays[sibling], idle.isIdle {
-            proceed(with: idle, verbatim: true)
+            proceed(with: idle, as: .sibling)
             return
         }
         let mark = isRelayed ? moves - 1 : Self.relayedMark
@@ -388,7 +471,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.relayed()
         let upstream = HTTPUpstream(stream, pool: nil, keepsOpen: true, headLimits: context.settings.headLimits)
         relays[sibling] = upstream
-        proceed(with: upstream, verbatim: true)
+        proceed(with: upstream, as: .sibling)
     }
 
     // MARK: Ends
@@ -409,6 +492,11 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     override func exchangeFinished() {
         if summary.wasUpgraded { worker.relayClosed() }
         if isRelayed { return }
+        if isDeclined {
+            // The node that sent it counts it.
+            worker.telemetry.requestMoved()
+            return
+        }
         worker.telemetry.requestFinished(head, summary)
         guard worker.telemetry.keepsResponses, !isTCP else { return }
         let kept = responseBytes.count
@@ -422,6 +510,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     override func connectionClosed() {
         unpark()
+        forgetNodes()
         closeRelays()
         worker.untrack(self)
     }

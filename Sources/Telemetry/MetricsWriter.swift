@@ -1,0 +1,65 @@
+// Metrics with labels that are known only while the program runs, in the Prometheus text format.
+
+public import Memory
+
+/// Writes families of metrics one after the other.
+public struct MetricsWriter: ~Copyable {
+    /// What was written.
+    public var text = ByteBuffer()
+    private var name: StaticString = ""
+
+    /// What a family's values mean.
+    public enum Kind: Sendable {
+        case counter
+        case gauge
+    }
+
+    public init() {}
+
+    /// Begins a family; its values follow.
+    public mutating func family(_ name: StaticString, _ kind: Kind, _ help: StaticString) {
+        self.name = name
+        text.append("# HELP " as StaticString)
+        text.append(name)
+        text.append(" " as StaticString)
+        text.append(help)
+        text.append("\n# TYPE " as StaticString)
+        text.append(name)
+        text.append(kind == .counter ? " counter\n" as StaticString : " gauge\n" as StaticString)
+    }
+
+    /// A value of the family. Labels' names are plain; their values may be anything.
+    public mutating func value(_ value: UInt64, _ labels: [(name: String, value: String)] = []) {
+        text.append(name)
+        if !labels.isEmpty {
+            var mark = "{"
+            for label in labels {
+                text.append(mark)
+                text.append(label.name)
+                text.append("=\"" as StaticString)
+                for byte in label.value.utf8 { escape(byte) }
+                text.append("\"" as StaticString)
+                mark = ","
+            }
+            text.append("}" as StaticString)
+        }
+        text.append(" " as StaticString)
+        text.appendDecimal(value)
+        text.append("\n" as StaticString)
+    }
+
+    /// A family of one value.
+    public mutating func counter(_ name: StaticString, _ help: StaticString, _ value: UInt64) {
+        family(name, .counter, help)
+        self.value(value)
+    }
+
+    private mutating func escape(_ byte: UInt8) {
+        switch byte {
+        case UInt8(ascii: "\\"): text.append("\\\\" as StaticString)
+        case UInt8(ascii: "\""): text.append("\\\"" as StaticString)
+        case UInt8(ascii: "\n"): text.append("\\n" as StaticString)
+        default: text.append(byte)
+        }
+    }
+}

@@ -1,0 +1,70 @@
+// Who may say that a request comes from another node, and the words with which this one says it. With keys of the cluster only who
+// holds one; without, whoever has the address of a known node.
+
+import Control
+import Crypto
+import Memory
+import Reactor
+import Wire
+
+/// Makes and checks what goes with a request from node to node.
+struct HopProof {
+    private let keys: [MessageAuthentication]
+    private let node: [UInt8]
+
+    /// The first key signs, all verify.
+    init(keys: [[UInt8]], nodeID: String) {
+        self.keys = keys.map { MessageAuthentication(key: $0) }
+        node = NodeProof.fieldText(ofNode: nodeID)
+    }
+
+    /// Whether there are keys.
+    var isKeyed: Bool { !keys.isEmpty }
+
+    /// The field lines for a request to another node.
+    func fields(_ head: borrowing Head, _ bytes: Span<UInt8>, endpoint: [UInt8], now: UInt64) -> [UInt8] {
+        var line = ByteBuffer()
+        guard let key = keys.first else {
+            line.append("x-piko-forward: true\r\n")
+            return [UInt8](copying: line.span)
+        }
+        var target = ByteBuffer()
+        HeadWriter.writeTarget(head, bytes, into: &target)
+        var signed = ByteBuffer()
+        NodeProof.writeSigned(
+            node: node.span, time: now, method: bytes.extracting(head.methodRange), target: target.span, endpoint: endpoint.span,
+            tenant: Span(), into: &signed)
+        NodeProof.writeField(node: node.span, time: now, code: key.code(for: signed.span).span, into: &line)
+        return [UInt8](copying: line.span)
+    }
+
+    /// What a request says about its way here.
+    enum Verdict {
+        /// Nothing, or nothing that counts.
+        case client
+        /// It says that it comes from a node, and can't prove it.
+        case forged
+        /// Another node sent it.
+        case node
+    }
+
+    /// Judges the request. `isMember`: whether its connection comes from the address of a known node.
+    func judge(
+        _ head: borrowing Head, _ bytes: Span<UInt8>, endpoint: [UInt8], now: UInt64, isMember: () -> Bool
+    ) -> Verdict {
+        guard isKeyed else {
+            guard head.contains(.xPikoForward) else { return head.contains(.xPikoNode) ? .forged : .client }
+            return isMember() ? .node : .forged
+        }
+        guard head.contains(.xPikoNode) else { return head.contains(.xPikoForward) ? .forged : .client }
+        guard head.count(of: .xPikoNode) == 1, let value = head.firstValue(of: .xPikoNode),
+            let proof = NodeProof(bytes.extracting(value)), proof.isTimely(now)
+        else { return .forged }
+        var signed = ByteBuffer()
+        NodeProof.writeSigned(
+            node: proof.node.span, time: proof.time, method: bytes.extracting(head.methodRange), target: bytes.extracting(head.target),
+            endpoint: endpoint.span, tenant: Span(), into: &signed)
+        for key in keys where key.isValid(proof.code.span, for: signed.span) { return .node }
+        return .forged
+    }
+}

@@ -1,0 +1,111 @@
+// A request whose endpoint other nodes serve: goes to one of them, and when that one can't be reached, or says that it has no tunnel,
+// to the next. At most one hop: what another node sent here is served from this node's tunnels or declined.
+
+import Base
+import Control
+import Reactor
+import Transport
+import Wire
+
+/// What a request knows of its way over other nodes.
+struct NodeRoute {
+    /// Nodes that could not be reached or had no tunnel.
+    var tried: [String] = []
+    /// Whether one said that it has no tunnel, though this node thought so.
+    var wasDeclined = false
+    /// Whether no other node is left to be tried.
+    var isExhausted = false
+    /// Where a connection is waited for.
+    var waiting: PeerNode?
+    /// Who serves it.
+    var current: PeerNode?
+    /// Whether the connection to it had served other requests before.
+    var isReused = false
+    /// Whether a kept connection broke under it.
+    var wantsFresh = false
+
+    /// The most nodes that one request tries.
+    static let triedMax = 5
+}
+
+extension ProxyConnection {
+    /// Sends the request to one of the nodes that have the endpoint.
+    func serveAtNode(_ endpoint: Endpoint) {
+        guard nodes.tried.count < NodeRoute.triedMax, let node = worker.nodes.choose(endpoint.remote, avoiding: nodes.tried) else {
+            nodes.isExhausted = true
+            route()
+            return
+        }
+        nodes.waiting = node
+        worker.nodes.connect(self, to: node, isRepeatable: head.method.isIdempotent, isFresh: nodes.wantsFresh)
+        if nodes.waiting != nil { limitRouting() }
+    }
+
+    /// There is a connection to the node.
+    func nodeConnected(_ upstream: HTTPUpstream, _ node: PeerNode) {
+        guard isRouting, nodes.waiting === node else {
+            upstream.giveUp()
+            return
+        }
+        nodes.waiting = nil
+        nodes.current = node
+        nodes.isReused = upstream.isReused
+        let fields = withHeadBytes { bytes in
+            worker.hopProof.fields(head, bytes, endpoint: endpoint?.bytes ?? [], now: Self.unixSeconds)
+        }
+        worker.telemetry.remoteRequest()
+        proceed(with: upstream, as: .node(fields))
+    }
+
+    /// There is none.
+    func nodeFailed(_ node: PeerNode) {
+        guard nodes.waiting === node else { return }
+        nodes.waiting = nil
+        guard isRouting else { return }
+        nodes.tried.append(node.id)
+        worker.telemetry.retried()
+        route()
+    }
+
+    /// Another node has no tunnel for the request.
+    func nodeDeclined(_ node: PeerNode) {
+        nodes.current = nil
+        nodes.tried.append(node.id)
+        nodes.wasDeclined = true
+        worker.telemetry.retried()
+        routeAnew()
+    }
+
+    /// The connection to the node broke before anything was answered.
+    func nodeBroke(_ node: PeerNode) {
+        nodes.current = nil
+        // It may have been given up while it was idle: that says nothing of the node.
+        if nodes.isReused, !nodes.wantsFresh { nodes.wantsFresh = true } else { nodes.tried.append(node.id) }
+        routeAnew()
+    }
+
+    /// The request is over, or waits for no node any more.
+    func forgetNodes() {
+        if let node = nodes.waiting { worker.nodes.forget(self, at: node) }
+        nodes = NodeRoute()
+    }
+
+    static var unixSeconds: UInt64 { SystemClock.unixNanoseconds / 1_000_000_000 }
+
+    /// Whether more of a body comes than the node that sent the request keeps: it can't send that again.
+    var hasLongBody: Bool { head.isChunked || head.contentLength ?? 0 > UInt64(context.settings.replayBytesMax) }
+
+    /// The client's address, for whom the service is told by other means than HTTP. Of a request from another node that is what the
+    /// node wrote last into X-Forwarded-For.
+    var clientAddress: PeerAddress {
+        guard isFromNode else { return peer }
+        let text = withHeadBytes { bytes -> String? in
+            guard let field = head.fields.last(where: { $0.known == .xForwardedFor }) else { return nil }
+            var start = field.value.upperBound
+            while start > field.value.lowerBound, bytes[start - 1] != 0x2c, bytes[start - 1] != 0x20 { start -= 1 }
+            return ReservedPath.text(bytes.extracting(start..<field.value.upperBound))
+        }
+        guard let text, let address = SocketAddress(address: text, port: 0) else { return .none }
+        return PeerAddress(encoded: address.encoded.span) ?? .none
+    }
+}
