@@ -17,6 +17,9 @@ open class MuxSessionDelegate {
     /// The peer opened a stream (on the agent's side). The user sets the channel's delegate and resumes reading.
     open func session(_ session: MuxSession, accepted channel: YamuxChannel) {}
 
+    /// After `goAway(acceptingLate: true)`: the peer has heard of it, and the streams that it had opened by then are here.
+    open func sessionHeardGoAway(_ session: MuxSession) {}
+
     /// The peer takes no new streams; those that run go on.
     open func sessionWentAway(_ session: MuxSession) {}
 
@@ -109,9 +112,9 @@ public final class MuxSession: ChannelDelegate {
     }
 
     /// Tells the peer to open no more streams, and opens none ourselves. With `acceptingLate`, streams that were opened before
-    /// the peer heard of it are taken, until `refuseLateStreams`.
+    /// the peer heard of it are taken, until `refuseLateStreams`; the delegate's `sessionHeardGoAway` follows.
     public func goAway(acceptingLate: Bool = false) {
-        guard !isOver, !isGoingAway else { return }
+        guard !isOver else { return }
         isGoingAway = true
         yamux.goAway(.normal, acceptingLate: acceptingLate)
         flush()
@@ -179,7 +182,7 @@ public final class MuxSession: ChannelDelegate {
                     delegate?.sessionWentAway(self)
                     if yamux.streamCount == 0 { delegate?.sessionIdle(self) }
                 case .pong:
-                    break
+                    if isGoingAway { delegate?.sessionHeardGoAway(self) }
                 }
             }
         } catch {

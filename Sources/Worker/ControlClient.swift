@@ -42,7 +42,8 @@ final class ControlClient: MessageDelegate {
     }
 
     override func messageSocketEnded(_ socket: MessageSocket, error: SystemError?) {
-        end(error.map { "control socket: \($0)" })
+        // A supervisor that ends without having read everything resets the socket.
+        end(error.flatMap { $0.isPeerGone ? nil : "control socket: \($0)" })
     }
 
     override func message(_ socket: MessageSocket, bytes: Span<UInt8>, descriptors: inout DescriptorList) {

@@ -1,7 +1,8 @@
 // One session of a listener: the yamux session over a WebSocket, the connections that it carries, and its retirement.
 //
-// Retirement: go-away is said, then for `settleTime` nothing is cut, because streams that the server opened before it
-// heard the go-away are still on their way. Then connections that idle are closed, and with the last stream the session.
+// Retirement: go-away is said, with a ping behind it. Until the server has answered that, and for `settleTime` at least, nothing
+// is cut, because streams and requests that the server sent before it heard the go-away are still on their way. Then connections
+// that idle are closed, and with the last stream the session.
 
 internal import Base
 internal import Reactor
@@ -10,7 +11,7 @@ internal import Wire
 
 /// A session and its connections.
 final class TunnelSession: MuxSessionDelegate, StreamOwner {
-    /// How long streams may be on their way when go-away was said.
+    /// How long requests on other connections than the session may be on their way when go-away was said.
     static let settleTime = Duration.milliseconds(500)
 
     /// The server's address as text, for X-Forwarded-For.
@@ -20,6 +21,8 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
     private var mux: MuxSession?
     private var connections: [ObjectIdentifier: any DrainableConnection] = [:]
     private var settle: CallbackTimer?
+    private var isHeard = false
+    private var isTimeOver = false
     private var hasSettled = false
     private(set) var isRetired = false
 
@@ -36,7 +39,10 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
     func retire() {
         guard !isRetired, let mux else { return }
         isRetired = true
-        settle = CallbackTimer(loop) { [unowned self] in self.settled() }
+        settle = CallbackTimer(loop) { [unowned self] in
+            isTimeOver = true
+            settleIfHeard()
+        }
         settle?.schedule(after: Self.settleTime)
         mux.goAway(acceptingLate: true)
     }
@@ -65,7 +71,8 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
         if !isRetired { listener.streamBecameRaw() }
     }
 
-    private func settled() {
+    private func settleIfHeard() {
+        guard isTimeOver, isHeard, !hasSettled else { return }
         hasSettled = true
         mux?.refuseLateStreams()
         for connection in Array(connections.values) { connection.finishSoon() }
@@ -84,6 +91,12 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
 
     override func sessionWentAway(_ session: MuxSession) {
         listener.sessionWentAway(self)
+    }
+
+    override func sessionHeardGoAway(_ session: MuxSession) {
+        guard isRetired else { return }
+        isHeard = true
+        settleIfHeard()
     }
 
     override func sessionIdle(_ session: MuxSession) {

@@ -200,12 +200,21 @@ public struct YamuxSession: ~Copyable {
 
     /// Tells the peer to open no more streams. Those that run go on, unless the code says that the session is over. A second
     /// call does nothing unless it turns `normal` into an error. With `acceptingLate`, streams that the peer opened before it
-    /// heard of it are taken, until `refuseLateStreams`.
+    /// heard of it are taken, until `refuseLateStreams`; a ping goes after it, whose `pong` says that the peer has heard of it.
     public mutating func goAway(_ code: YamuxGoAwayCode, acceptingLate: Bool = false) {
         if let localGoAway, localGoAway != .normal || code == .normal { return }
         localGoAway = code
         acceptsLateStreams = acceptingLate && code == .normal
         send(YamuxHeader(.goAway, length: code.rawValue))
+        if acceptsLateStreams { sendPing() }
+    }
+
+    /// A ping in place of one that may be under way: only the answer to this one counts.
+    private mutating func sendPing() {
+        pingValue &+= 1
+        pingSentAt = clock
+        pingAt = clock + limits.keepAliveInterval
+        send(YamuxHeader(.ping, flags: .synchronize, length: pingValue))
     }
 
     /// Asks the peer to open no more streams and to go elsewhere, while streams of ours may still be opened.
@@ -239,12 +248,7 @@ public struct YamuxSession: ~Copyable {
             drop(oldest.slot)
             return .dropped(id)
         }
-        if let due = pingAt, due <= now, pingSentAt == nil {
-            pingValue &+= 1
-            pingSentAt = now
-            pingAt = now + limits.keepAliveInterval
-            send(YamuxHeader(.ping, flags: .synchronize, length: pingValue))
-        }
+        if let due = pingAt, due <= now, pingSentAt == nil { sendPing() }
         return .quiet
     }
 
