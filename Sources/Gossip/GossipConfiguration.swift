@@ -68,7 +68,7 @@ public struct GossipConfiguration: Equatable, Sendable {
     /// Without an answer for so long, a probe is repeated and others are asked to help; after three times as long the node is
     /// suspected. Nil: three intervals, at least 300 ms.
     public var probeTimeout: Duration?
-    /// A suspected node that does not answer for so long is unreachable. Nil: twenty intervals, at least 2 s.
+    /// A suspected node that does not answer for so long is unreachable. Nil: fifteen intervals, at least 1.5 s.
     public var suspicionTime: Duration?
     /// An unreachable node, or one that left, is forgotten after so long.
     public var expiry: Duration = .seconds(60)

@@ -98,7 +98,7 @@ public struct GossipMachine {
         init(_ configuration: GossipConfiguration) {
             let interval = configuration.interval
             probeTimeout = configuration.probeTimeout ?? max(.milliseconds(300), interval * 3)
-            suspicionTime = configuration.suspicionTime ?? max(.seconds(2), interval * 20)
+            suspicionTime = configuration.suspicionTime ?? max(.milliseconds(1_500), interval * 15)
             newsTime = max(.seconds(2), interval * 20)
             lateness = max(.seconds(1), interval * 10)
         }

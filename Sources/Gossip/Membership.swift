@@ -77,6 +77,7 @@ extension GossipMachine {
         counters[.recovered] += 1
         members[place].isAccused = false
         members.setState(place, .alive)
+        insertIntoProbeOrder(members[place].life)
         tell(place, members[place].entries.version, now)
         changed(place)
     }
@@ -196,6 +197,7 @@ extension GossipMachine {
         member.refutation = refutation
         let place = members.add(member)
         lost.removeAll { $0.address == introduction.address }
+        insertIntoProbeOrder(life)
         tell(place, 0, now)
         outputs.append(.change(.nodeAppeared(applicationNode(place))))
         return place

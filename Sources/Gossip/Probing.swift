@@ -55,6 +55,13 @@ extension GossipMachine {
         }
     }
 
+    /// A member that was not among the living when the order was made gets its turn in it too.
+    mutating func insertIntoProbeOrder(_ life: UInt64) {
+        let ahead = probeOrder.count - probeNext
+        guard ahead < configuration.limits.nodesMax else { return }
+        probeOrder.insert(life, at: probeNext + random.below(ahead + 1))
+    }
+
     private mutating func beginProbe(_ place: Int, _ now: Instant) {
         ping(place, now)
         guard probes.count < configuration.limits.probesMax else { return }
@@ -152,6 +159,7 @@ extension GossipMachine {
         members[place].isAccused = false
         members.setState(place, .dead(since: now, isCertain: isCertain))
         tell(place, members[place].entries.version, now)
+        hurry(now)
         changed(place)
     }
 

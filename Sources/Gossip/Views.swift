@@ -14,6 +14,9 @@ extension GossipMachine {
         return LocalNode(id: member.id, incarnation: member.incarnation, address: member.address, attributes: attributes)
     }
 
+    /// How many nodes are known, this one and those that left or are unreachable included.
+    public var knownNodes: Int { members.count }
+
     /// All known nodes, this one first.
     public func nodes(now: Instant) -> [GossipNodeView] { members.places.map { view($0, now) } }
 

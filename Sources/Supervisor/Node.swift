@@ -96,6 +96,8 @@ final class Node {
     private(set) var lateSignals: [Int32] = []
     /// What the rehearsal of an upgrade tried as its worker.
     var nextWorkerProgram: HeldProgram?
+    /// Whether the program that takes over, or is gone back to, is a member of clusters.
+    var nextKnowsClusters = true
     /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
     var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
     private var clock: CallbackTimer?

@@ -114,6 +114,7 @@ final class UpgradeTask: ChannelDelegate {
                 $0.field("new_version", json?["version"]?.string ?? "?")
             }
             node.nextWorkerProgram = worker
+            node.nextKnowsClusters = json?["clusters"] == .bool(true)
             node.replace(with: supervisor.description, .upgrade)
         } else if let reason = json?["error"]?.string {
             fail("the new program can't take over: \(reason)")
@@ -299,9 +300,11 @@ extension Node {
         if left == 0 { finish() }
     }
 
-    /// Takes the gossip port out of the loop. Without memory for the core's state the next program joins anew.
+    /// Takes the gossip port out of the loop. Without memory for the core's state the next program joins anew. For a program that
+    /// knows nothing of clusters this is the end of the membership.
     private func detachCluster(_ done: @escaping (TakenState.Cluster?) -> Void) {
         guard let cluster else { return done(nil) }
+        guard nextKnowsClusters else { return cluster.leave { done(nil) } }
         cluster.detach { taken, snapshot in
             guard var taken else { return done(nil) }
             guard let file = try? MemoryFile.make(name: "piko-cluster", holding: snapshot.span) else {

@@ -54,7 +54,9 @@ struct TakeOver {
         var status: Int32 = 0
         do {
             try Rehearsal.run(try invocation(), try state())
-            JSONValue.object([JSONMember("ok", .bool(true)), JSONMember("version", .string(BuildInfo.version))]).write(into: &report)
+            JSONValue.object([
+                JSONMember("ok", .bool(true)), JSONMember("version", .string(BuildInfo.version)), JSONMember("clusters", .bool(true)),
+            ]).write(into: &report)
         } catch {
             JSONValue.object([JSONMember("error", .string("\(error)"))]).write(into: &report)
             status = 1
@@ -227,6 +229,7 @@ extension Node {
         }
         log.info(.server, "took the node over") { $0.field("from_version", state.writtenBy) }
         programsBefore = (before, workersBefore)
+        nextKnowsClusters = state.cluster != nil
         let goBack = { [unowned self] (reason: String) in
             replace(with: before.description, .back, reason: reason)
         }

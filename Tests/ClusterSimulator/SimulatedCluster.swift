@@ -89,6 +89,9 @@ public final class SimulatedCluster {
     public private(set) var now = Instant(nanoseconds: 1_000_000_000)
     public var random: SimulationRandom
     public var observer: Observer = { _, _ in }
+    /// Gives the time in seconds; what nodes then take for messages on streams is added up in `metered`.
+    public var meter: (() -> Double)?
+    public private(set) var metered: [Double] = []
     /// Directed links that are cut: from * 65,536 + to.
     public private(set) var cuts: Set<Int> = []
     private var queue: [Scheduled] = []
@@ -114,12 +117,13 @@ public final class SimulatedCluster {
         nodes.append(SimulatedNode(address: address, id: id))
         places[address] = index
         lives.append(0)
+        metered.append(0)
         return index
     }
 
     public func nodeNow(_ node: Int) -> Instant { now + nodes[node].clockOffset }
 
-    public func start(_ node: Int, id: String, incarnation: UInt64, join: [Int]) {
+    public func start(_ node: Int, id: String, incarnation: UInt64, join: [Int], limits: GossipLimits? = nil) {
         nodes[node].id = id
         nodes[node].stopped = Instant(nanoseconds: 0)
         lifeCount += 1
@@ -127,6 +131,8 @@ public final class SimulatedCluster {
         let local = LocalNode(
             id: id, incarnation: incarnation, address: nodes[node].address,
             attributes: [.proxyAddress: "\(id):8000", .adminAddress: "\(id):8002", .version: "1.0"])
+        var configuration = self.configuration
+        if let limits { configuration.limits = limits }
         nodes[node].machine = GossipMachine(
             configuration: configuration, node: local, seed: random.next(), now: nodeNow(node))
         if !join.isEmpty { handle(node, .join(join.map { nodes[$0].address })) }
@@ -182,7 +188,17 @@ public final class SimulatedCluster {
         guard nodes[node].machine != nil else { return }
         var outputs = self.outputs
         self.outputs = []
-        nodes[node].machine!.handle(event, now: nodeNow(node), into: &outputs)
+        let isStream = switch event {
+        case .streamReply, .streamRequest: true
+        default: false
+        }
+        if let meter, isStream {
+            let start = meter()
+            nodes[node].machine!.handle(event, now: nodeNow(node), into: &outputs)
+            metered[node] += meter() - start
+        } else {
+            nodes[node].machine!.handle(event, now: nodeNow(node), into: &outputs)
+        }
         for output in outputs { perform(output, node) }
         outputs.removeAll(keepingCapacity: true)
         self.outputs = outputs

@@ -53,6 +53,22 @@ private func addresses(_ texts: [String]) -> [SocketAddress] {
     }
 }
 
+@Suite struct AddressBookTests {
+    @Test func namesAreLookedUpWhenTheyAreNeeded() throws {
+        let loop = try Loop(backend: .epoll)
+        let book = AddressBook(loop)
+        var changed: [String] = []
+        book.changed = { changed.append($0) }
+        #expect(book.address("10.0.0.7:8000") == SocketAddress(address: "10.0.0.7", port: 8000))
+        #expect(book.address("localhost:8000") == nil)
+        let isKnown = loop.turn { changed == ["localhost:8000"] }
+        #expect(isKnown && book.address("localhost:8000")?.isLoopback == true)
+        for text in ["", "nothing", "localhost:0", ":5", "a b:5", "no-such-host.invalid:5"] { #expect(book.address(text) == nil) }
+        let isOver = loop.turn { loop.openHandles == 0 }
+        #expect(isOver && changed.count == 1)
+    }
+}
+
 @Suite struct RebalanceTests {
     private static func config(_ threshold: Double, rate: Double = 0.1, least: Int = 1) -> ServerConfig.Rebalance {
         var config = ServerConfig.Rebalance()

@@ -296,6 +296,14 @@ private struct Driver {
         #expect(passed == .seconds(15) && actions == [.stopAccepting, .drain(1, within: .seconds(60))])
     }
 
+    @Test func otherNodesHearBeforeItDrains() {
+        var driver = Driver.serving(workers: 1)
+        driver.machine.announceTime = .seconds(1)
+        #expect(driver.send(.terminate) == [.announceReady(false)])
+        let (passed, actions) = driver.tick()
+        #expect(passed == .seconds(1) && actions == [.stopAccepting, .drain(1, within: .seconds(60))])
+    }
+
     @Test func abandonsAReloadWhenItIsToldToEnd() {
         var driver = Driver.serving(workers: 1)
         _ = driver.send(.reload(workers: 1, SupervisorPolicy()))
