@@ -127,7 +127,7 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         let listener = try Listener(loop, adopting: descriptor, delegate: door)
         let closed = try Listener.bind(SocketAddress(address: "127.0.0.1", port: 0)!)
         let shut = SocketAddress.name(of: closed.raw)!
-        _ = closed.take()
+        _ = consume closed
         let dialer = NodeDialer(loop)
         dialer.dial(link, 1, open)
         #expect(loop.turn { inbox.messages.contains(.dialed(request: 1)) && door.count == 1 })
