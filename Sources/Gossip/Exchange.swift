@@ -267,7 +267,7 @@ extension GossipMachine {
 
     /// Compares states with a member on a stream, if there is room for one more and none with it.
     mutating func exchange(with life: UInt64, want: [DigestEntry] = [], _ now: Instant) {
-        guard let place = members.place(of: life), place != 0, exchanges.count < configuration.limits.streamsMax,
+        guard nextStream <= now, let place = members.place(of: life), place != 0, exchanges.count < configuration.limits.streamsMax,
             !exchanges.contains(where: { $0.life == life })
         else { return }
         var writer = envelope.begin(to: life, isStream: true, capacity: 4_096)
@@ -285,7 +285,7 @@ extension GossipMachine {
         counters[.streamBytesOut] += UInt64(writer.count)
         let number = nextExchange
         nextExchange &+= 1
-        exchanges.append(Exchange(number: number, life: life, until: now + timing.streamTime))
+        exchanges.append(Exchange(number: number, life: life, until: now + timing.streamTime, isGift: !want.isEmpty))
         outputs.append(.openStream(writer.bytes, to: members[place].address, exchange: number))
     }
 
@@ -315,9 +315,11 @@ extension GossipMachine {
             return counters[.streamsFailed] += 1
         }
         heard(sender, now)
+        let before = members.hash
         for section in message.sections { apply(section, now) }
         notice(agreement: sender)
-        if !message.want.isEmpty { self.exchange(with: sender, want: message.want, now) }
+        if !exchange.isGift, !message.want.isEmpty { return self.exchange(with: sender, want: message.want, now) }
+        if members.hash == before { nextStream = now + .seconds(5) }
     }
 
     private mutating func openStream(_ bytes: [UInt8], _ now: Instant) -> (UInt64, GossipMessage)? {
