@@ -217,6 +217,32 @@ import Testing
         }
     }
 
+    /// A program went on from a snapshot, changed entries, and came to nothing; another one goes on from the same snapshot.
+    @Test func aSecondProgramFromOneSnapshot() throws {
+        var talk = Talk(3, keys: [Self.key])
+        talk.join()
+        for name in ["a", "b", "c"] { talk.give(1, .setEndpoint(name, count: 1)) }
+        talk.pass(.seconds(1))
+        var configuration = GossipConfiguration()
+        configuration.keys = [Self.key]
+        let snapshot = talk.machines[1].snapshot(now: talk.now)
+        talk.machines[1] = try GossipMachine(snapshot: snapshot, configuration: configuration, seed: 5, now: talk.now)
+        talk.give(1, .setEndpoint("a", count: 0))
+        talk.give(1, .setEndpoint("b", count: 9))
+        talk.give(1, .setEndpoint("d", count: 4))
+        talk.give(1, .setEndpoint("e", count: 4))
+        talk.pass(.seconds(1))
+        #expect(talk.count("e", of: "n1", at: 0) == 4 && talk.count("a", of: "n1", at: 0) == nil)
+        talk.machines[1] = try GossipMachine(snapshot: snapshot, configuration: configuration, seed: 6, now: talk.now)
+        talk.give(1, .setEndpoint("f", count: 2))
+        talk.pass(.seconds(3))
+        for index in [0, 2] {
+            let known = talk.machines[index].endpoints(of: "n1").map { "\($0.endpoint)=\($0.count)" }.sorted()
+            #expect(known == ["a=1", "b=1", "c=1", "f=2"])
+            #expect(talk.machines[index].counters[.suspicions] == 0)
+        }
+    }
+
     @Test func manyEndpointsComeOverStreamsAndAreForgottenInTime() {
         var talk = Talk(2)
         for index in 0..<5_000 { talk.give(0, .setEndpoint("endpoint-\(index)", count: 1)) }
