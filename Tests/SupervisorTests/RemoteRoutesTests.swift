@@ -60,6 +60,22 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         #expect(seen.count > 900)
     }
 
+    @Test func workersAreToldOfWhatTheyAskedFor() {
+        var routes = RemoteRoutes()
+        #expect(routes.mustTell("e") == false)
+        routes.noteAsked("e")
+        #expect(routes.mustTell("f") == false)
+        #expect(routes.mustTell("e") == true)
+        #expect(routes.mustTell("e") == false)
+        // When it can't be remembered any more who asked for what, all is told.
+        for number in 0...RemoteRoutes.askedMax { routes.noteAsked("e\(number)") }
+        #expect(routes.mustTell("never asked for") == true)
+        var taken = RemoteRoutes()
+        taken.assumeAllAsked()
+        taken.noteAsked("e")
+        #expect(taken.mustTell("f") == true)
+    }
+
     @Test func tellsHowManyListenHere() {
         var table = RoutingTable()
         #expect(table.localCount("e") == 0)
