@@ -160,6 +160,7 @@ final class Node {
             workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)
         setups = [state.currentGeneration: state.setup]
         routes = RoutingTable(taking: state.tunnels, version: state.routesVersion)
+        routes.remote.assumeAllAsked()
         dials = NodeDialer(parts.loop)
         started = state.started
         directKey = state.directKey

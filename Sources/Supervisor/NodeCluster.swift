@@ -38,6 +38,8 @@ extension Node {
     private func remoteChanged(_ endpoint: String, isLost: Bool) {
         if isLost { routes.noteRemoteLoss(endpoint, now: loop.now) }
         let version = routes.noteRemoteChange()
+        // In a large cluster most endpoints are of no interest here; a worker that has not asked for one has nothing to forget.
+        guard routes.remote.mustTell(endpoint) else { return }
         for process in processes.workers where process.isLinked && process.link.knowsNodes {
             process.link.routeChanged(endpoint, version: version)
         }
@@ -82,6 +84,10 @@ extension Node {
         let remote = routes.remote.lookup(endpoint)
         let isServed = !remote.isEmpty || entries.contains { $0.tunnels > 0 }
         let lost = isServed ? nil : routes.lostFor(endpoint, now: loop.now)
+        // With a session here, what other nodes have does not matter; of an endpoint that nobody has nothing is kept.
+        if entries.allSatisfy({ $0.tunnels == 0 }), !entries.isEmpty || !remote.isEmpty || lost != nil {
+            routes.remote.noteAsked(endpoint)
+        }
         let milliseconds = lost.map { UInt32(clamping: $0.clampedNanoseconds / 1_000_000) }
         link.send(.routes(endpoint: endpoint, version: version, lostFor: milliseconds, entries: entries, remote: remote))
     }

@@ -29,6 +29,11 @@ struct RemoteRoutes {
     private var slots: [RemoteNode?] = []
     private var numbers: [String: UInt32] = [:]
     private var routes: [String: [Listener]] = [:]
+    /// Endpoints of which a worker may have kept an answer that depends on other nodes. Nil: they may be any.
+    private var asked: Set<String>? = []
+
+    /// More than a worker keeps.
+    static let askedMax = 65_536
 
     /// The nodes that workers may know.
     var nodes: [RemoteNode] { slots.compactMap { $0 }.filter { $0.status != nil } }
@@ -94,6 +99,21 @@ struct RemoteRoutes {
         guard routes[endpoint]?.isEmpty == true else { return .changed }
         routes[endpoint] = nil
         return .lost
+    }
+
+    /// A worker keeps what it was told of the endpoint, until it is told that this changed.
+    mutating func noteAsked(_ endpoint: String) {
+        asked?.insert(endpoint)
+        if let count = asked?.count, count > Self.askedMax { asked = nil }
+    }
+
+    /// Workers may have kept answers that this table does not know of.
+    mutating func assumeAllAsked() { asked = nil }
+
+    /// Whether workers have to be told that the endpoint changed; they are.
+    mutating func mustTell(_ endpoint: String) -> Bool {
+        guard asked != nil else { return true }
+        return asked?.remove(endpoint) != nil
     }
 
     /// The nodes that have the endpoint. Of more than a worker is told, those from a random one on.

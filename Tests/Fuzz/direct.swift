@@ -1,5 +1,5 @@
-// Fuzz driver of what the direct transport reads from the other side: credentials, pool limits, preambles. The tests of Wire
-// compile this file too (by a symbolic link) and replay the corpus through `DirectFuzz`.
+// Fuzz driver of what the direct transport and other nodes say in fields: credentials, pool limits, preambles, proofs. The tests of
+// Wire compile this file too (by a symbolic link) and replay the corpus through `DirectFuzz`.
 //
 // Input: a byte that says what the rest is; the rest. A credential's code is taken for good, so that the layout behind it is
 // reached; what is read and written again must be the same text.
@@ -12,6 +12,7 @@ enum DirectFuzz {
     static func failure(of input: [UInt8]) -> String? {
         guard let kind = input.first else { return nil }
         let rest = Array(input.dropFirst())
+        if kind == UInt8(ascii: "N") { return proof(rest) }
         switch kind % 3 {
         case 0: return credential(rest)
         case 1: return limits(rest)
@@ -30,6 +31,17 @@ enum DirectFuzz {
         var written = ByteBuffer()
         read.write(into: &written) { _ in code }
         return [UInt8](copying: written.span) == text ? nil : "written, it is another"
+    }
+
+    /// The proof of a request from another node.
+    private static func proof(_ text: [UInt8]) -> String? {
+        guard let read = NodeProof(text.span) else { return nil }
+        if read.code.count != NodeProof.codeBytes || read.node.isEmpty { return "a proof without its parts" }
+        var written = ByteBuffer()
+        NodeProof.writeField(node: read.node.span, time: read.time, code: read.code.span, into: &written)
+        let prefix = "x-piko-node: ".utf8.count
+        let again = written.withSpan(prefix..<written.count - 2) { NodeProof($0) }
+        return again == read ? nil : "written, it is another"
     }
 
     private static func limits(_ text: [UInt8]) -> String? {

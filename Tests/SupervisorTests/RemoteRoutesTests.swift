@@ -60,6 +60,22 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         #expect(seen.count > 900)
     }
 
+    @Test func workersAreToldOfWhatTheyAskedFor() {
+        var routes = RemoteRoutes()
+        #expect(routes.mustTell("e") == false)
+        routes.noteAsked("e")
+        #expect(routes.mustTell("f") == false)
+        #expect(routes.mustTell("e") == true)
+        #expect(routes.mustTell("e") == false)
+        // When it can't be remembered any more who asked for what, all is told.
+        for number in 0...RemoteRoutes.askedMax { routes.noteAsked("e\(number)") }
+        #expect(routes.mustTell("never asked for") == true)
+        var taken = RemoteRoutes()
+        taken.assumeAllAsked()
+        taken.noteAsked("e")
+        #expect(taken.mustTell("f") == true)
+    }
+
     @Test func tellsHowManyListenHere() {
         var table = RoutingTable()
         #expect(table.localCount("e") == 0)
@@ -127,7 +143,7 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         let listener = try Listener(loop, adopting: descriptor, delegate: door)
         let closed = try Listener.bind(SocketAddress(address: "127.0.0.1", port: 0)!)
         let shut = SocketAddress.name(of: closed.raw)!
-        _ = closed.take()
+        _ = consume closed
         let dialer = NodeDialer(loop)
         dialer.dial(link, 1, open)
         #expect(loop.turn { inbox.messages.contains(.dialed(request: 1)) && door.count == 1 })
