@@ -129,6 +129,12 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         override func accepted(_ listener: Listener, descriptor: consuming OwnedDescriptor) { count += 1 }
     }
 
+    /// An address at which nobody listens.
+    private func closedPort() throws -> SocketAddress {
+        let descriptor = try Listener.bind(SocketAddress(address: "127.0.0.1", port: 0)!)
+        return SocketAddress.name(of: descriptor.raw)!
+    }
+
     @Test(arguments: [BackendChoice.epoll, .auto]) func connectsForAWorker(_ backend: BackendChoice) throws {
         let loop = try Loop(backend: backend)
         var pair = try MessageSocket.pair()
@@ -141,9 +147,7 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         let open = SocketAddress.name(of: descriptor.raw)!
         let door = Door()
         let listener = try Listener(loop, adopting: descriptor, delegate: door)
-        let closed = try Listener.bind(SocketAddress(address: "127.0.0.1", port: 0)!)
-        let shut = SocketAddress.name(of: closed.raw)!
-        _ = consume closed
+        let shut = try closedPort()
         let dialer = NodeDialer(loop)
         dialer.dial(link, 1, open)
         #expect(loop.turn { inbox.messages.contains(.dialed(request: 1)) && door.count == 1 })
