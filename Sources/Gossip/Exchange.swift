@@ -51,7 +51,10 @@ extension GossipMachine {
         if let introduction = message.welcome { receiveWelcome(introduction, sender, now) }
         if let life = message.relayed { heardOf(life, now) }
         if let life = message.relay { relay(life, for: sender, now) }
-        if let hash = message.ack, hash == members.hash { notice(agreement: sender) }
+        if let hash = message.ack, hash == members.hash {
+            notice(agreement: sender)
+            coolNews()
+        }
         if let hashes = message.bucketHashes { answer(hashes, sender, from, now) }
         if let hash = message.ping { acknowledge(hash, sender, from, now) }
         if !message.want.isEmpty { answer(want: message.want, sender, from, now) }

@@ -53,6 +53,10 @@ struct Member {
         }
     }
 
+    var isSuspect: Bool {
+        if case .suspect = state { true } else { false }
+    }
+
     var introduction: Introduction { Introduction(id: id, incarnation: incarnation, address: address) }
 
     /// The hash bucket of a life.

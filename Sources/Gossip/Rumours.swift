@@ -1,5 +1,5 @@
 // News: what changed a moment ago is told to whoever is spoken to, the least told first, some times that grow with the logarithm
-// of the cluster; then it is old. Whoever missed it notices that states differ, and asks.
+// of the cluster; then it is old, and sooner where others turn out to know it. Whoever missed it notices that states differ, and asks.
 //
 // News of a member are its state and its latest entries, from the version that it had when they began. As whoever hears them
 // can use them only when it has that version, they go back somewhat further than the last change.
@@ -26,6 +26,17 @@ extension GossipMachine {
         }
         members[place].sendsLeft = sendsMax
         news.insert(place, at: 0)
+    }
+
+    /// Another one knows all of it: the news are half as new. Suspicions are no part of what states agree about.
+    mutating func coolNews() {
+        guard !news.isEmpty else { return }
+        var kept: [Int] = []
+        for place in news {
+            if !members[place].isAccused, !members[place].isSuspect { members[place].sendsLeft /= 2 }
+            if members[place].sendsLeft > 0 { kept.append(place) } else { members[place].newsMarks = [] }
+        }
+        news = kept
     }
 
     /// Lets own news go out at once, but not too often.
