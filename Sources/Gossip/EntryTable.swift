@@ -78,6 +78,27 @@ struct EntryTable {
         if slot == Self.sizeSlot { cut(to: max(Int(count), Self.firstEndpoint), changed: &changed) }
     }
 
+    /// Writes all slots again, in the same order, under versions above this one, the last one being the table's size, so that
+    /// whoever has slots that this table has not cuts them off.
+    mutating func rewrite(above version: UInt64) {
+        var slot = oldest
+        var next = version
+        while slot >= 0 {
+            next += 1
+            slots[Int(slot)].version = next
+            slot = slots[Int(slot)].newer
+        }
+        // Slots that were never written may have been by another program.
+        for hole in slots.indices.dropFirst(Self.firstEndpoint) where slots[hole].version == 0 {
+            next += 1
+            slots[hole].version = next
+            link(hole)
+        }
+        self.version = next
+        var changed: [String] = []
+        write(Self.sizeSlot, "", UInt32(max(slots.count, Self.firstEndpoint)), version: next + 1, changed: &changed)
+    }
+
     /// Calls with the slots that were written after `base`, oldest first, until it returns false.
     func forEach(after base: UInt64, _ body: (Int, Slot) -> Bool) {
         var slot = newest

@@ -189,9 +189,21 @@ extension GossipMachine {
         return comparison
     }
 
+    /// Others know more of this node's entries than it does itself when it went on from a snapshot from which another program had
+    /// gone on before. What holds is what this one has, so it says all of it again, above what they know.
+    private mutating func reassert(_ digest: [DigestEntry], _ now: Instant) {
+        guard let own = digest.first(where: { $0.life == envelope.life }), own.version > members[0].entries.version else { return }
+        guard own.version < UInt64.max / 2 else { return raise(above: members[0].incarnation, now) }
+        let before = members[0].entries.version
+        members[0].entries.rewrite(above: own.version)
+        members.settle(0)
+        tell(0, before, now)
+    }
+
     private mutating func answer(
         _ digest: [DigestEntry], mask: UInt64, _ sender: UInt64, _ from: GossipAddress, _ now: Instant
     ) {
+        reassert(digest, now)
         let comparison = compare(digest, mask: mask)
         guard !comparison.isEmpty else { return }
         let isMuch = comparison.lacking > Self.streamVersions || comparison.want.count > Self.streamSections
@@ -267,7 +279,7 @@ extension GossipMachine {
 
     /// Compares states with a member on a stream, if there is room for one more and none with it.
     mutating func exchange(with life: UInt64, want: [DigestEntry] = [], _ now: Instant) {
-        guard let place = members.place(of: life), place != 0, exchanges.count < configuration.limits.streamsMax,
+        guard nextStream <= now, let place = members.place(of: life), place != 0, exchanges.count < configuration.limits.streamsMax,
             !exchanges.contains(where: { $0.life == life })
         else { return }
         var writer = envelope.begin(to: life, isStream: true, capacity: 4_096)
@@ -285,7 +297,7 @@ extension GossipMachine {
         counters[.streamBytesOut] += UInt64(writer.count)
         let number = nextExchange
         nextExchange &+= 1
-        exchanges.append(Exchange(number: number, life: life, until: now + timing.streamTime))
+        exchanges.append(Exchange(number: number, life: life, until: now + timing.streamTime, isGift: !want.isEmpty))
         outputs.append(.openStream(writer.bytes, to: members[place].address, exchange: number))
     }
 
@@ -293,6 +305,7 @@ extension GossipMachine {
         guard let (sender, message) = openStream(bytes, now) else { return outputs.append(.refuse(stream: stream)) }
         heard(sender, now)
         for section in message.sections { apply(section, now) }
+        reassert(message.digest ?? [], now)
         let comparison = compare(message.digest ?? [], mask: message.digestMask)
         counters[.digestEntriesIn] += UInt64(message.digest?.count ?? 0)
         var writer = envelope.begin(to: sender, isStream: true, capacity: 4_096)
@@ -315,9 +328,11 @@ extension GossipMachine {
             return counters[.streamsFailed] += 1
         }
         heard(sender, now)
+        let before = members.hash
         for section in message.sections { apply(section, now) }
         notice(agreement: sender)
-        if !message.want.isEmpty { self.exchange(with: sender, want: message.want, now) }
+        if !exchange.isGift, !message.want.isEmpty { return self.exchange(with: sender, want: message.want, now) }
+        if members.hash == before { nextStream = now + .seconds(5) }
     }
 
     private mutating func openStream(_ bytes: [UInt8], _ now: Instant) -> (UInt64, GossipMessage)? {

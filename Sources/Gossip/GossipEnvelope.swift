@@ -101,7 +101,7 @@ struct GossipEnvelope {
 
     /// Judges bytes that came.
     mutating func open(_ bytes: [UInt8], isStream: Bool, now: Instant) -> Opened {
-        guard bytes.count > overhead else { return .dropped(.droppedEnvelope) }
+        guard bytes.count > Self.headerBytes else { return .dropped(.droppedEnvelope) }
         var reader = GossipReader(bytes)
         guard let version = try? reader.byte(), let flags = try? reader.byte(), let tag = try? reader.number32(),
             let sender = try? reader.number64(), let recipient = try? reader.number64(), let number = try? reader.number64()
@@ -111,6 +111,7 @@ struct GossipEnvelope {
         else { return .dropped(.droppedEnvelope) }
         guard tag == clusterTag else { return .dropped(.droppedCluster) }
         guard (flags & Self.signedFlag != 0) == !keys.isEmpty else { return .dropped(.droppedSignature) }
+        guard bytes.count > overhead else { return .dropped(.droppedEnvelope) }
         var end = bytes.count
         if !keys.isEmpty {
             end -= Self.proofBytes

@@ -57,6 +57,8 @@ public struct GossipMachine {
     var welcomesLeft = Timing.welcomesMax
     var exchanges: [Exchange] = []
     var nextExchange: UInt32 = 1
+    /// No stream is opened before this: the last one brought nothing, so what differs is beyond a limit.
+    var nextStream = Instant(nanoseconds: 0)
     var leaving = Leaving.no
     /// How often this node had to take a new incarnation, and when last.
     var raises = 0
@@ -74,6 +76,8 @@ public struct GossipMachine {
         var number: UInt32
         var life: UInt64
         var until: Instant
+        /// It gives what the other asked for on the one before.
+        var isGift = false
     }
 
     /// An address whose node was forgotten.

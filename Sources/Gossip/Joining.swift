@@ -19,9 +19,11 @@ extension GossipMachine {
     /// Addresses that no living member has.
     private func strangers() -> [GossipAddress] {
         guard !joinAddresses.isEmpty || !lost.isEmpty else { return [] }
-        var known: Set<GossipAddress> = [members[0].address]
-        for place in members.living { known.insert(members[place].address) }
-        return joinAddresses.filter { !known.contains($0) } + lost.map(\.address).filter { !known.contains($0) }
+        let candidates = joinAddresses + lost.map(\.address)
+        var strange = Set(candidates)
+        strange.remove(members[0].address)
+        for place in members.living where !strange.isEmpty { strange.remove(members[place].address) }
+        return strange.isEmpty ? [] : candidates.filter { strange.contains($0) }
     }
 
     mutating func contactStrangers(_ now: Instant) {
@@ -30,7 +32,7 @@ extension GossipMachine {
         guard nextContact <= now, leaving == .no else { return }
         let strangers = strangers()
         guard !strangers.isEmpty else {
-            nextContact = now + .seconds(1)
+            nextContact = now + .seconds(5)
             return
         }
         hello(strangers[random.below(strangers.count)])
@@ -89,6 +91,7 @@ extension GossipMachine {
         lost.removeAll { $0.address == address }
         if lost.count >= configuration.limits.lostMax { lost.removeFirst() }
         lost.append(LostAddress(address: address, until: now + configuration.limits.lostTime))
+        nextContact = min(nextContact, now + .seconds(1))
     }
 
     // MARK: Leaving

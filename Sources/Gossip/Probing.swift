@@ -28,8 +28,12 @@ extension GossipMachine {
     private static let relaysPerTry = 3
     private static let triesMax = 3
 
-    /// Whether this node's own link seems sound.
-    var isWell: Bool { probeResultCount < 4 || probeResults.nonzeroBitCount * 2 < probeResultCount }
+    /// Whether this node's own link seems sound: of the last probes, one for each member and at most sixteen, less than half failed.
+    var isWell: Bool {
+        let count = min(probeResultCount, members.living.count, UInt16.bitWidth)
+        let failed = (UInt32(probeResults) & (1 << UInt32(count) - 1)).nonzeroBitCount
+        return failed == 0 || failed * 2 < count
+    }
 
     mutating func ping(_ place: Int, _ now: Instant) {
         var writer = beginPacket(to: members[place].life)

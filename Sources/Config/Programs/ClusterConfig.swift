@@ -108,7 +108,7 @@ extension ServerConfig.Gossip {
             "secret_keys", list: \.secretKeys, placeholder: "KEY", check: ClusterRule.secretKey, isSecret: true,
             """
             Keys of the cluster, at least 16 bytes each: nodes believe only who has one of them. The first one signs, all \
-            verify, so keys can be changed one node after the other (docs/cluster.md). Flags are seen by everybody on \
+            verify, so keys can be changed one node after the other (docs/running-a-cluster.md). Flags are seen by everybody on \
             the machine: prefer the file, or secret_key_files.
             """),
         Setting(

@@ -11,7 +11,8 @@ import Wire
 struct NodeRoute {
     /// Nodes that could not be reached or had no tunnel.
     var tried: [String] = []
-    /// Whether one said that it has no tunnel, though this node thought so.
+    /// Whether one that has a tunnel, as this node thought, said that it has none, or was not there: its agents are on their way
+    /// to others, most likely.
     var wasDeclined = false
     /// Whether no other node is left to be tried.
     var isExhausted = false
@@ -63,6 +64,7 @@ extension ProxyConnection {
         nodes.waiting = nil
         guard isRouting else { return }
         nodes.tried.append(node.id)
+        nodes.wasDeclined = true
         worker.telemetry.retried()
         route()
     }
@@ -80,7 +82,12 @@ extension ProxyConnection {
     func nodeBroke(_ node: PeerNode) {
         nodes.current = nil
         // It may have been given up while it was idle: that says nothing of the node.
-        if nodes.isReused, !nodes.wantsFresh { nodes.wantsFresh = true } else { nodes.tried.append(node.id) }
+        if nodes.isReused, !nodes.wantsFresh {
+            nodes.wantsFresh = true
+        } else {
+            nodes.tried.append(node.id)
+            nodes.wasDeclined = true
+        }
         routeAnew()
     }
 
