@@ -57,7 +57,7 @@ def test_clusters_of_other_names_keep_apart(clusters, key):
     wait_all_active([first, second])
 
 
-def test_keys_are_changed_one_node_after_the_other(clusters):
+def test_keys_are_changed_one_node_after_the_other(clusters, tmp_path):
     """From one key to another with a reload of each node at a time; from a file, too. At no time is a node lost."""
     nodes = []
 
@@ -75,11 +75,9 @@ def test_keys_are_changed_one_node_after_the_other(clusters):
         assert not any(value in text for value in values)
 
     for index in range(3):
-        folder = f"/tmp/piko-keys-{os.getpid()}-{index}"
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{folder}/key", "w") as file:
-            file.write(KEY)
-        node = clusters.node(join=nodes[:1], config=f"cluster: {{gossip: {{secret_key_files: ['{folder}/key']}}}}\n")
+        path = tmp_path / f"key-{index}"
+        path.write_text(KEY)
+        node = clusters.node(join=nodes[:1], config=f"cluster: {{gossip: {{secret_key_files: ['{path}']}}}}\n")
         nodes.append(node)
     wait_all_active(nodes)
     marks = [node.mark() for node in nodes]
