@@ -37,7 +37,7 @@
 static uint32_t load_acquire(const uint32_t *address) { return __atomic_load_n(address, __ATOMIC_ACQUIRE); }
 static void store_release(uint32_t *address, uint32_t value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
 
-static int ring_setup(struct ring *ring, uint32_t entries, struct io_uring_params *parameters) {
+static int ring_try_setup(struct ring *ring, uint32_t entries, struct io_uring_params *parameters) {
     static const uint32_t choices[] = {
         IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
         IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN,
@@ -56,6 +56,16 @@ static int ring_setup(struct ring *ring, uint32_t entries, struct io_uring_param
     ring->features = parameters->features;
     ring->setup_flags = parameters->flags;
     return (parameters->features & FEATURES_NEEDED) == FEATURES_NEEDED ? 0 : -EOPNOTSUPP;
+}
+
+/* The kernel frees the rings of a process only some time after it ended: memory that is short for that reason comes back. */
+static int ring_setup(struct ring *ring, uint32_t entries, struct io_uring_params *parameters) {
+    int result = ring_try_setup(ring, entries, parameters);
+    for (int wait = 0; result == -ENOMEM && wait < 20; wait++) {
+        usleep(50000);
+        result = ring_try_setup(ring, entries, parameters);
+    }
+    return result;
 }
 
 static void *ring_map(const struct ring *ring, size_t bytes, uint64_t offset) {
