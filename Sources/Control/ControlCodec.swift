@@ -8,6 +8,8 @@ public import Memory
 public enum ControlLimits {
     /// The protocol's version; both ends of a connection speak the same.
     public static let protocolVersion: UInt32 = 4
+    /// The oldest version whose messages between workers are those of this one.
+    public static let siblingVersionMin: UInt32 = 3
     /// The first version with other nodes in it.
     public static let clusterVersion: UInt32 = 4
     /// Bytes of type, flags and length.

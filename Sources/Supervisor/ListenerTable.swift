@@ -115,7 +115,7 @@ final class ListenerTable {
     /// Where a new one has the same port number, a client that comes while the old one is being closed would be reset. So the
     /// old one lets no handshake begin, and stays until those that had begun are over.
     func change(_ kind: ListenerKind, to prepared: [ListeningSocket]) throws(SystemError) {
-        closeLeaving()
+        closeLeaving(kind)
         for socket in sockets where socket.kind == kind && !prepared.contains(where: { $0 === socket }) {
             if prepared.contains(where: { $0.address?.port == socket.address?.port }) {
                 Listener.dropHandshakes(socket.descriptor)
@@ -132,10 +132,11 @@ final class ListenerTable {
         leavingTimer = timer
     }
 
-    private func closeLeaving() {
-        leavingTimer = nil
-        for socket in leaving { socket.retire() }
-        leaving = []
+    /// Closes the sockets that leave: those of one port, or all.
+    private func closeLeaving(_ kind: ListenerKind? = nil) {
+        for socket in leaving where kind == nil || socket.kind == kind { socket.retire() }
+        leaving = leaving.filter { kind != nil && $0.kind != kind }
+        if leaving.isEmpty { leavingTimer = nil }
     }
 
     /// The sockets of a plan: all, or the error of the first that failed.

@@ -100,6 +100,8 @@ final class Node {
     var nextKnowsClusters = true
     /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
     var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
+    /// The settings as that one wrote them: it may not know keys of this one.
+    var settingsBefore: [(String, String)]?
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
     private var heartbeat: CallbackTimer?
@@ -501,8 +503,8 @@ final class Node {
     private func connect(_ one: WorkerProcess, _ other: WorkerProcess) {
         do throws(SystemError) {
             var pair = try MessageSocket.pair()
-            one.link.send(.sibling(of: other), taking: [pair.takeFirst().take()])
-            other.link.send(.sibling(of: one), taking: [pair.takeSecond().take()])
+            one.link.send(.sibling(of: other, for: one), taking: [pair.takeFirst().take()])
+            other.link.send(.sibling(of: one, for: other), taking: [pair.takeSecond().take()])
         } catch {
             log.warn(.server, "cannot connect two workers; their clients are not moved") { $0.field("err", error.description) }
         }
@@ -552,9 +554,11 @@ final class Node {
 }
 
 extension ControlMessage {
-    /// The news of another worker.
-    fileprivate static func sibling(of process: WorkerProcess) -> ControlMessage {
-        .sibling(worker: process.worker, generation: process.generation, protocolVersion: process.link.protocolVersion)
+    /// The news of another worker, and which version both speak.
+    fileprivate static func sibling(of process: WorkerProcess, for receiver: WorkerProcess) -> ControlMessage {
+        .sibling(
+            worker: process.worker, generation: process.generation,
+            protocolVersion: min(process.link.protocolVersion, receiver.link.protocolVersion))
     }
 }
 

@@ -40,6 +40,11 @@ final class NodeDialer {
         }
     }
 
+    /// The program is about to be replaced: workers hear that nothing comes of what is under way.
+    func abandonAll() {
+        for dials in underway.values { for dial in dials.values { dial.abandon() } }
+    }
+
     /// Nobody waits for the worker's connections any more.
     func workerEnded(_ worker: UInt32) {
         for dial in (underway.removeValue(forKey: worker) ?? [:]).values { dial.cancel() }
@@ -72,6 +77,12 @@ private final class NodeDial: ChannelDelegate {
         dial = self
         stream.delegate = self
         timer.schedule(after: time)
+    }
+
+    /// Ends it as one that could not be tried.
+    func abandon() {
+        stream.closeNow()
+        end(.failed(0))
     }
 
     func cancel() {

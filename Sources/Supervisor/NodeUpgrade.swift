@@ -194,7 +194,7 @@ extension Node {
         var state = TakenState(
             started: started, directKey: directKey, isOutOfUse: isOutOfUse, currentGeneration: machine.currentGeneration,
             nextGeneration: machine.numberOfNextGeneration, nextWorker: machine.nextWorker, routesVersion: routes.lastVersion,
-            settings: setup.config.flattened, counters: memory.descriptor,
+            settings: programsBefore == nil ? setup.config.flattened : settingsBefore ?? setup.config.flattened, counters: memory.descriptor,
             supervisorProgram: parts.own.description, workerProgram: parts.program.description)
         state.tunnels = routes.tunnels
         state.cluster = cluster?.taken
@@ -214,6 +214,7 @@ extension Node {
     func replace(with program: TakenState.Program, _ mode: TakeOverMode, reason: String = "") {
         isFrozen = true
         stopClocks()
+        dials.abandonAll()
         var listeners: [TakenState.Socket] = []
         var control: TakenState.Program?
         var askers: [Int32] = []

@@ -172,7 +172,14 @@ extension Node {
 
     /// Goes on as the same member of the cluster, or, after a program that knew of none, begins as one.
     private func takeUpCluster(_ state: TakenState) {
-        let config = state.setup.config
+        var config = state.setup.config
+        // What that program did not know stands in the file alone.
+        if state.cluster == nil, let file = try? readConfig() {
+            config.cluster = file.cluster
+            var known = state.setup.config
+            known.cluster = file.cluster
+            setups[machine.currentGeneration] = GenerationSetup(known)
+        }
         do {
             if let taken = state.cluster {
                 let sockets = GossipSockets(
@@ -229,6 +236,7 @@ extension Node {
         }
         log.info(.server, "took the node over") { $0.field("from_version", state.writtenBy) }
         programsBefore = (before, workersBefore)
+        settingsBefore = state.settings
         nextKnowsClusters = state.cluster != nil
         let goBack = { [unowned self] (reason: String) in
             replace(with: before.description, .back, reason: reason)
@@ -241,6 +249,7 @@ extension Node {
                     return
                 }
                 programsBefore = nil
+                settingsBefore = nil
                 parts.services.ready(status: "serving, version \(BuildInfo.version)")
                 log.info(.server, "upgraded") { $0.field("version", BuildInfo.version) }
                 tell(

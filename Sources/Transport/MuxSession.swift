@@ -116,8 +116,9 @@ public final class MuxSession: ChannelDelegate {
     public func goAway(acceptingLate: Bool = false) {
         guard !isOver else { return }
         isGoingAway = true
-        yamux.goAway(.normal, acceptingLate: acceptingLate)
+        yamux.goAway(.normal, acceptingLate: acceptingLate, now: loop.now)
         flush()
+        schedule()
         if yamux.streamCount == 0 { delegate?.sessionIdle(self) }
     }
 

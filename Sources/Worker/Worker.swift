@@ -64,6 +64,7 @@ final class Worker {
     private var sendingTimer: CallbackTimer?
     private static let sendingStep = Duration.milliseconds(20)
     private var shedWarning = WarningLimit()
+    private var clockWarning = WarningLimit()
     private var publishTimer: CallbackTimer?
 
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, control: ControlClient) {
@@ -172,6 +173,12 @@ final class Worker {
         var kept = ByteBuffer()
         kept.append(input)
         adopt(descriptor, listener: listener, peer: peer, moves: moves, input: kept)
+    }
+
+    /// Another node proves its requests with a time that is not ours.
+    func warnOfClocks() {
+        guard clockWarning.isDue(loop.now) else { return }
+        telemetry.log.warn(.proxy, "a request of another node is too old; do the clocks of the nodes differ by more than 30 s?")
     }
 
     /// A connection that could not be taken: this process is out of descriptors or of handles.
@@ -387,7 +394,10 @@ final class Worker {
 
     /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
     func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
-        guard !leftAgents.contains(agent) else { return stream.close() }
+        guard !leftAgents.contains(agent) else {
+            telemetry.connectionClosed(.upstream)
+            return stream.close()
+        }
         // A peer that vanished is noticed before long while nothing is sent. No user timeout: that would also end a stream
         // whose reader merely pauses, and would count instead of the probes.
         dataCount += 1
@@ -418,6 +428,9 @@ final class Worker {
         control.send(.unregister(tunnel: pool.id, endpoint: endpoint.name))
         routes.forgetIfEmpty(endpoint)
     }
+
+    /// Whether the agent's session said go-away a moment ago.
+    func hasLeft(_ agent: [UInt8]) -> Bool { leftAgents.contains(agent) }
 
     /// An agent takes no new streams. Its session was here when `tellsSiblings`, which may have data connections of it.
     func agentLeft(_ endpoint: String, _ agent: [UInt8], tellsSiblings: Bool) {

@@ -16,6 +16,8 @@ final class DataPool {
     private let logger: Logger
     private var machine: DataPoolMachine
     private var credential: String?
+    /// Counts the sessions; a connection that was asked for in an earlier one brings nothing for this one.
+    private var session = 0
     private var attempts: [ObjectIdentifier: ConnectAttempt] = [:]
     private var connections: [ObjectIdentifier: DataConnection] = [:]
     private var timer: CallbackTimer?
@@ -44,6 +46,7 @@ final class DataPool {
     /// A session began: what its server grants.
     func granted(_ limits: DirectPoolLimits?, credential: String?) {
         self.credential = credential
+        session += 1
         send(.granted(credential == nil ? nil : limits))
     }
 
@@ -84,22 +87,23 @@ final class DataPool {
         target.raw = Direct.dataProtocol
         target.offersWebSocket = false
         var key: ObjectIdentifier?
+        let session = session
         let attempt = connector.connect(target) { [unowned self] result in
             if let key { self.attempts[key] = nil }
-            self.opened(result)
+            self.opened(result, of: session)
         }
         key = ObjectIdentifier(attempt)
         attempts[ObjectIdentifier(attempt)] = attempt
     }
 
-    private func opened(_ result: Result<ServerConnection, ConnectError>) {
+    private func opened(_ result: Result<ServerConnection, ConnectError>, of session: Int) {
         switch result {
         case .success(let connection):
             guard case .raw(let stream, let leftover) = connection.upgraded.carrier else {
                 preconditionFailure("no WebSocket was offered")
             }
-            // The newest is good for the longest.
-            if let fresh = connection.upgraded.credential { credential = fresh }
+            // The newest is good for the longest; one of a session that another has followed is of no use.
+            if session == self.session, let fresh = connection.upgraded.credential { credential = fresh }
             let data = DataConnection(stream, leftover: leftover, peerHost: connection.peer?.host ?? "", pool: self)
             connections[ObjectIdentifier(data)] = data
             send(.opened)

@@ -200,8 +200,10 @@ public struct YamuxSession: ~Copyable {
 
     /// Tells the peer to open no more streams. Those that run go on, unless the code says that the session is over. A second
     /// call does nothing unless it turns `normal` into an error. With `acceptingLate`, streams that the peer opened before it
-    /// heard of it are taken, until `refuseLateStreams`; a ping goes after it, whose `pong` says that the peer has heard of it.
-    public mutating func goAway(_ code: YamuxGoAwayCode, acceptingLate: Bool = false) {
+    /// heard of it are taken, until `refuseLateStreams`; a ping goes after it, whose `pong` says that the peer has heard of it. `now` is
+    /// when the ping goes out.
+    public mutating func goAway(_ code: YamuxGoAwayCode, acceptingLate: Bool = false, now: Instant? = nil) {
+        if let now { advance(now) }
         if let localGoAway, localGoAway != .normal || code == .normal { return }
         localGoAway = code
         acceptsLateStreams = acceptingLate && code == .normal

@@ -44,6 +44,8 @@ struct HopProof {
         case client
         /// It says that it comes from a node, and can't prove it.
         case forged
+        /// A node sent it, but too long ago by this machine's clock: it proves nothing, and is not sent round.
+        case stale
         /// Another node sent it.
         case node
     }
@@ -58,13 +60,13 @@ struct HopProof {
         }
         guard head.contains(.xPikoNode) else { return head.contains(.xPikoForward) ? .forged : .client }
         guard head.count(of: .xPikoNode) == 1, let value = head.firstValue(of: .xPikoNode),
-            let proof = NodeProof(bytes.extracting(value)), proof.isTimely(now)
+            let proof = NodeProof(bytes.extracting(value))
         else { return .forged }
         var signed = ByteBuffer()
         NodeProof.writeSigned(
             node: proof.node.span, time: proof.time, method: bytes.extracting(head.methodRange), target: bytes.extracting(head.target),
             endpoint: endpoint.span, tenant: Span(), into: &signed)
-        for key in keys where key.isValid(proof.code.span, for: signed.span) { return .node }
+        for key in keys where key.isValid(proof.code.span, for: signed.span) { return proof.isTimely(now) ? .node : .stale }
         return .forged
     }
 }

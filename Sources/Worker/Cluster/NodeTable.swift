@@ -248,12 +248,12 @@ final class NodeTable {
         }
     }
 
-    /// There is no connection to be had.
-    func dialFailed(_ request: UInt64) {
+    /// There is no connection to be had. Unless it was tried, that says nothing of the node.
+    func dialFailed(_ request: UInt64, wasTried: Bool = true) {
         guard let dial = dials.removeValue(forKey: request) else { return }
         dial.node.dialing -= 1
         worker.telemetry.nodeDialFailed()
-        failed(dial.node)
+        if wasTried { failed(dial.node) } else { sendElsewhere(dial.node) }
     }
 
     private func failed(_ node: PeerNode) {

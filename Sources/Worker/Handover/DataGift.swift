@@ -1,6 +1,7 @@
 // An idle data connection on its way to a sibling worker that has none: taken out of this loop, then sent with what is known
 // of it. A connection that says anything meanwhile is of no use and is closed.
 
+import Control
 import Memory
 import Reactor
 import Transport
@@ -37,6 +38,7 @@ final class DataGift: ChannelDelegate {
         if let target = worker.siblings.isLinked(sibling) ? sibling : worker.retirement?.successor() {
             worker.siblings.moveData(descriptor, to: target, endpoint: endpoint, agent: agent, isUsed: isUsed)
         } else if let kept = try? Stream(worker.loop, adopting: descriptor) {
+            worker.telemetry.connectionOpened(.upstream, isMoved: true)
             worker.adoptData(kept, endpoint: worker.routes.endpoint(named: endpoint), agent: agent, isUsed: isUsed)
         }
     }

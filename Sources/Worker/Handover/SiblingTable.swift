@@ -20,6 +20,9 @@ final class SiblingTable {
     /// Whether clients can be sent there.
     func isLinked(_ sibling: UInt32) -> Bool { links[sibling].map { !$0.isParted } ?? false }
 
+    /// Whether the sibling knows relays of relays: since version 4.
+    func takesRelaysOfRelays(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 4 } ?? false }
+
     /// The living siblings of the newest generation above this one that speak as we do.
     func successors(of generation: UInt32) -> [UInt32] {
         var newest = generation
@@ -69,7 +72,7 @@ final class SiblingTable {
         remove(sibling)
         do {
             links[sibling] = try SiblingLink(
-                worker, sibling: sibling, generation: generation, speaksAsWe: protocolVersion == ControlLimits.protocolVersion,
+                worker, sibling: sibling, generation: generation, protocolVersion: protocolVersion,
                 descriptor)
             worker.routes.workerCount = links.count + 1
         } catch {
@@ -176,7 +179,7 @@ private final class SiblingLink: MessageDelegate {
     private unowned let worker: Worker
     private let sibling: UInt32
     let generation: UInt32
-    private let speaksAsWe: Bool
+    let protocolVersion: UInt32
     /// It is sent nothing more.
     var isParted = false
     /// It sends nothing more.
@@ -185,15 +188,15 @@ private final class SiblingLink: MessageDelegate {
     private var bridges: [UInt64: [Int32]] = [:]
 
     /// Whether it takes what another worker gives away.
-    var takes: Bool { speaksAsWe && !isParted }
+    var takes: Bool { protocolVersion >= ControlLimits.siblingVersionMin && !isParted }
 
     init(
-        _ worker: Worker, sibling: UInt32, generation: UInt32, speaksAsWe: Bool, _ descriptor: consuming OwnedDescriptor
+        _ worker: Worker, sibling: UInt32, generation: UInt32, protocolVersion: UInt32, _ descriptor: consuming OwnedDescriptor
     ) throws(SystemError) {
         self.worker = worker
         self.sibling = sibling
         self.generation = generation
-        self.speaksAsWe = speaksAsWe
+        self.protocolVersion = protocolVersion
         socket = try MessageSocket(worker.loop, adopting: descriptor)
         super.init()
         socket.delegate = self

@@ -28,6 +28,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private(set) var endpoint: Endpoint?
     /// Whether another node sent the request: then only this node's tunnels serve it.
     private(set) var isFromNode = false
+    /// Whether a node sent the request, be it that its proof is too old: no other node gets it.
+    private var hopIsSpent = false
     /// Its way over other nodes.
     var nodes = NodeRoute()
     private var isTCP = false
@@ -77,6 +79,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         wasAnswered = false
         waitsForStream = false
         isFromNode = false
+        hopIsSpent = false
         isDeclined = false
         forgetNodes()
         ownAttempts = 0
@@ -99,10 +102,14 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             worker.hopProof.judge(head, bytes, endpoint: endpoint.bytes, now: Self.unixSeconds) { worker.nodes.isMember(peer) }
         }
         isFromNode = verdict == .node
+        hopIsSpent = verdict == .node || verdict == .stale
         if isRelayed { return }
         switch verdict {
         case .client: break
         case .forged: worker.telemetry.nodeProofRefused()
+        case .stale:
+            worker.telemetry.nodeProofRefused()
+            worker.warnOfClocks()
         case .node: worker.telemetry.nodeRequest()
         }
     }
@@ -128,9 +135,15 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         }
     }
 
+    /// The table may have forgotten the endpoint, and made another of the name, while the request was elsewhere.
+    private func takeKnownEndpoint() {
+        if let known = endpoint { endpoint = worker.routes.endpoint(named: known.name) }
+    }
+
     /// The supervisor answered.
     func routeKnown() {
         guard isRouting else { return }
+        takeKnownEndpoint()
         wasAnswered = true
         route()
     }
@@ -145,7 +158,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         }
         // A request whose tunnel broke tries each tunnel of this worker once, and then those of the others.
         let avoidsOwn = ownAttempts > 0 && ownAttempts >= max(endpoint.tunnels.count, endpoint.hasIdleData ? 2 : 0)
-        let avoidsNodes = isFromNode || nodes.isExhausted
+        let avoidsNodes = hopIsSpent || nodes.isExhausted
         switch worker.routes.choice(
             endpoint, mayMove: !hasServed && moves == 0, avoidsOwn: avoidsOwn, avoidsNodes: avoidsNodes)
         {
@@ -181,7 +194,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             return
         }
         // The node that sent it here looks elsewhere, and waits, unless it has not kept what it would send again.
-        if let endpoint, !isFromNode || hasLongBody {
+        if let endpoint, !hopIsSpent || hasLongBody {
             if nodes.wasDeclined { endpoint.noteLoss(at: context.loop.now) }
             if waitsForTunnel(endpoint) { return }
         }
@@ -190,7 +203,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     /// Nobody serves the endpoint.
     private func giveUp() {
-        if isFromNode {
+        if hopIsSpent {
             isDeclined = true
             worker.telemetry.nodeRequestDeclined()
             declineForNode()
@@ -202,6 +215,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     /// Routes the request again, by what the supervisor knows now.
     func routeAnew() {
+        takeKnownEndpoint()
         if let endpoint { worker.routes.doubt(endpoint) }
         wasAnswered = false
         route()
@@ -227,6 +241,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         guard isParked else { return }
         unpark()
         guard isRouting else { return }
+        takeKnownEndpoint()
         nodes = NodeRoute()
         wasAnswered = false
         route()
@@ -464,7 +479,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             return
         }
         let mark = isRelayed ? moves - 1 : Self.relayedMark
-        guard let stream = worker.siblings.openRelay(to: sibling, client: peer, moves: mark) else {
+        guard !isRelayed || worker.siblings.takesRelaysOfRelays(sibling), let stream = worker.siblings.openRelay(to: sibling, client: peer, moves: mark) else {
             noUpstream()
             return
         }

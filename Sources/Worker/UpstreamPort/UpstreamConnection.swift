@@ -138,6 +138,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         }
         let agent = try worker.credentials.agent(of: bytes.extracting(credential), endpoint: endpoint.bytes)
         guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
+        guard !worker.hasLeft(agent) else { throw HTTPError(status: 401, reason: "the session of this credential went away") }
         guard endpoint.direct?.hasRoom ?? true else { throw HTTPError(status: 429, reason: "too many data connections") }
         return agent
     }
