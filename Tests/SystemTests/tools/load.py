@@ -2,7 +2,7 @@
 between, WebSockets and raw TCP streams that echo. Every answer is checked to the byte.
 
     load.py --proxy HOST:PORT --http ENDPOINT,… [--plain ENDPOINT,…] [--tcp ENDPOINT,…] [--kept N] [--fresh N] [--idle N]
-            [--websockets N] [--streams N] [--stream-bytes B] [--pause SECONDS]
+            [--websockets N] [--streams N] [--stream-bytes B] [--pause SECONDS] [--bodies B,…]
 
 Several endpoints get their clients in turn; those of --plain get requests only, no WebSockets. Reads lines from stdin: "phase
 NAME" begins another phase, "stop" (or the end) ends the load once all running streams and requests are over. Then it prints
@@ -93,7 +93,7 @@ class Load:
     async def http_client(self, endpoint, kind, keeps, pause):
         writer = None
         while not self.stopping.is_set():
-            body = random.randbytes(random.choice([0, 0, 100, 3_000, 70_000])) if kind != "fresh" else b""
+            body = random.randbytes(random.choice(self.options.bodies)) if kind != "fresh" else b""
             started = time.monotonic()
             try:
                 if writer is None:
@@ -280,6 +280,7 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--stream-bytes", type=int, default=1 << 20)
     parser.add_argument("--pause", type=float, default=0)
+    parser.add_argument("--bodies", type=lambda text: [int(word) for word in text.split(",")], default=[0, 0, 100, 3_000, 70_000])
     asyncio.run(Load(parser.parse_args()).run())
 
 
