@@ -1,15 +1,19 @@
 """Networks that are cut: two hosts (network namespaces) with nodes on both, and the cable pulled."""
 
+import contextlib
 import json
 import os
 import re
+import time
 
 import pytest
 
 import namespaces
-from clusters import seen
-from peer.http1 import request, wait_until
-from programs import SLOW
+from clusters import Load, endpoints, seen
+from peer import agent as agents
+from peer.background import Background
+from peer.http1 import Connection, request, wait_until
+from programs import SLOW, metric
 
 REASON = namespaces.missing()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -71,6 +75,126 @@ def test_one_way_is_not_enough(split):
     wait_there([nodes[0], nodes[2]], everyone(nodes) | {"n2": "unreachable", "n4": "unreachable"}, 15)
     hosts[0].run("iptables", "-D", "INPUT", "-i", "cable", "-j", "DROP")
     wait_there(nodes, everyone(nodes), 15)
+
+
+@pytest.fixture
+def agent_at(endpoint, transport):
+    """A factory: an agent on a node's host, at that node."""
+    loops, made = [], []
+
+    def make(node, body, name=None):
+        background, stack = Background(), contextlib.ExitStack()
+
+        async def enter():
+            stack.enter_context(node.where.inside())
+
+        async def leave():
+            stack.close()
+        background.call(enter())
+        loops.append((background, leave))
+        agent = background.call(agents.Agent.connect(node.upstream, name or endpoint, agents.Recorder(body=body), transport=transport))
+        made.append((background, agent))
+        return agent
+    yield make
+    for background, agent in made:
+        background.call(agent.close())
+    for background, leave in loops:
+        background.call(leave())
+        background.stop()
+    assert [agent.violations + agent.failures for _, agent in made] == [[]] * len(made)
+
+
+def wait_known(node, endpoint, **listeners):
+    def known():
+        with node.where.inside():
+            return {other: (endpoints(node, other) or {}).get(endpoint, 0) for other in listeners}
+    wait_until(lambda: known() == listeners, 15 * SLOW, lambda: f"{node.id}: {known()}, not {listeners}")
+
+
+def test_both_sides_serve_what_they_have(split, agent_at, endpoint):
+    """Under load: what has an agent on its side is served there without a failure while the network is cut, and what has one on each
+    side from when the others are given up; afterwards each side reaches the other's."""
+    nodes, hosts = split
+    n1, n2, n3, n4 = nodes
+    wait_there(nodes, everyone(nodes), 15)
+    left, right, both = f"{endpoint}-left", f"{endpoint}-right", f"{endpoint}-both"
+    agent_at(n1, b"left", left)
+    agent_at(n2, b"right", right)
+    agent_at(n1, b"left", both)
+    agent_at(n2, b"right", both)
+    for node in (n3, n4):
+        wait_known(node, left, n1=1)
+        wait_known(node, right, n2=1)
+        wait_known(node, both, n1=1, n2=1)
+
+    def load(node, name, method="POST"):
+        return Load(node, f"{name}.example.com", method, b"a body" if method == "POST" else b"", count=2, inside=node.where.inside)
+    own = [load(node, name) for node, name in ((n1, left), (n3, left), (n2, right), (n4, right))]
+    shared = [load(n3, both, "GET"), load(n4, both, "GET")]
+    try:
+        for one in own + shared:
+            one.more(30)
+        cut(hosts, True)
+        for one in own:
+            one.more(50)
+        wait_there([n1, n3], everyone(nodes) | {"n2": "unreachable", "n4": "unreachable"}, 15)
+        wait_there([n2, n4], everyone(nodes) | {"n1": "unreachable", "n3": "unreachable"}, 15)
+        for one in own + shared:
+            one.more(50)
+        for node, answer in ((n3, b"left"), (n4, b"right")):
+            with node.where.inside(), Connection(node.proxy) as client:
+                assert {client.request(host=f"{both}.example.com").body for _ in range(20)} == {answer}
+        cut(hosts, False)
+        wait_there(nodes, everyone(nodes), 15)
+        for node, name, answer in ((n1, right, b"right"), (n3, right, b"right"), (n2, left, b"left"), (n4, left, b"left")):
+            with node.where.inside(), Connection(node.proxy) as client:
+                assert [client.request(host=f"{name}.example.com").body for _ in range(20)] == [answer] * 20
+        for one in own + shared:
+            one.more(30)
+    finally:
+        for one in own + shared:
+            one.is_over = True
+        for one in own + shared:
+            one.stop()
+    assert [one.failures[:3] for one in own + shared] == [[]] * 6
+
+
+def test_defect_23_a_node_whose_proxy_port_answers_nothing(clusters, agent_at, endpoint):
+    """Its gossip lives, so nobody gives it up: a request that is to go there goes to the other one within the time of a dial, 5 s,
+    and those after it go there at once."""
+    with namespaces.hosts() as hosts:
+        nodes = []
+        for host in (hosts[0], hosts[1], hosts[1]):
+            nodes.append(clusters.node(join=nodes[:1], host=host.address, gossip=f"{host.address}:0", command=host.command,
+                                       arguments=["--cluster.gossip.secret-keys", "the key of the cluster"]))
+            nodes[-1].where = host
+        a, b, c = nodes
+        hosts[1].run("iptables", "-I", "INPUT", "-i", "cable", "-p", "tcp", "--syn", "--dport", b.proxy[1], "-j", "DROP")
+        for _ in range(5):
+            agent_at(b, b"b")
+        agent_at(c, b"c")
+        wait_known(a, endpoint, n2=5, n3=1)
+        with a.where.inside(), Connection(a.proxy, timeout=20 * SLOW) as client:
+            def took():
+                begin = time.monotonic()
+                answer = client.request("POST", host=f"{endpoint}.example.com", body=b"a body")
+                assert answer.status == 200 and answer.body == b"c"
+                return time.monotonic() - begin
+            longest = 0
+            # By chance: five in six go to the one that can't be reached.
+            for _ in range(100):
+                longest = took()
+                if metric(a, "piko_proxy_node_dial_failures_total"):
+                    break
+            assert 4 < longest < 5 + 1.5 * SLOW, longest
+            # It is avoided for a second.
+            avoided, later = time.monotonic() + 0.5, []
+            while time.monotonic() < avoided:
+                later.append(took())
+            assert len(later) >= 5 and max(later) < 0.5 * SLOW, later
+            assert metric(a, "piko_proxy_node_dial_failures_total") == 1
+            assert seen(a) == {"n1": "active", "n2": "active", "n3": "active"}
+            assert metric(a, "piko_gossip_unreachable_total") == 0
 
 
 @pytest.mark.soak
