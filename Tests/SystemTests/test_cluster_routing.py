@@ -181,7 +181,7 @@ FORGERIES = [
     [("x-piko-forward", "true"), ("Connection", "x-piko-forward")], [("x-piko-node", "declined")],
     [("x-piko-node", "n1; t={now}; mac=" + "00" * 32), ("Connection", "x-piko-node")],
     [("x-piko-forward", "true"), ("x-piko-node", "n1"), ("Connection", "x-piko-forward, x-piko-node")],
-    [("X-PIKO-FORWARD", "false"), ("x-piko-node", "n1"), ("x-piko-node", "n2")],
+    [("X-PIKO-FORWARD", "false"), ("X-Piko-Node", "n2; t={now}; mac=")],
 ]
 
 
@@ -220,13 +220,23 @@ def test_defect_9_a_proof_is_good_for_its_own_request_only(clusters, tunnel, end
     answer = request(a.proxy, host=host, headers=[proof(endpoint)])
     assert answer.status == 502 and answer.all("x-piko-node") == ["declined"]
     assert metric(a, "piko_proxy_node_proofs_refused_total") == 0
-    others = [proof(f"{endpoint}-here"), proof(endpoint, method="HEAD"), proof(endpoint, target="/other"), proof(endpoint, age=40),
-              proof(endpoint, age=-40), proof(endpoint, key=OTHER_KEYS[1]), proof(endpoint, node="n1; t=1")]
+    others = [proof(f"{endpoint}-here"), proof(endpoint, method="HEAD"), proof(endpoint, target="/other"),
+              proof(endpoint, key=OTHER_KEYS[1]), proof(endpoint, node="n1; t=1")]
     for count, field in enumerate(others, 1):
         for fields in ([field], [field, ("Connection", "x-piko-node")]):
             answer = request(a.proxy, host=host, headers=fields)
             assert answer.status == 200 and answer.body == b"hello" and not answer.has("x-piko-node"), field
         assert metric(a, "piko_proxy_node_proofs_refused_total") == 2 * count
+    # Out of its time it makes nobody a node; that it was one it still shows, so this request is not sent round.
+    for age in (40, -40):
+        answer = request(a.proxy, host=host, headers=[proof(endpoint, age=age)])
+        assert answer.status == 502 and b"no available upstreams" in answer.body and not answer.has("x-piko-node")
+        answer = request(a.proxy, host=f"{endpoint}-here.example.com", headers=[proof(f"{endpoint}-here", age=age)])
+        assert answer.status == 200 and answer.body == b"here"
+    assert metric(a, "piko_proxy_node_proofs_refused_total") == 2 * len(others) + 4
+    assert metric(a, "piko_proxy_node_requests_total") == 1
+    # Two of them are one too many.
+    assert request(a.proxy, host=host, headers=[proof(endpoint), proof(endpoint)]).status == 400
     # Nor does one that is for what this node has make it have more, in either way of naming an endpoint.
     answer = request(a.proxy, host=f"{endpoint}-here.example.com", headers=[proof(endpoint), ("x-piko-endpoint", endpoint)])
     assert answer.status == 502 and answer.all("x-piko-node") == ["declined"]
