@@ -111,6 +111,7 @@ def wait_known(node, endpoint, **listeners):
     wait_until(lambda: known() == listeners, 15 * SLOW, lambda: f"{node.id}: {known()}, not {listeners}")
 
 
+@pytest.mark.parametrize("transport", ["direct"])
 def test_both_sides_serve_what_they_have(split, agent_at, endpoint):
     """Under load: what has an agent on its side is served there without a failure while the network is cut, and what has one on each
     side from when the others are given up; afterwards each side reaches the other's."""
