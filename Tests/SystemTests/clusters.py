@@ -5,11 +5,14 @@ and waited for, never slept for.
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
+import threading
 
-from peer.http1 import request, wait_until
+from peer import http1
+from peer.http1 import Connection, request, wait_until
 from programs import SLOW, address_of
 
 
@@ -135,6 +138,49 @@ class Balancer:
         self.peers.call(stop())
 
 
+class Load:
+    """Clients that ask one node for an endpoint until they are told to stop; `inside`: the namespace that they are in."""
+
+    def __init__(self, node, host, method="GET", body=b"", count=4, inside=contextlib.nullcontext):
+        self.node, self.host, self.method, self.body, self.inside = node, host, method, body, inside
+        self.failures, self.answers = [], 0
+        self.is_over = False
+        self.threads = [threading.Thread(target=self._run) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self):
+        with self.inside():
+            self._ask()
+
+    def _ask(self):
+        connection = None
+        while not self.is_over:
+            try:
+                connection = connection or Connection(self.node.proxy, timeout=30 * SLOW)
+                answer = connection.request(self.method, host=self.host, body=self.body)
+                self.answers += 1
+                if answer.status != 200:
+                    self.failures.append((answer.status, answer.body))
+                if "close" in answer.options():
+                    connection.close()
+                    connection = None
+            except (OSError, EOFError, http1.BadMessage) as error:
+                self.failures.append(error)
+                connection = None
+        if connection:
+            connection.close()
+
+    def more(self, count=200):
+        goal = self.answers + count
+        wait_until(lambda: self.answers >= goal or self.failures, 60 * SLOW, lambda: f"{self.answers} of {goal} answers")
+
+    def stop(self):
+        self.is_over = True
+        for thread in self.threads:
+            thread.join()
+
+
 class Tap:
     """Copies of the gossip packets that pass loopback, for those that replay them. Needs root."""
 
@@ -161,5 +207,5 @@ class Tap:
         self.socket.close()
 
 
-__all__ = ["Balancer", "Clusters", "Tap", "REASONS", "address_of", "counter", "dropped", "endpoints", "get", "knowledge", "seen",
+__all__ = ["Balancer", "Clusters", "Load", "Tap", "REASONS", "address_of", "counter", "dropped", "endpoints", "get", "knowledge", "seen",
            "status", "wait_all_active", "wait_seen"]

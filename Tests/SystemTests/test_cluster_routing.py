@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import hmac
 import os
 import signal
 import threading
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from clusters import Balancer, counter, endpoints, seen
+from clusters import Balancer, Load, counter, endpoints, seen, status
 from peer import agent as agents
 from peer import direct, http1, websocket
 from peer.http1 import Connection, chunk, request, wait_until
@@ -178,22 +179,69 @@ def test_the_service_is_told_the_client(clusters, tunnel, endpoint, host, transp
 FORGERIES = [
     [("x-piko-forward", "true")], [("x-piko-node", "n1; t={now}; mac=" + "00" * 32)], [("x-piko-node", "n1")],
     [("x-piko-forward", "true"), ("Connection", "x-piko-forward")], [("x-piko-node", "declined")],
+    [("x-piko-node", "n1; t={now}; mac=" + "00" * 32), ("Connection", "x-piko-node")],
+    [("x-piko-forward", "true"), ("x-piko-node", "n1"), ("Connection", "x-piko-forward, x-piko-node")],
+    [("X-PIKO-FORWARD", "false"), ("X-Piko-Node", "n2; t={now}; mac=")],
 ]
 
 
 @pytest.mark.parametrize("fields", FORGERIES, ids=range(len(FORGERIES)))
-def test_a_client_cannot_pass_for_a_node(clusters, tunnel, endpoint, host, fields, keys):
+def test_defect_9_a_client_cannot_pass_for_a_node(clusters, tunnel, endpoint, host, fields, keys):
     """What it says neither widens nor narrows: it is served, through the other node, as any client."""
     recorder = agents.Recorder()
-    a, _, _ = pair(clusters, tunnel, endpoint, recorder, keys)
+    a, b, _ = pair(clusters, tunnel, endpoint, recorder, keys)
     fields = [(name, value.format(now=int(time.time()))) for name, value in fields]
     # Without keys the addresses of nodes are believed: that is why there should be keys.
     with Connection(a.proxy, source="127.0.0.77") as connection:
         answer = connection.request(host=host, headers=fields)
-    assert answer.status == 200 and not answer.has("x-piko-node")
-    assert recorder.requests[0].all("x-piko-forward") == ["true"] and not recorder.requests[0].has("x-piko-node")
-    assert recorder.requests[0].all("x-forwarded-for") == ["127.0.0.77"]
-    assert metric(a, "piko_proxy_node_proofs_refused_total") == 1
+        assert answer.status == 200 and not answer.has("x-piko-node")
+        assert recorder.requests[0].all("x-piko-forward") == ["true"] and not recorder.requests[0].has("x-piko-node")
+        assert recorder.requests[0].all("x-forwarded-for") == ["127.0.0.77"]
+        assert metric(a, "piko_proxy_node_proofs_refused_total") == 1
+        # One hop, which the second node took for one.
+        assert metric(b, "piko_proxy_node_requests_total") == 1 and metric(b, "piko_upstreams_remote_requests_total") == 0
+        # What nobody has is had by nobody still, and that is said as to any client.
+        answer = connection.request(host="nobody.example.com", headers=fields)
+        assert answer.status == 502 and not answer.has("x-piko-node")
+
+
+def proof(endpoint, method="GET", target="/", age=0, key=KEYS[1], node="n2"):
+    """The field with which a node proves itself, by docs/protocol.md."""
+    now = int(time.time()) - age
+    text = "\n".join(["piko node request 1", node, str(now), method, target, "", endpoint])
+    return ("x-piko-node", f"{node}; t={now}; mac={hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()}")
+
+
+def test_defect_9_a_proof_is_good_for_its_own_request_only(clusters, tunnel, endpoint, host):
+    """Who saw a proof on its way can send it with nothing else: not for another endpoint, method or target, not later."""
+    a, _, _ = pair(clusters, tunnel, endpoint)
+    tunnel(a, names("here"), name=f"{endpoint}-here")
+    # It is one: this node has no tunnel itself, and that is told to a node.
+    answer = request(a.proxy, host=host, headers=[proof(endpoint)])
+    assert answer.status == 502 and answer.all("x-piko-node") == ["declined"]
+    assert metric(a, "piko_proxy_node_proofs_refused_total") == 0
+    others = [proof(f"{endpoint}-here"), proof(endpoint, method="HEAD"), proof(endpoint, target="/other"),
+              proof(endpoint, key=OTHER_KEYS[1]), proof(endpoint, node="n1; t=1")]
+    for count, field in enumerate(others, 1):
+        for fields in ([field], [field, ("Connection", "x-piko-node")]):
+            answer = request(a.proxy, host=host, headers=fields)
+            assert answer.status == 200 and answer.body == b"hello" and not answer.has("x-piko-node"), field
+        assert metric(a, "piko_proxy_node_proofs_refused_total") == 2 * count
+    # Out of its time it makes nobody a node; that it was one it still shows, so this request is not sent round.
+    for age in (40, -40):
+        answer = request(a.proxy, host=host, headers=[proof(endpoint, age=age)])
+        assert answer.status == 502 and b"no available upstreams" in answer.body and not answer.has("x-piko-node")
+        answer = request(a.proxy, host=f"{endpoint}-here.example.com", headers=[proof(f"{endpoint}-here", age=age)])
+        assert answer.status == 200 and answer.body == b"here"
+    assert metric(a, "piko_proxy_node_proofs_refused_total") == 2 * len(others) + 4
+    assert metric(a, "piko_proxy_node_requests_total") == 1
+    # Two of them are one too many.
+    assert request(a.proxy, host=host, headers=[proof(endpoint), proof(endpoint)]).status == 400
+    # Nor does one that is for what this node has make it have more, in either way of naming an endpoint.
+    answer = request(a.proxy, host=f"{endpoint}-here.example.com", headers=[proof(endpoint), ("x-piko-endpoint", endpoint)])
+    assert answer.status == 502 and answer.all("x-piko-node") == ["declined"]
+    answer = request(a.proxy, host=host, headers=[proof(endpoint), ("x-piko-endpoint", f"{endpoint}-here")])
+    assert answer.status == 200 and answer.body == b"here"
 
 
 def test_one_hop_at_most(clusters, tunnel, endpoint, host):
@@ -228,45 +276,6 @@ def test_each_node_gets_its_share(clusters, tunnel, endpoint, host):
         for _ in range(600):
             assert connection.request(host=host).status == 200
     assert 100 <= len(few.requests) <= 200, len(few.requests)
-
-
-class Load:
-    """Clients that ask one node for an endpoint until they are told to stop."""
-
-    def __init__(self, node, host, method="GET", body=b"", count=4):
-        self.node, self.host, self.method, self.body = node, host, method, body
-        self.failures, self.answers = [], 0
-        self.is_over = False
-        self.threads = [threading.Thread(target=self._run) for _ in range(count)]
-        for thread in self.threads:
-            thread.start()
-
-    def _run(self):
-        connection = None
-        while not self.is_over:
-            try:
-                connection = connection or Connection(self.node.proxy, timeout=30 * SLOW)
-                answer = connection.request(self.method, host=self.host, body=self.body)
-                self.answers += 1
-                if answer.status != 200:
-                    self.failures.append((answer.status, answer.body))
-                if "close" in answer.options():
-                    connection.close()
-                    connection = None
-            except (OSError, EOFError, http1.BadMessage) as error:
-                self.failures.append(error)
-                connection = None
-        if connection:
-            connection.close()
-
-    def more(self, count=200):
-        goal = self.answers + count
-        wait_until(lambda: self.answers >= goal or self.failures, 60 * SLOW, lambda: f"{self.answers} of {goal} answers")
-
-    def stop(self):
-        self.is_over = True
-        for thread in self.threads:
-            thread.join()
 
 
 def test_a_node_that_is_killed_costs_what_it_held(clusters, tunnel, endpoint, host):
@@ -352,6 +361,70 @@ def test_requests_wait_for_an_agent_that_moves(clusters, tunnel, peers, endpoint
     tunnel({"same node": b, "third node": c, "own node": a}[back])
     asking.join()
     assert result[0].status == 200
+
+
+class Watch:
+    """What a node says of an endpoint at another node, asked again and again."""
+
+    def __init__(self, node, other, endpoint):
+        self.node, self.other, self.endpoint = node, other, endpoint
+        self.seen, self.count = set(), 0
+        self.is_over = False
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        while not self.is_over:
+            self.seen.add((endpoints(self.node, self.other) or {}).get(self.endpoint, 0))
+            self.count += 1
+
+    def stop(self):
+        self.is_over = True
+        self.thread.join()
+
+
+def word_of(node, other, endpoint):
+    """The entry of an endpoint, with the version of its last change, as a node has it of another."""
+    return [entry for entry in status(node, f"gossip/nodes/{other}")["Entries"] if entry["key"] == f"endpoint:{endpoint}"]
+
+
+@pytest.mark.parametrize("end", ["closes", "breaks"])
+def test_defect_2_an_endpoint_stays_while_one_of_its_agents_leaves(clusters, tunnel, peers, endpoint, host, end):
+    """One of two agents says go-away and then disconnects: it is taken off once, not twice, and the other is never out of sight."""
+    a, b = clusters.start(2, arguments=KEYS)
+    tunnel(a, names("stays"))
+    leaving = tunnel(a, names("leaves"))
+    knows(b, endpoint, n1=2)
+    watch = Watch(b, "n1", endpoint)
+    load = Load(b, host, "POST", b"may not be sent again")
+    try:
+        load.more(100)
+
+        async def go_away():
+            if leaving.pool:
+                leaving.pool.end()
+            await leaving.session.go_away()
+        peers.call(go_away())
+        knows(b, endpoint, n1=1)
+        load.more(100)
+        # What it was asked before it has answered.
+        wait_until(lambda: not leaving.session.streams and not (leaving.pool and leaving.pool.writers), 10 * SLOW)
+        before = word_of(b, "n1", endpoint)
+        assert len(before) == 1 and before[0]["value"] == "1"
+        peers.call(leaving.abort() if end == "breaks" else leaving.close())
+        load.more(100)
+        # A word of later: what the node said before has come.
+        tunnel(a, name=f"{endpoint}-later")
+        knows(b, f"{endpoint}-later", n1=1)
+        assert endpoints(b, "n1") == {endpoint: 1, f"{endpoint}-later": 1} == status(a, "upstream/endpoints")
+        assert word_of(b, "n1", endpoint) == before
+        load.more(100)
+    finally:
+        watch.stop()
+        load.stop()
+    assert load.failures == [], load.failures[:5]
+    assert watch.seen <= {1, 2} and watch.count > 10, watch.seen
+    assert metric(a, "piko_upstreams_connected_upstreams") == 2
 
 
 # ---- Data connections ----
