@@ -59,7 +59,7 @@ public enum ControlMessage: Equatable, Sendable {
     case nodeGone(id: String)
     /// The connection that was asked for by `dial`. Descriptor: its socket.
     case dialed(request: UInt64)
-    /// There is none; `code` is the errno, 0 when there is no such node, or too many are being made.
+    /// There is none; `code` is the errno, 0 when there is no such node, EAGAIN when too many are being made.
     case dialFailed(request: UInt64, code: UInt32)
     /// Ask so many agents to connect anew: other nodes have fewer.
     case shed(count: UInt32)

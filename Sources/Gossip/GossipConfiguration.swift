@@ -93,7 +93,7 @@ public struct GossipLimits: Equatable, Sendable {
     public var nodesMax = 4_096
     /// Entries of one node: its endpoints, its attributes, and those that were removed and not yet forgotten.
     public var nodeEntriesMax = 1 << 20
-    /// Entries of all nodes together.
+    /// Entries of all nodes together, beyond which nothing is taken from others. This node's own are bounded by `nodeEntriesMax` alone.
     public var entriesMax = 1 << 22
     /// Ended lives that are remembered, so that they don't come back, and for how long.
     public var gravesMax = 16_384

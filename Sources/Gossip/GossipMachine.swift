@@ -224,7 +224,7 @@ public struct GossipMachine {
             var slot = max(EntryTable.firstEndpoint, members[0].entries.slots.count)
             if let free = takeFreeSlot() {
                 slot = free
-            } else if slot >= configuration.limits.nodeEntriesMax || members.slots >= configuration.limits.entriesMax {
+            } else if slot >= configuration.limits.nodeEntriesMax {
                 return counters[.refusedEntries] += 1
             }
             write(slot, endpoint, count, now)

@@ -12,7 +12,10 @@ extension GossipMachine {
             wanted.append(address)
         }
         joinAddresses = wanted
-        isJoining = !isJoined && !strangers().isEmpty
+        // Others may have found this node first: then it has joined already.
+        let namesOthers = wanted.contains { $0 != members[0].address }
+        isJoining = namesOthers && !isJoined
+        if namesOthers && isJoined { outputs.append(.change(.joined)) }
         for address in strangers().prefix(8) { hello(address) }
     }
 

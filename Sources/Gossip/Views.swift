@@ -23,15 +23,12 @@ extension GossipMachine {
     /// The known node of this id.
     public func node(_ id: String, now: Instant) -> GossipNodeView? { members.place(ofID: id).map { view($0, now) } }
 
-    /// The entries of a node by version, from the `start`th on and at most `count`.
-    public func entries(of id: String, from start: Int, count: Int) -> [GossipEntryView] {
+    /// The entries of a node by version.
+    public func entries(of id: String) -> [GossipEntryView] {
         guard let place = members.place(ofID: id) else { return [] }
         var views: [GossipEntryView] = []
-        var index = 0
+        views.reserveCapacity(members[place].entries.slots.count)
         members[place].entries.forEach(after: 0) { slot, entry in
-            defer { index += 1 }
-            guard index >= start else { return true }
-            guard views.count < count else { return false }
             views.append(Self.view(slot, entry))
             return true
         }

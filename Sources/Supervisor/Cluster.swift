@@ -75,6 +75,7 @@ final class Cluster {
             machine = try GossipMachine(
                 snapshot: snapshot, configuration: configuration, seed: Random.number(), now: node.loop.now)
             advertised = AdvertisedAddresses(config, gossip: port.address, ports: node.ports)
+            isDraining = taken.isDraining
         } catch {
             node.log.error(.cluster, "the cluster's state can't be taken over; this node joins anew")
             advertised = AdvertisedAddresses(config, gossip: port.address, ports: node.ports)
@@ -84,7 +85,6 @@ final class Cluster {
             machine = GossipMachine(configuration: configuration, node: local, seed: Random.number(), now: node.loop.now)
             hasJoined = false
         }
-        isDraining = taken.isDraining
         join = Self.makeJoin(node, config, port, advertised, hasJoined: hasJoined)
         connect(config)
     }
@@ -97,6 +97,9 @@ final class Cluster {
         clock = CallbackTimer(loop) { [unowned self] in handle(.timer) }
         book.changed = { [unowned self] text in
             for other in known.values where other.proxyAddress == text { tell(other) }
+        }
+        book.inUse = { [unowned self] in
+            known.values.filter { $0.status != .left }.flatMap { [$0.proxyAddress, $0.adminAddress] }
         }
         join.found = { [unowned self] addresses in handle(.join(addresses.map { GossipAddress($0.description) })) }
         join.changed = { [unowned self] in joinChanged() }
@@ -171,6 +174,7 @@ final class Cluster {
         takeUpAttributes(config)
         if isDraining != node.isLeaving { setDraining(node.isLeaving) }
         handle(.timer)
+        book.start()
         join.start(timeout: config.cluster.joinTimeout)
         rebalance?.start()
     }
@@ -248,6 +252,7 @@ final class Cluster {
     private func close() {
         isClosed = true
         clock?.cancel()
+        book.stop()
         join.stop()
         rebalance?.stop()
         port.close()
@@ -258,6 +263,7 @@ final class Cluster {
         guard !isClosed else { return done(nil, []) }
         isClosed = true
         clock?.cancel()
+        book.stop()
         join.stop()
         rebalance?.stop()
         port.detach { [unowned self] datagrams, listener in
@@ -374,6 +380,8 @@ final class Cluster {
         case .unreachable: status = .unreachable
         case .left: return node.removeNode(other.id)
         }
+        // Asked for before anybody needs it.
+        if !other.adminAddress.isEmpty { _ = book.address(other.adminAddress) }
         node.setNode(
             other.id, status: status, proxyAddress: other.proxyAddress.isEmpty ? nil : book.address(other.proxyAddress))
     }
@@ -382,6 +390,9 @@ final class Cluster {
         guard other.status != .left else { return }
         for (endpoint, count) in machine.endpoints(of: other.id) { node.setRemote(endpoint, node: other.id, count: count) }
     }
+
+    /// Whether there is such a node, reachable or not.
+    func knows(_ id: String) -> Bool { known[id] != nil }
 
     /// Where another node's admin port is, as far as that is known.
     func adminAddress(of id: String) -> SocketAddress? {

@@ -43,8 +43,8 @@ struct AdvertisedAddresses: Equatable {
     }
 }
 
-/// What texts of addresses mean. A name is looked up when it is needed, and again after a while; meanwhile, and before the first
-/// answer, what was known is used.
+/// What texts of addresses mean. A name is looked up when it is needed, and again after a while, by itself as long as it is in use;
+/// meanwhile, and before the first answer, what was known is used.
 final class AddressBook {
     private struct Entry {
         var address: SocketAddress?
@@ -52,18 +52,51 @@ final class AddressBook {
         var freshUntil: Instant
     }
 
+    /// How long what was found is good, and that nothing was; and how often the names in use are looked at.
+    struct Times {
+        var name = Duration.seconds(30)
+        var failure = Duration.seconds(5)
+        var repetition = Duration.seconds(10)
+    }
+
+    /// Asks for the addresses of a name; nil: there are none to be had.
+    typealias LookUp = (_ host: String, _ port: UInt16, _ done: @escaping ([SocketAddress]?) -> Void) -> Void
+
     private let loop: Loop
-    private let resolver: Resolver
+    private let times: Times
+    private let resolve: LookUp
     private var entries: [String: Entry] = [:]
+    private var timer: CallbackTimer?
+    /// The texts that are in use.
+    var inUse: () -> [String] = { [] }
     /// Told when a text means something else than before.
     var changed: (String) -> Void = { _ in }
 
-    private static let entriesMax = 8_192
-    private static let nameTime = Duration.seconds(30)
+    /// Three for each node, and then some.
+    private static let entriesMax = 16_384
 
-    init(_ loop: Loop) {
+    init(_ loop: Loop, times: Times = Times(), resolve: LookUp? = nil) {
         self.loop = loop
-        resolver = Resolver(loop)
+        self.times = times
+        let resolver = Resolver(loop)
+        self.resolve = resolve ?? { host, port, done in resolver.resolve(host: host, port: port) { done(try? $0.get()) } }
+    }
+
+    /// Looks up the names in use again and again from now on.
+    func start() {
+        let timer = CallbackTimer(loop) { [unowned self] in repeatLookUps() }
+        timer.schedule(after: times.repetition)
+        self.timer = timer
+    }
+
+    func stop() {
+        timer?.cancel()
+        timer = nil
+    }
+
+    private func repeatLookUps() {
+        for text in inUse() where !text.isEmpty { _ = address(text) }
+        timer?.schedule(after: times.repetition)
     }
 
     /// What the text means, as far as it is known.
@@ -88,12 +121,12 @@ final class AddressBook {
             return
         }
         entries[text]?.isLookedUp = true
-        resolver.resolve(host: advertised.host, port: advertised.port) { [weak self] answer in
+        resolve(advertised.host, advertised.port) { [weak self] answer in
             guard let self, var entry = entries[text] else { return }
             let before = entry.address
             entry.isLookedUp = false
-            entry.freshUntil = loop.now + Self.nameTime
-            if case .success(let found) = answer, !found.contains(where: { $0 == before }) { entry.address = found.first }
+            entry.freshUntil = loop.now + (answer == nil ? times.failure : times.name)
+            if let found = answer, !found.contains(where: { $0 == before }) { entry.address = found.first }
             entries[text] = entry
             if entry.address != before { changed(text) }
         }

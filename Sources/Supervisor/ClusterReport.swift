@@ -15,6 +15,8 @@ struct Report {
 
     /// A body that is longer is not sent.
     static let bodyBytesMax = 16 << 20
+    /// A report on a node with more entries is not even made: the node's whole work would wait for it.
+    static let entriesMax = 100_000
     /// Messages that wait for a worker beyond which it gets no report.
     static let waitingMax = 1_024
 
@@ -26,6 +28,8 @@ struct Report {
         value.write(into: &text)
         body = [UInt8](copying: text.span)
     }
+
+    static let tooLong = failure(507, "the report is too long")
 
     static func failure(_ status: UInt16, _ text: String) -> Report {
         Report(status: status, .object([JSONMember("error", .string(text))]))
@@ -41,7 +45,7 @@ extension Node {
         } else {
             report = cluster?.report(path) ?? .failure(503, "this node is in no cluster")
         }
-        if report.body.count > Report.bodyBytesMax { report = .failure(507, "the report is too long") }
+        if report.body.count > Report.bodyBytesMax { report = .tooLong }
         var start = 0
         repeat {
             let end = min(start + ControlLimits.reportBytesMax, report.body.count)
@@ -62,9 +66,10 @@ extension Cluster {
         case 2 where path == "gossip/nodes": return Report(.array(sortedNodes.map { .object(gossipMembers($0)) }))
         case 3 where parts[0] == "cluster" && parts[1] == "nodes":
             guard let view = view(parts[2]) else { return Report(status: 404) }
-            return Report(.object(detail(view)))
+            return view.endpoints > Report.entriesMax ? .tooLong : Report(.object(detail(view)))
         case 3 where parts[0] == "gossip" && parts[1] == "nodes":
             guard let view = view(parts[2]) else { return Report(status: 404) }
+            guard view.endpoints + view.removedEntries <= Report.entriesMax else { return .tooLong }
             return Report(.object(gossipMembers(view) + [JSONMember("Entries", entries(of: view))]))
         default: return Report(status: 404)
         }
@@ -120,25 +125,16 @@ extension Cluster {
     }
 
     private func entries(of view: GossipNodeView) -> JSONValue {
-        var elements: [JSONValue] = []
-        var start = 0
-        while true {
-            let page = machine.entries(of: view.node.id, from: start, count: Self.entriesAtOnce)
-            if page.isEmpty { break }
-            start += page.count
-            elements += page.map { entry in
+        .array(
+            machine.entries(of: view.node.id).map { entry in
                 .object([
                     JSONMember("key", .string(entry.key)), JSONMember("value", .string(entry.value)),
                     JSONMember("version", .integer(Int64(clamping: entry.version))),
                     JSONMember("internal", .bool(entry.key == GossipAttribute.status.key)),
                     JSONMember("deleted", .bool(entry.isRemoved)),
                 ])
-            }
-        }
-        return .array(elements)
+            })
     }
-
-    private static let entriesAtOnce = 1_024
 
     // MARK: metrics
 

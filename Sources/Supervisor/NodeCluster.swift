@@ -103,10 +103,10 @@ extension Node {
 
     /// Connects to another node's admin port for a worker.
     func dialAdmin(_ link: WorkerLink, _ request: UInt64, _ id: String) {
-        guard let address = cluster?.adminAddress(of: id), !isFrozen else {
-            link.send(.dialFailed(request: request, code: 0))
-            return
-        }
+        let fail = { (code: UInt32) in _ = link.send(.dialFailed(request: request, code: code)) }
+        guard let cluster, cluster.knows(id) else { return fail(0) }
+        guard !isFrozen else { return fail(NodeDialer.notNow) }
+        guard let address = cluster.adminAddress(of: id) else { return fail(NodeDialer.unreachable) }
         dials.dial(link, request, address)
     }
 }

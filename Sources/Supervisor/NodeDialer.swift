@@ -15,6 +15,9 @@ final class NodeDialer {
     /// Connections that one worker may have under way, and how long one may take.
     static let dialsMax = 512
     static let dialTime = Duration.seconds(5)
+    /// EAGAIN: not as things are; EHOSTUNREACH: nobody knows yet where the node is.
+    static let notNow: UInt32 = 11
+    static let unreachable: UInt32 = 113
 
     init(_ loop: Loop) { self.loop = loop }
 
@@ -22,7 +25,7 @@ final class NodeDialer {
     func dial(_ link: WorkerLink, _ request: UInt64, _ address: SocketAddress) {
         let worker = link.worker
         guard underway[worker]?[request] == nil, underway[worker]?.count ?? 0 < Self.dialsMax else {
-            link.send(.dialFailed(request: request, code: 0))
+            link.send(.dialFailed(request: request, code: Self.notNow))
             return
         }
         do throws(SystemError) {

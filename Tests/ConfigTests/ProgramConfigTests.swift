@@ -224,6 +224,14 @@ func refusal<Value: Configuration>(
             "file.yaml:1:20: cluster.node_id: \"local\" is not a node's name: it means the node that is asked"
         ),
         (
+            "cluster: {node_id_prefix: \(String(repeating: "a", count: 122))}\n",
+            "file.yaml:1:27: cluster.node_id_prefix: \"\(String(repeating: "a", count: 122))\" is longer than 121 bytes (seven letters are added)"
+        ),
+        (
+            "proxy: {advertise_addr: \(String(repeating: "a", count: 251))}\n",
+            "file.yaml:1:25: proxy.advertise_addr: \"\(String(repeating: "a", count: 251))\" is longer than 256 bytes with its port"
+        ),
+        (
             "cluster: {join: ['a:b']}\n",
             "file.yaml:1:18: cluster.join: \"a:b\" is not an address to join (for example 10.0.0.7, 10.0.0.7:8003 or piko.example.com)"
         ),
@@ -272,6 +280,16 @@ func refusal<Value: Configuration>(
     func refusesWithPlaceAndHint(row: Int) {
         let (text, message) = Self.refusals[row]
         #expect(refusal(ServerConfig.self, "server", text) == "config: " + message)
+    }
+
+    @Test func takesTheLongestNamesAndAddresses() throws {
+        let config = try load(
+            ServerConfig.self, "server",
+            """
+            proxy: {advertise_addr: \(String(repeating: "a", count: 250))}
+            cluster: {node_id_prefix: \(String(repeating: "b", count: 121))}
+            """)
+        #expect(config.proxy.advertiseAddress.host.utf8.count == 250 && config.cluster.nodeIDPrefix.utf8.count == 121)
     }
 
     @Test func refusesFlagsByTheirName() {

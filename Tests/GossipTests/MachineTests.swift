@@ -29,6 +29,18 @@ import Testing
         #expect(sizes.count > 100 && sizes.max()! < 70)
     }
 
+    /// Others know where this node is, and are there before it has looked up whom to join.
+    @Test func whoIsFoundFirstHasJoined() {
+        var talk = Talk(2)
+        talk.give(0, .join([Talk.address(1)]))
+        talk.pass(.seconds(1))
+        #expect(talk.status("n0", at: 1) == .active && !talk.changes[1].contains(.joined))
+        talk.give(1, .join([Talk.address(1)]))
+        #expect(!talk.changes[1].contains(.joined))
+        talk.give(1, .join([Talk.address(0)]))
+        #expect(talk.changes[1].contains(.joined))
+    }
+
     @Test func anEndpointComesChangesAndGoes() {
         var talk = Talk(3)
         talk.join()
@@ -349,6 +361,17 @@ import Testing
         small.give(0, .setEndpoint(String(repeating: "x", count: 257), count: 1))
         small.give(0, .setEndpoint("", count: 1))
         #expect(small.machines[0].counters[.refusedEntries] == 20)
+    }
+
+    /// What others have takes all the room that there is for them, and none of this node's own.
+    @Test func ownEntriesHaveRoom() {
+        var talk = Talk(2) { $0.limits.entriesMax = 30 }
+        for index in 0..<40 { talk.give(0, .setEndpoint("e\(index)", count: 1)) }
+        talk.join()
+        #expect(talk.machines[0].node("n0", now: talk.now)?.endpoints == 40)
+        #expect(talk.machines[1].counters[.refusedEntries] > 0)
+        for index in 0..<5 { talk.give(1, .setEndpoint("own\(index)", count: 1)) }
+        #expect(talk.machines[1].node("n1", now: talk.now)?.endpoints == 5)
     }
 
     @Test func keysAreChangedWithoutAGap() {

@@ -67,6 +67,25 @@ private func addresses(_ texts: [String]) -> [SocketAddress] {
         let isOver = loop.turn { loop.openHandles == 0 }
         #expect(isOver && changed.count == 1)
     }
+
+    /// A look-up that failed, or whose answer is old by now, is repeated without anybody asking.
+    @Test func namesInUseAreLookedUpAgain() throws {
+        let loop = try Loop(backend: .epoll)
+        var answers = 0
+        let times = AddressBook.Times(name: .milliseconds(20), failure: .milliseconds(5), repetition: .milliseconds(10))
+        let book = AddressBook(loop, times: times) { host, port, done in
+            #expect(host == "node-1.example" && port == 8_000)
+            answers += 1
+            done(answers < 3 ? nil : addresses([answers < 5 ? "10.0.0.1:8000" : "10.0.0.2:8000"]))
+        }
+        var changed: [SocketAddress?] = []
+        book.changed = { changed.append(book.address($0)) }
+        book.inUse = { ["node-1.example:8000", "10.0.0.7:8000", ""] }
+        book.start()
+        let isMoved = loop.turn { changed.count == 2 }
+        #expect(isMoved && changed == addresses(["10.0.0.1:8000", "10.0.0.2:8000"]))
+        book.stop()
+    }
 }
 
 @Suite struct RebalanceTests {

@@ -71,7 +71,7 @@ extension ServerConfig.Cluster {
                 "node_id", \.nodeID, check: ClusterRule.nodeID,
                 "The node's name in the cluster, unlike any other's. By default seven random letters and digits at each start."),
             Setting(
-                "node_id_prefix", \.nodeIDPrefix, check: ClusterRule.nodeID,
+                "node_id_prefix", \.nodeIDPrefix, check: ClusterRule.nodeIDPrefix,
                 "What a random name begins with. Not used with cluster.node_id."),
             Setting(
                 "id", \.id, check: ClusterRule.clusterID,
@@ -172,6 +172,11 @@ enum ClusterRule {
         if text.utf8.count > 128 { return "is longer than 128 bytes" }
         if text == "local" { return "is not a node's name: it means the node that is asked" }
         return text.utf8.allSatisfy(AddressText.isPlainNameByte) ? nil : "is not a node's name (letters, digits, - . _)"
+    }
+
+    /// A name is a prefix and seven letters.
+    @Sendable static func nodeIDPrefix(_ text: String) -> String? {
+        text.utf8.count > 121 ? "is longer than 121 bytes (seven letters are added)" : nodeID(text)
     }
 
     @Sendable static func clusterID(_ text: String) -> String? {

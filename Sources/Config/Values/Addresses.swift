@@ -48,8 +48,15 @@ public struct AdvertiseAddress: SettingValue, Hashable {
         guard let (host, port) = AddressText.split(text, defaultPort: 0), host.isEmpty || AddressText.isHost(host),
             !host.isEmpty || port > 0
         else { throw SettingError("is not an address for others (for example 10.0.0.7, 10.0.0.7:8000 or node-1.example.com)") }
+        // With the port that the node adds when there is none.
+        guard AddressText.join(host, port == 0 ? .max : port).utf8.count <= Self.bytesMax else {
+            throw SettingError("is longer than \(Self.bytesMax) bytes with its port")
+        }
         self.init(host: host, port: port)
     }
+
+    /// What other nodes take as an address.
+    private static let bytesMax = 256
 
     public var settingText: String {
         port == 0 ? AddressText.bracketed(host) : AddressText.join(host, port)
