@@ -134,14 +134,14 @@ def test_both_sides_serve_what_they_have(split, agent_at, endpoint):
     shared = [load(n3, both, "GET"), load(n4, both, "GET")]
     try:
         for one in own + shared:
-            one.more(30)
+            one.more(10)
         cut(hosts, True)
         for one in own:
-            one.more(50)
+            one.more(20)
         wait_there([n1, n3], everyone(nodes) | {"n2": "unreachable", "n4": "unreachable"}, 15)
         wait_there([n2, n4], everyone(nodes) | {"n1": "unreachable", "n3": "unreachable"}, 15)
         for one in own + shared:
-            one.more(50)
+            one.more(20)
         for node, answer in ((n3, b"left"), (n4, b"right")):
             with node.where.inside(), Connection(node.proxy) as client:
                 assert {client.request(host=f"{both}.example.com").body for _ in range(20)} == {answer}
@@ -151,7 +151,7 @@ def test_both_sides_serve_what_they_have(split, agent_at, endpoint):
             with node.where.inside(), Connection(node.proxy) as client:
                 assert [client.request(host=f"{name}.example.com").body for _ in range(20)] == [answer] * 20
         for one in own + shared:
-            one.more(30)
+            one.more(10)
     finally:
         for one in own + shared:
             one.is_over = True
