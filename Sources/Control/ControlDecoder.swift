@@ -192,7 +192,8 @@ extension ControlMessage {
             guard direct <= tunnels else { throw .invalidValue }
             entries.append(RouteEntry(worker: worker, tunnels: tunnels, directTunnels: direct, hasData: hasData))
         }
-        let remote = try remotes(bytes, &cursor)
+        // A supervisor of version 3, to which a node was taken back, knows no other nodes.
+        let remote = cursor.offset == bytes.count ? [] : try remotes(bytes, &cursor)
         return .routes(endpoint: endpoint, version: version, lostFor: lost == .max ? nil : lost, entries: entries, remote: remote)
     }
 

@@ -24,7 +24,8 @@ from test_reload import Load, command, demo    # noqa: F401: a fixture
 
 PROGRAM = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
 EXAMPLE = ROOT / "docs" / "examples" / "haproxy.cfg"
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="haproxy is not installed (script/soak installs it)")
+# They take long, and haproxy is not on every machine that runs the everyday tests.
+pytestmark = [pytest.mark.soak, pytest.mark.skipif(PROGRAM is None, reason="haproxy is not installed (script/soak installs it)")]
 MODES = ("http", "tcp")
 
 
