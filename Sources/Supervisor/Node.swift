@@ -58,6 +58,14 @@ struct GenerationSetup {
     }
 }
 
+extension ServerConfig {
+    /// The settings that are not the default. A program that lacks a key understands the others, as long as the key is not used.
+    var differing: [(String, String)] {
+        let defaults = Dictionary(ServerConfig().flattened) { first, _ in first }
+        return flattened.filter { defaults[$0.0] != $0.1 }
+    }
+}
+
 /// One server node.
 final class Node {
     let parts: NodeParts

@@ -194,7 +194,7 @@ extension Node {
         var state = TakenState(
             started: started, directKey: directKey, isOutOfUse: isOutOfUse, currentGeneration: machine.currentGeneration,
             nextGeneration: machine.numberOfNextGeneration, nextWorker: machine.nextWorker, routesVersion: routes.lastVersion,
-            settings: programsBefore == nil ? setup.config.flattened : settingsBefore ?? setup.config.flattened, counters: memory.descriptor,
+            settings: settingsBefore ?? setup.config.differing, counters: memory.descriptor,
             supervisorProgram: parts.own.description, workerProgram: parts.program.description)
         state.tunnels = routes.tunnels
         state.cluster = cluster?.taken
