@@ -10,6 +10,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
@@ -140,7 +141,7 @@ static struct resolver *resolver_of(cio_loop *loop) {
     if (loop->resolver != NULL) return loop->resolver;
     struct resolver *resolver = calloc(1, sizeof *resolver);
     if (resolver == NULL) return NULL;
-    resolver->wake_descriptor = dup(loop->wake_descriptor);
+    resolver->wake_descriptor = fcntl(loop->wake_descriptor, F_DUPFD_CLOEXEC, 0);
     if (resolver->wake_descriptor < 0 || pthread_mutex_init(&resolver->mutex, NULL) != 0) {
         if (resolver->wake_descriptor >= 0) close(resolver->wake_descriptor);
         free(resolver);

@@ -25,7 +25,7 @@ from conftest import connection
 from peer import agent as agents
 from peer import http1
 from peer.http1 import request, response, wait_until
-from programs import BIN, SLOW, SOAK, Program, address_of, metric, scaled
+from programs import BIN, SLOW, SOAK, Program, address_of, descriptors, metric, scaled
 from test_reload import changed, command, configure, free_port, generations, wait_for_generations
 
 # Where the transport makes no difference, or the matter is the session's. (An endpoint that had data connections is forgotten
@@ -377,3 +377,15 @@ def test_a_deadline_outlives_an_upgrade(new_node, tunnel, endpoint):
         wait_for_generations(node, 1, timeout=20)
         assert client.ends(within=10)
     client.close()
+
+
+def test_upgrades_leave_no_descriptors(new_node):
+    """A helper thread that looks names up has a descriptor of its own, which an exec must close as all the others."""
+    node = new_node(arguments=["--cluster.join", "localhost:1", "--cluster.abort-if-join-fails=false"])
+    changed(node, "upgrade")
+    wait_for_generations(node, 1)
+    before = len(descriptors(node.pid))
+    for _ in range(6):
+        changed(node, "upgrade")
+    wait_for_generations(node, 1)
+    wait_until(lambda: len(descriptors(node.pid)) <= before + 1, 10 * SLOW, what=lambda: f"{before} as before: {descriptors(node.pid)}")
