@@ -353,7 +353,8 @@ def test_a_port_goes_to_another_address(new_node, real_agent, service, endpoint,
         (folder / "own.yaml").write_text(f"proxy: {{bind_addr: '{address}:{port}'}}\n")
     write("127.0.0.1")
     own = Program([BIN / "piko", "server", "--config.path", folder / "own.yaml", "--server.control-socket", folder / "own.sock",
-                   "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0"], name="own server")
+                   "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0"],
+                  name="own server")
     own.control_socket = folder / "own.sock"
     stop, faults, served = threading.Event(), [], []
 
