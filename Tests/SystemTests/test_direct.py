@@ -328,7 +328,7 @@ def test_go_away_closes_what_waits_and_loses_nothing(node, tunnel, peers, endpoi
 
 
 def test_data_connection_that_comes_after_the_go_away(node, peers, endpoint, host):
-    """It was on its way when the agent said that it leaves: it is closed, and serves nobody for ever. On every worker."""
+    """It was on its way when the agent said that it leaves: it is closed or refused, and serves nobody for ever. On every worker."""
     async def late():
         agent = await agents.Agent.connect(node.upstream, endpoint, agents.Recorder(), headers=[direct.OFFER])
         credential = agent.answer["x-piko-credential"]
@@ -337,9 +337,18 @@ def test_data_connection_that_comes_after_the_go_away(node, peers, endpoint, hos
             reader, writer, credential = await direct.open_data(node.upstream, endpoint, credential)
             kept.append((reader, writer))
         await agent.session.go_away()
-        for _ in range(8):
-            reader, writer, credential = await direct.open_data(node.upstream, endpoint, credential)
-            kept.append((reader, writer))
+        refused = 0
+        for _ in range(200):
+            try:
+                reader, writer, credential = await direct.open_data(node.upstream, endpoint, credential)
+                kept.append((reader, writer))
+            except websocket.Refused as refusal:
+                assert refusal.status == 401
+                refused += 1
+            if refused > 8:             # every worker knows by now
+                break
+            await asyncio.sleep(0.01)
+        assert refused > 8
         for reader, writer in kept:
             assert await asyncio.wait_for(reader.read(), 10 * SLOW) == b""
             writer.close()
