@@ -221,8 +221,6 @@ def test_defect_23_a_node_whose_proxy_port_answers_nothing(silent):
 
 
 @pytest.mark.parametrize("transport", ["direct"])
-@pytest.mark.xfail(strict=True, raises=TimeoutError,
-                   reason="a node that can't be dialled is avoided for 1 s; then requests wait for the next dial, 5 s again, as long as it lasts")
 def test_defect_23_it_costs_no_second_wait(silent):
     """Once it was found that it answers nothing, no client waits for it again while another node has the endpoint."""
     with Connection(silent.node.proxy, timeout=20 * SLOW) as client:

@@ -26,6 +26,8 @@ final class PeerNode {
     fileprivate var connections: [ObjectIdentifier: NodeConnection] = [:]
     fileprivate var waiting: [ProxyConnection] = []
     fileprivate var dialing = 0
+    /// Since when connections are being made without one that was; nil: none is.
+    fileprivate var dialingSince: Instant?
     /// Until then it is chosen only when there is no other: it could not be reached.
     fileprivate var doubtedUntil = Instant(nanoseconds: 0)
     fileprivate var isGone = false
@@ -40,6 +42,7 @@ final class PeerNode {
     /// The lower, the sooner it is chosen.
     fileprivate func rank(_ now: Instant) -> Int {
         if status == .unreachable || now < doubtedUntil { return 2 }
+        if let dialingSince, now - dialingSince >= NodeTable.doubtTime { return 2 }
         return status == .draining ? 1 : 0
     }
 }
@@ -82,8 +85,11 @@ final class NodeTable {
     static let dialsMax = 64
     /// The supervisor answers sooner; unless it was replaced meanwhile.
     static let answerTime = Duration.seconds(6)
-    /// How long a node is avoided that could not be reached.
+    /// How long a node is avoided that refused a connection, and a connection may take before its node is. Where it took longer
+    /// to find out, the node is avoided for so many times that, so that few requests pay for it.
     static let doubtTime = Duration.seconds(1)
+    static let doubtFactor = 6
+    static let doubtMax = Duration.seconds(30)
 
     init(_ worker: Worker) {
         self.worker = worker
@@ -215,6 +221,7 @@ final class NodeTable {
 
     private func dial(_ node: PeerNode) {
         while node.dialing < min(node.waiting.count, Self.dialsMax) {
+            if node.dialing == 0 { node.dialingSince = worker.loop.now }
             node.dialing += 1
             dials[nextDial] = (node, worker.loop.now)
             worker.dial(nextDial, node.id)
@@ -227,12 +234,13 @@ final class NodeTable {
     func dialed(_ request: UInt64, _ descriptor: consuming OwnedDescriptor) {
         guard let dial = dials.removeValue(forKey: request) else { return }
         dial.node.dialing -= 1
+        dial.node.dialingSince = dial.node.dialing == 0 ? nil : worker.loop.now
         guard !dial.node.isGone else { return }
         let stream: Stream
         do {
             stream = try Stream(worker.loop, adopting: descriptor)
         } catch {
-            failed(dial.node)
+            failed(dial.node, after: .zero)
             return
         }
         stream.setNoDelay()
@@ -252,12 +260,13 @@ final class NodeTable {
     func dialFailed(_ request: UInt64, wasTried: Bool = true) {
         guard let dial = dials.removeValue(forKey: request) else { return }
         dial.node.dialing -= 1
+        if dial.node.dialing == 0 { dial.node.dialingSince = nil }
         worker.telemetry.nodeDialFailed()
-        if wasTried { failed(dial.node) } else { sendElsewhere(dial.node) }
+        if wasTried { failed(dial.node, after: worker.loop.now - dial.since) } else { sendElsewhere(dial.node) }
     }
 
-    private func failed(_ node: PeerNode) {
-        node.doubtedUntil = worker.loop.now + Self.doubtTime
+    private func failed(_ node: PeerNode, after time: Duration) {
+        node.doubtedUntil = worker.loop.now + min(max(Self.doubtTime, time * Self.doubtFactor), Self.doubtMax)
         sendElsewhere(node)
     }
 
