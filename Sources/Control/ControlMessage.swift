@@ -9,6 +9,16 @@
 
 public import Base
 
+/// What `dialFailed` says beside the errors of connecting.
+public enum DialCode {
+    /// There is no such node.
+    public static let unknownNode: UInt32 = 0
+    /// EAGAIN: not as things are, and it was not tried: too many are being made, or another program takes over.
+    public static let notNow: UInt32 = 11
+    /// EHOSTUNREACH: nobody knows yet where the node is.
+    public static let unreachable: UInt32 = 113
+}
+
 /// A fact or a wish, on its way between two of a node's own processes.
 public enum ControlMessage: Equatable, Sendable {
     // Both ways, before anything else.
@@ -59,7 +69,7 @@ public enum ControlMessage: Equatable, Sendable {
     case nodeGone(id: String)
     /// The connection that was asked for by `dial`. Descriptor: its socket.
     case dialed(request: UInt64)
-    /// There is none; `code` is the errno, 0 when there is no such node, EAGAIN when too many are being made.
+    /// There is none; `code` is the errno, or one of `DialCode`.
     case dialFailed(request: UInt64, code: UInt32)
     /// Ask so many agents to connect anew: other nodes have fewer.
     case shed(count: UInt32)

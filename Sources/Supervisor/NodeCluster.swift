@@ -94,19 +94,19 @@ extension Node {
 
     /// Connects to another node's proxy port for a worker.
     func dial(_ link: WorkerLink, _ request: UInt64, _ id: String) {
-        guard let address = routes.remote.node(id)?.proxyAddress, !isFrozen else {
-            link.send(.dialFailed(request: request, code: 0))
-            return
-        }
+        let fail = { (code: UInt32) in _ = link.send(.dialFailed(request: request, code: code)) }
+        guard let node = routes.remote.node(id) else { return fail(DialCode.unknownNode) }
+        guard !isFrozen else { return fail(DialCode.notNow) }
+        guard let address = node.proxyAddress else { return fail(DialCode.unreachable) }
         dials.dial(link, request, address)
     }
 
     /// Connects to another node's admin port for a worker.
     func dialAdmin(_ link: WorkerLink, _ request: UInt64, _ id: String) {
         let fail = { (code: UInt32) in _ = link.send(.dialFailed(request: request, code: code)) }
-        guard let cluster, cluster.knows(id) else { return fail(0) }
-        guard !isFrozen else { return fail(NodeDialer.notNow) }
-        guard let address = cluster.adminAddress(of: id) else { return fail(NodeDialer.unreachable) }
+        guard let cluster, cluster.knows(id) else { return fail(DialCode.unknownNode) }
+        guard !isFrozen else { return fail(DialCode.notNow) }
+        guard let address = cluster.adminAddress(of: id) else { return fail(DialCode.unreachable) }
         dials.dial(link, request, address)
     }
 }

@@ -15,9 +15,6 @@ final class NodeDialer {
     /// Connections that one worker may have under way, and how long one may take.
     static let dialsMax = 512
     static let dialTime = Duration.seconds(5)
-    /// EAGAIN: not as things are; EHOSTUNREACH: nobody knows yet where the node is.
-    static let notNow: UInt32 = 11
-    static let unreachable: UInt32 = 113
 
     init(_ loop: Loop) { self.loop = loop }
 
@@ -25,7 +22,7 @@ final class NodeDialer {
     func dial(_ link: WorkerLink, _ request: UInt64, _ address: SocketAddress) {
         let worker = link.worker
         guard underway[worker]?[request] == nil, underway[worker]?.count ?? 0 < Self.dialsMax else {
-            link.send(.dialFailed(request: request, code: Self.notNow))
+            link.send(.dialFailed(request: request, code: DialCode.notNow))
             return
         }
         do throws(SystemError) {
@@ -85,7 +82,7 @@ private final class NodeDial: ChannelDelegate {
     /// Ends it as one that could not be tried.
     func abandon() {
         stream.closeNow()
-        end(.failed(0))
+        end(.failed(DialCode.notNow))
     }
 
     func cancel() {

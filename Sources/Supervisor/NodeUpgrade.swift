@@ -214,7 +214,6 @@ extension Node {
     func replace(with program: TakenState.Program, _ mode: TakeOverMode, reason: String = "") {
         isFrozen = true
         stopClocks()
-        dials.abandonAll()
         var listeners: [TakenState.Socket] = []
         var control: TakenState.Program?
         var askers: [Int32] = []
@@ -234,6 +233,7 @@ extension Node {
         _ program: TakenState.Program, _ mode: TakeOverMode, _ reason: String, _ listeners: [TakenState.Socket],
         _ control: TakenState.Program?, _ askers: [Int32]
     ) {
+        dials.abandonAll()
         // Those that are starting are not handed on: the next program starts its own.
         let starting = processes.workers.filter { !$0.isLinked }
         let workers = processes.workers.filter(\.isLinked)

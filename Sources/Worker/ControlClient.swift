@@ -145,7 +145,8 @@ final class ControlClient: MessageDelegate {
             } else {
                 worker.nodes.dialFailed(request)
             }
-        case .dialFailed(let request, let code): worker.nodes.dialFailed(request, wasTried: code != 0 && code != 11)
+        case .dialFailed(let request, let code):
+            worker.nodes.dialFailed(request, wasTried: code != DialCode.unknownNode && code != DialCode.notNow)
         case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
             .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")

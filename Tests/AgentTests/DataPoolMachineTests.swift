@@ -166,6 +166,14 @@ import Wire
         #expect(pool.machine.idle == 1)
     }
 
+    /// Its credential is refused once the next session is there.
+    @Test func whatAnEarlierSessionAskedForBlocksNothing() {
+        var pool = Pool()
+        for _ in 0..<8 { #expect(pool.machine.handle(.missed, now: pool.now) == 1) }
+        for _ in 0..<8 { _ = pool.machine.handle(.openOutdated, now: pool.now) }
+        #expect(pool.machine.handle(.missed, now: pool.now) == 1, "at once, where a failure of this one waits")
+    }
+
     @Test func aNewSessionFindsNothingInItsWay() {
         var pool = Pool()
         pool.handle(.missed, succeeds: false)

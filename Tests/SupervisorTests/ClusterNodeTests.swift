@@ -92,12 +92,12 @@ private func member(_ loop: Loop, _ config: ServerConfig) throws -> Node {
         #expect(loop.turn { inbox.codes == [111, 0] })
         here.isFrozen = true
         here.dialAdmin(link, 3, "b")
-        #expect(loop.turn { inbox.codes == [111, 0, NodeDialer.notNow] })
+        #expect(loop.turn { inbox.codes == [111, 0, DialCode.notNow] })
         here.isFrozen = false
         there.cluster?.reconfigure(try config("b", admin: "no-such-host.invalid:5"))
         #expect(loop.turn { here.cluster?.known["b"]?.adminAddress == "no-such-host.invalid:5" })
         here.dialAdmin(link, 4, "b")
-        #expect(loop.turn { inbox.codes == [111, 0, NodeDialer.notNow, NodeDialer.unreachable] })
+        #expect(loop.turn { inbox.codes == [111, 0, DialCode.notNow, DialCode.unreachable] })
         link.close()
         withExtendedLifetime((here, there, owner)) {}
     }

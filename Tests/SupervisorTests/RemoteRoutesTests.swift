@@ -156,7 +156,7 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         #expect(loop.turn { inbox.messages.contains(.dialFailed(request: 2, code: 111)) })
         // More than one worker may have under way are refused at once, and nobody hears of them when the worker is gone.
         for request in UInt64(10)..<UInt64(10 + NodeDialer.dialsMax + 1) { dialer.dial(link, request, shut) }
-        #expect(loop.turn { inbox.messages.contains(.dialFailed(request: UInt64(10 + NodeDialer.dialsMax), code: NodeDialer.notNow)) })
+        #expect(loop.turn { inbox.messages.contains(.dialFailed(request: UInt64(10 + NodeDialer.dialsMax), code: DialCode.notNow)) })
         dialer.workerEnded(3)
         link.close()
         listener.close()

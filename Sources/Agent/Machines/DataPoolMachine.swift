@@ -33,6 +33,8 @@ struct DataPoolMachine {
         case released
         case opened
         case openFailed
+        /// An attempt of an earlier session failed: that says nothing of this one.
+        case openOutdated
         /// A connection ended; whether it waited.
         case closed(wasIdle: Bool)
         case tick
@@ -109,6 +111,7 @@ struct DataPoolMachine {
             idle += 1
             backoff.reset()
             blockedUntil = nil
+        case .openOutdated: opening -= 1
         case .openFailed:
             opening -= 1
             // Several that fail together are one failure.

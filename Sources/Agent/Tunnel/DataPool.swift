@@ -109,8 +109,12 @@ final class DataPool {
             send(.opened)
             data.start()
         case .failure(let error):
-            warn(error)
-            send(.openFailed)
+            if session == self.session {
+                warn(error)
+                send(.openFailed)
+            } else {
+                send(.openOutdated)
+            }
             tellIfEmpty()
         }
     }

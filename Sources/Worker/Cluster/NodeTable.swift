@@ -115,6 +115,8 @@ final class NodeTable {
             let wasThere = node.status
             if node.address != address {
                 node.address = address
+                node.doubtedUntil = Instant(nanoseconds: 0)
+                node.dialingSince = node.dialing == 0 ? nil : worker.loop.now
                 leave(node)
             }
             node.status = status
@@ -277,7 +279,9 @@ final class NodeTable {
     }
 
     private func dropLateDials() {
-        for (request, dial) in dials where worker.loop.now - dial.since >= Self.answerTime { dialFailed(request) }
+        for (request, dial) in dials where worker.loop.now - dial.since >= Self.answerTime {
+            dialFailed(request, wasTried: false)
+        }
         if !dials.isEmpty { watch?.schedule(after: Self.answerTime) }
     }
 
