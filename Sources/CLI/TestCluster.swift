@@ -113,10 +113,9 @@ final class TestCluster {
                     end(1)
                 }
             } else if members.count == config.nodes {
-                _ = Output.print("\(config.nodes) nodes serve: ")
                 let ports = ["clients", "agents", "admin"]
                 let texts = zip(ports, balancers).map { "\($0) at \($1.address?.description ?? "?")" }
-                _ = Output.print(texts.joined(separator: ", ") + "\n")
+                _ = Output.print("\(config.nodes) nodes serve: " + texts.joined(separator: ", ") + "\n")
             }
         }
     }

@@ -448,8 +448,10 @@ def test_a_cluster_to_play_with(program, real_agent, service, endpoint, host):
     for port in ("proxy", "upstream", "admin"):
         line += [f"--{port}.bind-addr", "127.0.0.1:0"]
     cluster = program("test", "cluster", "--nodes", "3", *line)
-    wait_until(lambda: "3 nodes serve" in cluster.output, 30 * SLOW, lambda: cluster.tail())
-    clients, agents, admin = (("127.0.0.1", int(port)) for port in re.findall(r"at 127\.0\.0\.1:(\d+)", cluster.output))
+    def ports():
+        return re.search(r"nodes serve: clients at .*:(\d+), agents at .*:(\d+), admin at .*:(\d+)\n", cluster.output)
+    wait_until(ports, 30 * SLOW, lambda: cluster.tail())
+    clients, agents, admin = (("127.0.0.1", int(port)) for port in ports().groups())
     real_agent(agents, "http", endpoint, f"127.0.0.1:{service().port}", "--access-log.disable")
     def served():
         return all(request(clients, host=host).status == 200 for _ in range(6))
