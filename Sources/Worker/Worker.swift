@@ -34,7 +34,10 @@ final class Worker {
     private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
     /// The node's readiness, as the supervisor told it last.
-    var isReady = false
+    var isReady = false {
+        // Who is not to come is told so.
+        didSet { proxyContext.endsConnections = !isReady }
+    }
     private(set) var isDraining = false
     /// Set once a newer generation serves.
     private(set) var retirement: Retirement?
