@@ -268,11 +268,17 @@ open class HTTPConnection: ChannelDelegate {
         connectionClosed()
     }
 
-    /// No further request is taken: an idle connection closes, one that serves says `Connection: close`.
-    public final func finishSoon() {
+    /// The next response is the last: it says `Connection: close`. An idle connection closes once nothing has come for `quiet`:
+    /// a request that is on its way meanwhile is served.
+    public final func finishSoon(quiet: Duration) {
         keepsAlive = false
-        if isIdle { close() }
+        guard isIdle else { return }
+        let end = lastProgress + quiet
+        if end <= context.loop.now { close() } else { setTimer(at: end) }
     }
+
+    /// The same, and an idle connection closes at once.
+    public final func finishSoon() { finishSoon(quiet: .zero) }
 
     final func die() {
         state = .dead
@@ -495,7 +501,7 @@ open class HTTPConnection: ChannelDelegate {
                 if clientTakes() { setTimer(after: context.settings.writeTimeout) } else { drop() }
             } else if !input.isEmpty {
                 refuse(HTTPError(status: 408, reason: "request head took too long"))
-            } else if holdsMemory {
+            } else if holdsMemory, keepsAlive {
                 becomeIdle()
             } else {
                 close()

@@ -157,7 +157,7 @@ final class Worker {
         connections.append(connection)
         connection.start(isKept: sibling != nil)
         // The admin port answers to the end: that the node drains is read there.
-        if isDraining, listener != .admin { connection.finishSoon() }
+        if isDraining, listener != .admin { connection.finishSoon(quiet: Self.drainQuiet) }
         if let retirement, !isDraining, retirement.successor() != nil { connection.moveSoon() }
     }
 
@@ -372,7 +372,8 @@ final class Worker {
     /// Lets the request wait until an agent of the endpoint is back; until when. Nil: it does not wait. `atLeast`: how long
     /// whatever the configuration says.
     func park(_ connection: ProxyConnection, _ endpoint: Endpoint, atLeast: Duration = .zero) -> Instant? {
-        guard let lostAt = endpoint.lostAt, !isDraining else { return nil }
+        // When this node ends, the agent comes back at another, if there is one.
+        guard let lostAt = endpoint.lostAt, !isDraining || !nodes.isEmpty else { return nil }
         let deadline = lostAt + max(config.proxy.reconnectWait, atLeast)
         guard loop.now < deadline else { return nil }
         guard parkedCount < Self.parkedMax, parkedBytes + connection.keptBytes <= Self.parkedBytesMax else {
@@ -568,6 +569,9 @@ final class Worker {
         for tunnel in tunnels.values { tunnel.session?.askToLeave() }
     }
 
+    /// How long clients must have been silent for their connections to be closed at the end: what is on its way is not lost.
+    private static let drainQuiet = Duration.seconds(1)
+
     /// Takes nothing new, lets what runs finish within the time, says `drained`.
     func drain(within time: Duration) {
         guard !isDraining else { return }
@@ -575,7 +579,7 @@ final class Worker {
         // Requests that clients have sent already still reach their agents.
         for tunnel in tunnels.values { tunnel.session?.askToLeave() }
         routes.closeData()
-        for connection in connections where connection.listener != .admin { connection.finishSoon() }
+        for connection in connections where connection.listener != .admin { connection.finishSoon(quiet: Self.drainQuiet) }
         let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }
         drainTimer = timer
         timer.schedule(after: time)

@@ -271,12 +271,12 @@ def test_what_may_not_be_sent_twice(field, way):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300 * SLOW)
+@pytest.mark.timeout(600 * SLOW)
 def test_large_bodies_while_nodes_are_drained(field):
     """Bodies that are larger than what a node keeps to send them again."""
     field = field(3)
     field.listen()
-    for _ in range(10):
+    for _ in range(4):
         field.load(["http"], kept=8, pause=0, bodies=70_000)
         field.progress(["http"])
         for id in list(field.nodes):
