@@ -156,7 +156,7 @@ private let exchangeRows = [
         }
         #expect(bench.services.count == 1, "the service's connection is used again")
         bench.client.close()
-        #expect(bench.loop.turn { bench.clientUser.hasEnded })
+        #expect(bench.loop.turn { bench.connection.isClosed })
     }
 
     @Test func chunksKeepTheirTrailers() throws {
