@@ -27,9 +27,11 @@ import Base
 
 /// The times and counts of the machine.
 struct SupervisorLimits {
-    /// Pause before a worker that ended before READY is started again: doubles each time.
+    /// Pause before a worker is started again in the place of one that ended soon: doubles each time. Those that were READY, and so
+    /// can serve, are missed: the pause after their end stays short.
     var pauseFirst = Duration.milliseconds(100)
     var pauseMax = Duration.seconds(5)
+    var pauseReadyMax = Duration.milliseconds(200)
     /// A worker that was READY for so long counts as sound: the next one in its place starts without a pause.
     var soundAfter = Duration.seconds(10)
     /// The time to READY.
@@ -447,8 +449,10 @@ struct SupervisorMachine {
         _ generation: Int, _ place: Int, _ before: PlaceState, _ now: Instant, _ actions: inout [SupervisorAction]
     ) {
         var entry = generations[generation].places[place]
+        var pauseMax = limits.pauseMax
         if case .ready(_, let since) = before {
             if now - since >= limits.soundAfter { entry.pauses = 0 }
+            pauseMax = limits.pauseReadyMax
         } else {
             entry.failures += 1
             if entry.pauses == 0 { entry.pauses = 1 }
@@ -464,7 +468,7 @@ struct SupervisorMachine {
         } else if pauses == 0 {
             start(generation, place, now, &actions)
         } else {
-            let pause = min(limits.pauseMax, limits.pauseFirst * (1 << (pauses - 1)))
+            let pause = min(pauseMax, limits.pauseFirst * (1 << (pauses - 1)))
             generations[generation].places[place].state = .waiting(until: now + pause)
         }
     }

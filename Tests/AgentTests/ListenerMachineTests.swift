@@ -91,6 +91,25 @@ private let exactLimits: ListenerMachine.Limits = {
                 Step(20_303, .lost, .wait(.milliseconds(100))),
             ]),
         Row(
+            name: "workers that are killed one after the other keep the agent away for half a second at most",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(2, .lost, .wait(.milliseconds(100))),
+                Step(102, .timerFired, .connect),
+                Step(103, .opened, .none),
+                Step(104, .lost, .wait(.milliseconds(200))),
+                Step(304, .timerFired, .connect),
+                Step(305, .opened, .none),
+                Step(306, .lost, .wait(.milliseconds(400))),
+                Step(706, .timerFired, .connect),
+                Step(707, .opened, .none),
+                Step(708, .lost, .wait(.milliseconds(500))),
+                Step(1_208, .timerFired, .connect),
+                Step(1_209, .opened, .none),
+                Step(1_210, .lost, .wait(.milliseconds(500))),
+            ]),
+        Row(
             name: "go-away: the new session before the old one ends",
             steps: [
                 Step(0, .start, .connect),

@@ -11,8 +11,8 @@
 // `retiredSessionsMax` retired sessions live; beyond that the oldest is closed.
 //
 // The waits start over only after a session that lasted `stableAfter`: a server that accepts and drops at once is not
-// hammered. But no wait is longer than the session before it was: workers of the server that end one after the other, each
-// with what it had, don't keep an agent away for long.
+// hammered. But no wait is longer than the session before it was, or half a second when that was less: workers of the server that
+// end one after the other, each with what it had, don't keep an agent away for long.
 
 internal import Base
 
@@ -31,8 +31,9 @@ struct ListenerMachine {
         var backoff = Backoff.Limits()
         /// A session that lived this long proves that the server is well: the waits start over.
         var stableAfter: Duration = .seconds(10)
-        /// After a session that lived this long the wait is no longer than its life.
+        /// After a session that lived this long the wait is no longer than its life; after a shorter one, no longer than `lostWaitMax`.
         var boundsAfter: Duration = .milliseconds(100)
+        var lostWaitMax: Duration = .milliseconds(500)
         /// A server that asks to go elsewhere after that long is obeyed at once.
         var obeysAfter: Duration = .seconds(1)
         var retiredSessionsMax = 4
@@ -142,7 +143,7 @@ struct ListenerMachine {
             state = .waiting
             let lived = now - since
             if lived >= limits.stableAfter { backoff.reset() }
-            return .wait(lived >= limits.boundsAfter ? backoff.next(atMost: lived) : backoff.next())
+            return .wait(backoff.next(atMost: lived >= limits.boundsAfter ? lived : limits.lostWaitMax))
         case (.connected(let since), .peerWentAway):
             return replace(since: since, now: now)
         case (.replacing(let since, false), .timerFired):
