@@ -19,6 +19,8 @@ public enum ChannelError: Error, Equatable {
     case protocolViolation
     /// What carries the channel ended without a proper close.
     case carrierLost
+    /// The connection ended, but the peer of a TLS session did not say so under its protection: bytes may be missing.
+    case truncated
 }
 
 /// A two-way byte stream.
@@ -30,6 +32,9 @@ open class Channel {
 
     /// Whether the bytes that wait for sending are below the high mark.
     open var isWritable: Bool { false }
+
+    /// While bytes wait for sending, a number that changes as they go; nil: none waits, or the channel can't tell.
+    open var sendingMark: UInt64? { nil }
 
     /// Queues a copy of the bytes for sending.
     open func write(_ bytes: Span<UInt8>) {}

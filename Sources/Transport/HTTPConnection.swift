@@ -472,10 +472,8 @@ open class HTTPConnection: ChannelDelegate {
 
     /// Whether the client took, within the time for it, some of what waits for it.
     final func clientTakes() -> Bool {
-        guard let stream = channel as? Stream else { return true }
         let now = context.loop.now
-        // What the kernel took moves in steps of its buffer; what a slow client acknowledged moves with every packet.
-        let taken = stream.pendingBytes == 0 ? nil : stream.acknowledgedBytes ?? stream.takenBytes
+        let taken = channel.sendingMark
         if taken == nil || taken != takenThen { lastTaken = now }
         takenThen = taken
         let time = context.settings.writeTimeout

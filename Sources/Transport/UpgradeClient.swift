@@ -27,7 +27,7 @@ public enum UpgradeFailure: Error, Sendable {
         case .connection(.system(let code)): SystemError(code: code, call: "connect").description
         case .connection(.reset): "connection reset"
         case .connection(.protocolViolation): "protocol violation"
-        case .connection(.carrierLost): "connection closed"
+        case .connection(.carrierLost), .connection(.truncated): "connection closed"
         case .protocolViolation(let what): what
         case .timeout: "timeout"
         }

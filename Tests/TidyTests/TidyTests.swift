@@ -53,7 +53,7 @@ enum Tree {
         "Reactor": ["CIOCore", "Base", "Memory"],
         "Crypto": ["CTLS", "Base"],
         "Gossip": ["Crypto", "Base"],
-        "Transport": ["Reactor", "Wire", "Telemetry", "Base", "Memory"],
+        "Transport": ["Reactor", "Wire", "Crypto", "Telemetry", "Base", "Memory"],
         "Supervisor": ["Reactor", "Gossip", "Control", "Config", "Telemetry", "Memory", "Base"],
         "Worker": ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "Agent": ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"],
