@@ -16,8 +16,14 @@ public struct TLSError: Error, Equatable, Sendable, CustomStringConvertible {
 
     public var part: Part
     /// Which of the certificates or keys, as they were given.
-    public var index = 0
+    public var index: Int
     public var description: String
+
+    public init(part: Part, index: Int = 0, description: String) {
+        self.part = part
+        self.index = index
+        self.description = description
+    }
 }
 
 /// A certificate with its chain behind it, and its private key, both PEM.
