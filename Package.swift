@@ -93,10 +93,10 @@ let package = Package(
         library("Transport", ["Reactor", "Wire", "Crypto", "Telemetry", "Base", "Memory"]),
 
         // Layer 4: programs.
-        program("Supervisor", ["Reactor", "Gossip", "Control", "Config", "Telemetry", "Memory", "Base"]),
+        program("Supervisor", ["Reactor", "Gossip", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("Worker", ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
-        program("Agent", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
-        program("CLI", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
+        program("Agent", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
+        program("CLI", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),
 
         // Layer 5: tests.

@@ -51,6 +51,7 @@ struct ctls_session {
     ctls_context *context;
     char *name; /* client: the server's name; NULL: none */
     char *text; /* why it broke; NULL: it did not */
+    bool is_established;
     bool finish_waits; /* the alert of the end waits for room in the socket */
 };
 

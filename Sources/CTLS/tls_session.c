@@ -44,13 +44,73 @@ static bool client_prepare(ctls_session *session, const char *name) {
     return true;
 }
 
-ctls_session *ctls_session_create(ctls_context *context, int descriptor, const char *name) {
+/* ---- Bytes that came before ----------------------------------------------------------------------------------------- */
+
+struct early {
+    size_t length, offset;
+    uint8_t bytes[];
+};
+
+static int early_read(BIO *bio, char *out, size_t size, size_t *got) {
+    struct early *early = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    if (early->offset < early->length) {
+        size_t count = early->length - early->offset;
+        if (count > size) count = size;
+        memcpy(out, early->bytes + early->offset, count);
+        early->offset += count;
+        *got = count;
+        return 1;
+    }
+    int returned = BIO_read_ex(BIO_next(bio), out, size, got);
+    BIO_copy_next_retry(bio);
+    return returned;
+}
+
+static long early_control(BIO *bio, int command, long number, void *pointer) {
+    return BIO_next(bio) == NULL ? 0 : BIO_ctrl(BIO_next(bio), command, number, pointer);
+}
+
+static int early_destroy(BIO *bio) {
+    free(BIO_get_data(bio));
+    return 1;
+}
+
+/* Lets the session read the bytes, and the socket behind them. */
+static bool early_put(SSL *ssl, const uint8_t *bytes, size_t length) {
+    static BIO_METHOD *method;
+    if (method == NULL) {
+        method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_FILTER, "early bytes");
+        if (method == NULL) return false;
+        BIO_meth_set_read_ex(method, early_read);
+        BIO_meth_set_ctrl(method, early_control);
+        BIO_meth_set_destroy(method, early_destroy);
+    }
+    struct early *early = malloc(sizeof *early + length);
+    BIO *bio = early == NULL ? NULL : BIO_new(method);
+    if (bio == NULL) {
+        free(early);
+        return false;
+    }
+    *early = (struct early){.length = length};
+    memcpy(early->bytes, bytes, length);
+    BIO_set_data(bio, early);
+    BIO_set_init(bio, 1);
+    BIO *socket = SSL_get_rbio(ssl);
+    BIO_up_ref(socket);
+    SSL_set0_rbio(ssl, BIO_push(bio, socket));
+    return true;
+}
+
+ctls_session *ctls_session_create(ctls_context *context, int descriptor, const char *name, const uint8_t *early,
+                                  size_t early_length) {
     ERR_clear_error();
     ctls_session *session = calloc(1, sizeof *session);
     if (session == NULL) return NULL;
     session->context = context;
     session->ssl = SSL_new(context->library);
     bool fits = session->ssl != NULL && SSL_set_fd(session->ssl, descriptor) == 1;
+    if (fits && early_length > 0) fits = early_put(session->ssl, early, early_length);
     if (fits) {
         SSL_set_app_data(session->ssl, session);
         if (context->is_server) SSL_set_accept_state(session->ssl);
@@ -95,6 +155,16 @@ static void explain_verification(ctls_session *session) {
     }
 }
 
+/* What the peer's alert says; OpenSSL 3.0 has no words for those that TLS 1.3 and ALPN brought. */
+static const char *alert_text(int alert) {
+    switch (alert) {
+    case TLS13_AD_CERTIFICATE_REQUIRED: return "certificate required";
+    case TLS13_AD_MISSING_EXTENSION: return "missing extension";
+    case TLS1_AD_NO_APPLICATION_PROTOCOL: return "no application protocol";
+    default: return SSL_alert_desc_string_long(alert);
+    }
+}
+
 static int library_failed(ctls_session *session) {
     unsigned long code = ERR_peek_error();
     int reason = ERR_GET_REASON(code);
@@ -103,7 +173,7 @@ static int library_failed(ctls_session *session) {
     if (ERR_GET_LIB(code) != ERR_LIB_SSL) {
         explain(session, "TLS: %s", text == NULL ? "OpenSSL gives no reason" : text);
     } else if (reason == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
-        explain(session, SSL_is_init_finished(session->ssl) ? "the connection ended without a close_notify"
+        explain(session, session->is_established ? "the connection ended without a close_notify"
                                                              : "the connection ended in the TLS handshake");
         result = CTLS_TRUNCATED;
     } else if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
@@ -117,7 +187,7 @@ static int library_failed(ctls_session *session) {
         explain(session, "the server does not speak TLS");
     } else if (reason >= ALERT_REASONS) {
         explain(session, "the %s refused the TLS handshake or broke it off: %s",
-                session->context->is_server ? "client" : "server", SSL_alert_desc_string_long(reason - ALERT_REASONS));
+                session->context->is_server ? "client" : "server", alert_text(reason - ALERT_REASONS));
     } else {
         explain(session, "TLS: %s", text == NULL ? "OpenSSL gives no reason" : text);
     }
@@ -150,6 +220,7 @@ int ctls_session_handshake(ctls_session *session) {
     ERR_clear_error();
     errno = 0;
     int returned = SSL_do_handshake(session->ssl);
+    if (returned == 1) session->is_established = true;
     return returned == 1 ? 0 : outcome(session, returned, errno);
 }
 

@@ -42,6 +42,11 @@ public final class SecretBytes: @unchecked Sendable {
         unsafe count == other.count && ctls_equal(bytes.baseAddress, other.bytes.baseAddress, count)
     }
 
+    /// Overwrites bytes that stay where they are.
+    public static func wipe(_ bytes: inout MutableSpan<UInt8>) {
+        unsafe bytes.withUnsafeMutableBufferPointer { unsafe ctls_wipe($0.baseAddress, $0.count) }
+    }
+
     /// Overwrites an array that nothing else shares, and empties it.
     public static func wipe(_ bytes: inout [UInt8]) {
         unsafe bytes.withUnsafeMutableBufferPointer { unsafe ctls_wipe($0.baseAddress, $0.count) }

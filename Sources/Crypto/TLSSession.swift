@@ -27,15 +27,16 @@ public final class TLSSession {
     private let context: TLSContext
 
     /// A session over a connected socket, which must stay open until the session is gone. `name`: the server's host name or
-    /// address, for clients: the server must prove to have it. Nil: there is no memory.
-    public init?(_ context: TLSContext, descriptor: Int32, name: String? = nil) {
+    /// address, for clients: the server must prove to have it. `early`: what was read from the socket before. Nil: there is no
+    /// memory.
+    public init?(_ context: TLSContext, descriptor: Int32, name: String? = nil, early: Span<UInt8> = Span()) {
         self.context = context
-        let made =
-            if let name {
-                unsafe name.withCString { unsafe ctls_session_create(context.core, descriptor, $0) }
-            } else {
-                unsafe ctls_session_create(context.core, descriptor, nil)
+        let made = unsafe early.withUnsafeBufferPointer { early in
+            guard let name else { return unsafe ctls_session_create(context.core, descriptor, nil, early.baseAddress, early.count) }
+            return unsafe name.withCString {
+                unsafe ctls_session_create(context.core, descriptor, $0, early.baseAddress, early.count)
             }
+        }
         guard let made = unsafe made else { return nil }
         unsafe core = made
     }

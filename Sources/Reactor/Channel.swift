@@ -51,6 +51,18 @@ open class Channel {
 
     /// Ends the channel at once and tells the peer that it broke.
     open func abort() {}
+
+    // Of channels that are sockets; the others do nothing.
+
+    /// Sends small writes at once (TCP_NODELAY).
+    open func setNoDelay() {}
+
+    /// Probes an idle peer after `idle`, every `interval`, and gives up after `count` probes; `userTimeout` bounds how long
+    /// sent bytes may stay unacknowledged (zero: the kernel's default).
+    open func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {}
+
+    /// The other end's address, where it has one.
+    open var peer: SocketAddress? { nil }
 }
 
 /// The user of one or more channels.

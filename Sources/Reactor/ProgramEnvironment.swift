@@ -83,6 +83,26 @@ public enum ProgramEnvironment {
     public static func isTerminal(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 }
 }
 
+/// What a file is like from outside: another one, or other contents, have another stamp.
+public struct FileStamp: Equatable, Sendable {
+    private var device: UInt64
+    private var number: UInt64
+    private var size: Int64
+    private var seconds: Int
+    private var nanoseconds: Int
+
+    /// Nil: there is none, or none that this process may look at.
+    public init?(of path: String) {
+        var facts = stat()
+        guard unsafe stat(path, &facts) == 0 else { return nil }
+        device = UInt64(facts.st_dev)
+        number = UInt64(facts.st_ino)
+        size = Int64(facts.st_size)
+        seconds = facts.st_mtim.tv_sec
+        nanoseconds = facts.st_mtim.tv_nsec
+    }
+}
+
 /// Files that are read whole.
 public enum FileContents {
     /// All bytes of a file or pipe. Throws EFBIG when there are more than `bytesMax`.

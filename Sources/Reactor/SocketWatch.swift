@@ -60,7 +60,7 @@ public final class SocketWatch {
     /// Sends small writes at once (TCP_NODELAY).
     public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
 
-    /// As `Stream.setKeepAlive`.
+    /// As `Channel.setKeepAlive`.
     public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         setSocketKeepAlive(descriptor, idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }

@@ -183,15 +183,12 @@ public final class Stream: Channel {
     /// The descriptor, for names and options; -1 when dead.
     public var descriptor: Int32 { max(-1, unsafe cio_handle_descriptor(loop.core, handle)) }
 
-    /// The other end's address; nil for a Unix socket.
-    public var peer: SocketAddress? { SocketAddress.peer(of: descriptor) }
+    /// Nil for a Unix socket.
+    override public var peer: SocketAddress? { SocketAddress.peer(of: descriptor) }
 
-    /// Sends small writes at once (TCP_NODELAY).
-    public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
+    override public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
 
-    /// Probes an idle peer after `idle`, every `interval`, and gives up after `count` probes; `userTimeout` bounds how long
-    /// sent bytes may stay unacknowledged (zero: the kernel's default).
-    public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
+    override public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         setSocketKeepAlive(descriptor, idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }
 
@@ -248,7 +245,7 @@ public final class Stream: Channel {
     }
 }
 
-/// See `Stream.setKeepAlive`.
+/// See `Channel.setKeepAlive`.
 func setSocketKeepAlive(_ descriptor: Int32, idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
     let milliseconds = userTimeout.components.seconds * 1_000 + userTimeout.components.attoseconds / 1_000_000_000_000_000
     _ = cio_socket_keepalive(

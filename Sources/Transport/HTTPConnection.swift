@@ -232,8 +232,16 @@ open class HTTPConnection: ChannelDelegate {
         detach()
     }
 
-    /// Takes the socket out of this loop at the next boundary between two requests: at once when none is served.
+    /// Whether the connection can go on in another process: the state of TLS can't.
+    public final var canMove: Bool { channel is Stream }
+
+    /// Takes the socket out of this loop at the next boundary between two requests: at once when none is served. A connection
+    /// that can't move says `Connection: close` with its next response instead.
     public final func moveSoon() {
+        guard canMove else {
+            let idle = context.settings.idleTimeout
+            return finishSoon(quiet: idle == .zero ? .seconds(86_400) : idle)
+        }
         movesAtBoundary = true
         if state == .readingHead, !isAdvancing { detach() }
     }

@@ -26,7 +26,8 @@ public final class TLSChannel: Channel, SocketWatchUser {
     private let engine: TLSEngine
     private var watch: SocketWatch!
     private var session: TLSSession?
-    private let isServer: Bool
+    /// Whether this is the server's end.
+    public let isServer: Bool
     private var phase = Phase.handshaking
     private var isQueued = false
     private var output = ByteBuffer()
@@ -67,16 +68,16 @@ public final class TLSChannel: Channel, SocketWatchUser {
     private static let timedOut: Int32 = 110
 
     /// Takes over a connected socket and begins the handshake, which `limit` bounds. `name`: whom a client wants to talk to,
-    /// host name or address.
+    /// host name or address. `early`: what was read from the socket before, behind a load balancer's header.
     public init(
         _ engine: TLSEngine, adopting descriptor: consuming OwnedDescriptor, context: TLSContext, name: String? = nil,
-        handshakeLimit limit: Duration = .seconds(10)
+        early: Span<UInt8> = Span(), handshakeLimit limit: Duration = .seconds(10)
     ) throws(SystemError) {
         self.engine = engine
         isServer = context.isServer
         super.init()
         watch = try SocketWatch(engine.loop, adopting: descriptor, user: self)
-        guard let session = TLSSession(context, descriptor: watch.number, name: name) else {
+        guard let session = TLSSession(context, descriptor: watch.number, name: name, early: early) else {
             _ = watch.release()
             throw SystemError(code: Self.noMemory, call: "begin a TLS session")
         }
@@ -85,7 +86,7 @@ public final class TLSChannel: Channel, SocketWatchUser {
         let timer = CallbackTimer(engine.loop) { [unowned self] in self.timerFired() }
         self.timer = timer
         timer.schedule(after: limit)
-        if !isServer {
+        if !isServer || !early.isEmpty {
             isQueued = true
             engine.enqueue(self)
         }
@@ -101,14 +102,12 @@ public final class TLSChannel: Channel, SocketWatchUser {
     /// Version, cipher, host and the like; nil after the end.
     public var facts: TLSSession? { phase == .open ? session : nil }
 
-    /// The other end's address; nil for a Unix socket, or after the end.
-    public var peer: SocketAddress? { watch.peer }
+    /// Nil for a Unix socket, or after the end.
+    public override var peer: SocketAddress? { watch.peer }
 
-    /// As `Stream.setNoDelay`.
-    public func setNoDelay() { watch.setNoDelay() }
+    public override func setNoDelay() { watch.setNoDelay() }
 
-    /// As `Stream.setKeepAlive`.
-    public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
+    public override func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         watch.setKeepAlive(idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }
 
@@ -226,6 +225,7 @@ public final class TLSChannel: Channel, SocketWatchUser {
         engine.counters.handshakes += 1
         if session.isResumed { engine.counters.resumed += 1 }
         if session.sendsInKernel { engine.counters.inKernel += 1 }
+        engine.handshakeDone(session)
         readsSoon = true
         if isClosing {
             setTimer(Self.closingStep)

@@ -5,6 +5,7 @@
 // slice and not for all of them.
 
 internal import Base
+public import Crypto
 public import Reactor
 
 /// What became of the handshakes of a loop, and what runs.
@@ -24,6 +25,8 @@ public struct TLSCounters: Sendable {
 public final class TLSEngine {
     public let loop: Loop
     public internal(set) var counters = TLSCounters()
+    /// Called with each session whose handshake is done.
+    public var handshakeDone: (TLSSession) -> Void = { _ in }
     /// Called with each handshake that failed, and why.
     public var handshakeFailed: (_ text: String, _ channel: TLSChannel) -> Void = { _, _ in }
 

@@ -54,10 +54,10 @@ enum Tree {
         "Crypto": ["CTLS", "Base"],
         "Gossip": ["Crypto", "Base"],
         "Transport": ["Reactor", "Wire", "Crypto", "Telemetry", "Base", "Memory"],
-        "Supervisor": ["Reactor", "Gossip", "Control", "Config", "Telemetry", "Memory", "Base"],
+        "Supervisor": ["Reactor", "Gossip", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "Worker": ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"],
-        "Agent": ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"],
-        "CLI": ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"],
+        "Agent": ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"],
+        "CLI": ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "DemoService": ["Reactor", "Wire", "Memory", "Base"],
         "TestKit": ["Reactor", "Wire", "Control", "Memory", "Base"],
     ]

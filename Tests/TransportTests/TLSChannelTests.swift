@@ -100,6 +100,34 @@ struct TLSWay: CustomTestStringConvertible, Sendable {
         #expect(bench.turn { bench.serverUser.text == "hello" })
     }
 
+    /// The beginning of the handshake was read before, behind something else.
+    @Test(arguments: tlsBackends, [1, 100, 1_000]) func goesOnBehindWhatWasRead(_ backend: BackendChoice, count: Int) throws {
+        let loop = try Loop(backend: backend)
+        let engine = TLSEngine(loop)
+        var pair = try Sockets.pair(.stream)
+        let client = try TLSChannel(engine, adopting: pair.takeFirst(), context: certificates.client(), name: "server.test")
+        let reader = EarlyReader()
+        let stream = try Reactor.Stream(loop, adopting: pair.takeSecond())
+        stream.delegate = reader
+        stream.resumeReading()
+        #expect(loop.turn { !reader.bytes.isEmpty })
+        stream.detach()
+        #expect(loop.turn { reader.descriptor >= 0 })
+        let early = reader.bytes
+        let server = try TLSChannel(
+            engine, adopting: OwnedDescriptor(reader.descriptor), context: certificates.server("server"), early: early.span)
+        let user = TLSRecorder()
+        server.delegate = user
+        server.resumeReading()
+        let bytes = patternBytes(count * 100)
+        client.write(bytes.span)
+        #expect(loop.turn { user.bytes.count == bytes.count })
+        let isSame = user.bytes == bytes
+        #expect(isSame)
+        client.close()
+        #expect(loop.turn { user.hasEnded })
+    }
+
     // MARK: Ends
 
     @Test(arguments: TLSWay.all) func carriesHalfCloses(_ way: TLSWay) throws {
@@ -424,5 +452,19 @@ struct TLSWay: CustomTestStringConvertible, Sendable {
         #expect(turns >= 160)
         for bench in benches { bench.client.abort() }
         #expect(loop.turn { benches.allSatisfy { $0.serverUser.failure != nil } })
+    }
+}
+
+/// Reads a plain stream until it is taken out of its loop.
+private final class EarlyReader: ChannelDelegate {
+    var bytes: [UInt8] = []
+    var descriptor: Int32 = -1
+
+    override func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) {
+        for index in bytes.indices { self.bytes.append(bytes[index]) }
+    }
+
+    override func streamDetached(_ stream: Reactor.Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
+        self.descriptor = descriptor.take()
     }
 }

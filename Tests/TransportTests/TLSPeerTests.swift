@@ -45,7 +45,7 @@ private final class TLSEchoServer: ListenerDelegate {
     }
 
     /// Runs a program against the server: its output.
-    func run(_ program: String, _ arguments: [String], input: String, waitsForEnd: Bool = true) throws -> String {
+    func run(_ program: String, _ arguments: [String], input: String, _ later: String? = nil) throws -> String {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments
@@ -56,6 +56,12 @@ private final class TLSEchoServer: ListenerDelegate {
         process.standardInput = stdin
         try process.run()
         try? stdin.fileHandleForWriting.write(contentsOf: Data(input.utf8))
+        if let later {
+            // openssl takes what it reads at once for one command.
+            _ = loop.turn { engine.counters.handshakes > 0 }
+            _ = loop.turn(within: .milliseconds(300)) { !process.isRunning }
+            try? stdin.fileHandleForWriting.write(contentsOf: Data(later.utf8))
+        }
         // An end of its input would end openssl before the answer is there.
         #expect(loop.turn(within: .seconds(20)) { !process.isRunning }, "\(program) does not end")
         if process.isRunning { process.terminate() }
@@ -74,11 +80,13 @@ private final class TLSEchoServer: ListenerDelegate {
         signal(SIGPIPE, SIG_IGN)
     }
 
-    private func client(_ server: TLSEchoServer, _ arguments: [String], input: String = "hello\nbye\n") throws -> String {
+    private func client(
+        _ server: TLSEchoServer, _ arguments: [String], input: String = "hello\nbye\n", _ later: String? = nil
+    ) throws -> String {
         try server.run(
             #require(Programs.openssl),
             ["s_client", "-connect", "127.0.0.1:\(server.port)", "-servername", "server.test", "-CAfile", authority, "-verify_return_error"]
-                + arguments, input: input)
+                + arguments, input: input, later)
     }
 
     @Test(arguments: tlsBackends, ["-tls1_2", "-tls1_3"]) func openssl(_ backend: BackendChoice, version: String) throws {
@@ -113,7 +121,7 @@ private final class TLSEchoServer: ListenerDelegate {
 
     @Test(arguments: tlsBackends) func changesKeysWhenAsked(_ backend: BackendChoice) throws {
         let server = try TLSEchoServer(backend, certificates.server("server"))
-        let output = try client(server, ["-tls1_3"], input: "K\nhello\nbye\n")
+        let output = try client(server, ["-tls1_3"], input: "K\n", "hello\nbye\n")
         #expect(output.contains("KEYUPDATE") && output.contains("hello\n"), "\(output)")
     }
 

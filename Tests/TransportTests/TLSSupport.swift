@@ -139,15 +139,28 @@ final class TLSRecorder: ChannelDelegate {
 private final class CableEnd {
     let stream: Reactor.Stream
     var waiting: [UInt8] = []
+    /// Nothing more comes from it.
+    var hasEnded = false
+    /// Nothing more goes to it.
+    private(set) var isFinished = false
 
     init(_ stream: Reactor.Stream) { self.stream = stream }
 
-    /// Passes at most so many bytes on.
+    /// Passes at most so many bytes on, and the end behind the last.
     func pass(_ most: Int, to other: CableEnd) {
-        if waiting.isEmpty { return }
-        let bytes = Array(waiting.prefix(most))
-        other.stream.write(bytes.span)
-        waiting.removeFirst(bytes.count)
+        if other.isFinished { return }
+        if !waiting.isEmpty {
+            let bytes = Array(waiting.prefix(most))
+            other.stream.write(bytes.span)
+            waiting.removeFirst(bytes.count)
+        }
+        if hasEnded, waiting.isEmpty { other.finish() }
+    }
+
+    func finish() {
+        if isFinished { return }
+        isFinished = true
+        stream.finish()
     }
 }
 
@@ -180,12 +193,12 @@ final class Cable: ChannelDelegate {
         right.pass(piece, to: left)
     }
 
-    override func channelEnded(_ channel: Channel) { (channel === left.stream ? right : left).stream.finish() }
+    override func channelEnded(_ channel: Channel) { (channel === left.stream ? left : right).hasEnded = true }
 
     /// Ends the connection as if a cable had been pulled in good order: with a FIN to both.
     func cut() {
-        left.stream.finish()
-        right.stream.finish()
+        left.finish()
+        right.finish()
     }
 }
 

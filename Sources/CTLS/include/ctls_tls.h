@@ -84,8 +84,9 @@ enum ctls_result {
 
 /* A session over a connected socket, which stays the caller's. `name` (clients, may be NULL): the server's host name, or its
  * address as text; it is told to the server, and the server's certificate must be for it unless everyone is trusted.
- * NULL: no memory. */
-ctls_session *ctls_session_create(ctls_context *context, int descriptor, const char *name);
+ * `early`: bytes that were read from the socket before. NULL: no memory. */
+ctls_session *ctls_session_create(ctls_context *context, int descriptor, const char *name, const uint8_t *early,
+                                  size_t early_length);
 void ctls_session_free(ctls_session *session);
 
 /* Goes on with the handshake: 0 when it is done, or enum ctls_result. */
