@@ -224,26 +224,28 @@ def test_secure_service(new_node, certificates, real_agent, endpoint, host, back
     context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
     listener = socket.create_server(("127.0.0.1", 0))
 
-    def serve():
+    def serve(raw):
+        try:
+            with context.wrap_socket(raw, server_side=True) as client:
+                data = b""
+                while True:
+                    while b"\r\n\r\n" not in data:
+                        piece = client.recv(65_536)
+                        if not piece:
+                            return
+                        data += piece
+                    data = data.split(b"\r\n\r\n", 1)[1]
+                    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
+        except OSError:
+            pass
+
+    def accept():
         while True:
             try:
-                raw = listener.accept()[0]
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
             except OSError:
                 return
-            try:
-                with context.wrap_socket(raw, server_side=True) as client:
-                    data = b""
-                    while True:
-                        while b"\r\n\r\n" not in data:
-                            piece = client.recv(65_536)
-                            if not piece:
-                                raise EOFError
-                            data += piece
-                        data = data.split(b"\r\n\r\n", 1)[1]
-                        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
-            except (OSError, EOFError):
-                pass
-    threading.Thread(target=serve, daemon=True).start()
+    threading.Thread(target=accept, daemon=True).start()
     node = new_node()
     port = listener.getsockname()[1]
     good = real_agent(node.upstream, "http", endpoint, f"https://127.0.0.1:{port}", "--tls.root-cas", certificates / "authority.pem")
