@@ -50,6 +50,16 @@ public enum CredentialBundle {
         buffer.append(bytes)
     }
 
+    /// Makes room in an empty buffer, so that it does not move, and leave a copy behind, while it is filled.
+    public static func makeRoom(_ length: Int, in buffer: inout ByteBuffer) {
+        let zeros = [UInt8](repeating: 0, count: length)
+        buffer.append(zeros.span)
+        buffer.removeAll()
+    }
+
+    /// Bytes that an entry takes beside its own.
+    public static let entryBytes = headerBytes
+
     /// The entries of a whole bundle.
     public static func entries(_ bytes: Span<UInt8>) throws(ControlError) -> [CredentialEntry] {
         var entries: [CredentialEntry] = []

@@ -111,7 +111,7 @@ public enum FileContents {
         var contents: [UInt8] = []
         while true {
             var failure: Int32 = 0
-            let piece = unsafe [UInt8](unsafeUninitializedCapacity: 65_536) { buffer, count in
+            var piece = unsafe [UInt8](unsafeUninitializedCapacity: 65_536) { buffer, count in
                 var got: Int
                 repeat { got = unsafe Glibc.read(file.raw, buffer.baseAddress!, buffer.count) } while got < 0 && errno == EINTR
                 if got < 0 { failure = errno }
@@ -120,6 +120,8 @@ public enum FileContents {
             if failure != 0 { throw SystemError(code: failure, call: "read \(path)") }
             if piece.isEmpty { return contents }
             contents += piece
+            // It may be a key.
+            unsafe piece.withUnsafeMutableBytes { unsafe explicit_bzero($0.baseAddress, $0.count) }
             if contents.count > bytesMax { throw SystemError(code: EFBIG, call: "read \(path)") }
         }
     }

@@ -58,9 +58,25 @@ struct NodeCredentials {
         }
     }
 
+    /// The bytes of a memory file with all of it.
+    private func room(_ tickets: [SecretBytes]) -> Int {
+        func size(_ pair: TLSCertificate) -> Int { pair.certificate.count + pair.key.count + 2 * CredentialBundle.entryBytes }
+        var total = tickets.reduce(0) { $0 + $1.count + CredentialBundle.entryBytes }
+        for material in ports.values {
+            total += material.certificates.reduce(0) { $0 + size($1) }
+            total += (material.clientAuthorities?.count ?? 0) + CredentialBundle.entryBytes
+        }
+        if let nodes {
+            if case .authorities(let bytes) = nodes.trust { total += bytes.count }
+            total += CredentialBundle.entryBytes + (nodes.certificate.map(size) ?? 0)
+        }
+        return total
+    }
+
     /// A memory file with all of it.
     func file(tickets: [SecretBytes], bytes count: inout UInt64) throws(SystemError) -> OwnedDescriptor {
         var buffer = ByteBuffer()
+        CredentialBundle.makeRoom(room(tickets), in: &buffer)
         for key in tickets { key.withSpan { CredentialBundle.append(.ticketKey, $0, to: &buffer) } }
         for (port, material) in ports {
             for pair in material.certificates {

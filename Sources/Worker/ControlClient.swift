@@ -165,6 +165,7 @@ final class ControlClient: MessageDelegate {
     private func takeCredentials(_ file: consuming OwnedDescriptor?, _ length: UInt64) {
         do {
             guard let file else { throw SystemError(code: EBADF, call: "read") }
+            CredentialBundle.makeRoom(min(Int(clamping: length), CredentialBundle.bytesMax), in: &credentials)
             try MemoryFile.read(file.raw, bytesMax: CredentialBundle.bytesMax, into: &credentials)
             guard UInt64(credentials.count) == length else { throw ControlError.truncated }
             if let worker { try useCredentials(worker) }

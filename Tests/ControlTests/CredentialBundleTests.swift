@@ -6,6 +6,7 @@ import Testing
 @Suite struct CredentialBundleTests {
     private func bundle() -> [UInt8] {
         var buffer = ByteBuffer()
+        CredentialBundle.makeRoom(100, in: &buffer)
         let key: [UInt8] = [1, 2, 3]
         let long = [UInt8](repeating: 7, count: 70_000)
         CredentialBundle.append(.ticketKey, key.span, to: &buffer)
