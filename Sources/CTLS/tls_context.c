@@ -318,6 +318,10 @@ static int no_passphrase(char *buffer, int size, int writes, void *asked) {
     return -1;
 }
 
+static BIO *source_of(const uint8_t *bytes, size_t length) {
+    return BIO_new_mem_buf(length == 0 ? (const void *)"" : bytes, (int)length);
+}
+
 static bool ended_well(void) {
     unsigned long code = ERR_peek_last_error();
     bool is_end = ERR_GET_LIB(code) == ERR_LIB_PEM && ERR_GET_REASON(code) == PEM_R_NO_START_LINE;
@@ -326,7 +330,7 @@ static bool ended_well(void) {
 }
 
 static bool certificates_read(struct pair *pair, const uint8_t *bytes, size_t length, struct ctls_fault *fault) {
-    BIO *source = BIO_new_mem_buf(bytes, (int)length);
+    BIO *source = source_of(bytes, length);
     pair->chain = sk_X509_new_null();
     int count = 0;
     X509 *read = NULL;
@@ -353,7 +357,7 @@ static bool certificates_read(struct pair *pair, const uint8_t *bytes, size_t le
 }
 
 static bool key_read(struct pair *pair, const uint8_t *bytes, size_t length, struct ctls_fault *fault) {
-    BIO *source = BIO_new_mem_buf(bytes, (int)length);
+    BIO *source = source_of(bytes, length);
     bool asked = false;
     pair->key = source == NULL ? NULL : PEM_read_bio_PrivateKey(source, NULL, no_passphrase, &asked);
     BIO_free(source);
@@ -419,7 +423,7 @@ static bool authorities_read(ctls_context *context, BIO *source, X509_STORE *sto
 
 bool ctls_context_trust(ctls_context *context, const uint8_t *bytes, size_t length, struct ctls_fault *fault) {
     ERR_clear_error();
-    BIO *source = BIO_new_mem_buf(bytes, (int)length);
+    BIO *source = source_of(bytes, length);
     X509_STORE *store = X509_STORE_new();
     STACK_OF(X509_NAME) *names = sk_X509_NAME_new_null();
     int count = 0;

@@ -17,7 +17,7 @@ import pytest
 from peer import agent as agents
 from peer import http1
 from peer.http1 import request, wait_until
-from programs import BIN, SLOW, command_of
+from programs import BIN, SLOW, command_of, resident_bytes
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 
@@ -377,6 +377,27 @@ def test_handshakes_that_stall_and_floods_hold_nobody_up(new_node, certificates,
             one.settimeout(10 * SLOW)
             assert one.recv(1) == b""
             one.close()
+
+
+def test_idle_connections_take_little(new_node, certificates):
+    """An idle connection holds no buffers of records."""
+    node = new_node(workers=1, arguments=port_tls(certificates, "proxy"))
+    context = client_context(certificates)
+    (worker,) = node.workers()
+
+    def opened(count):
+        connections = [SecureConnection(node.proxy, context) for _ in range(count)]
+        for connection in connections:
+            assert connection.request(host="nobody.example.com").status == 502
+        time.sleep(1.5)     # buffers of requests are given back after a moment
+        return connections
+    before = opened(20)
+    base = resident_bytes(worker)
+    more = opened(300)
+    each = (resident_bytes(worker) - base) / 300
+    assert each < 48 * 1024, each
+    for connection in before + more:
+        connection.close()
 
 
 def test_between_nodes(clusters, certificates, tunnel, endpoint, host):
