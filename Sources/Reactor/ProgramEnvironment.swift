@@ -121,7 +121,7 @@ public enum FileContents {
             if piece.isEmpty { return contents }
             contents += piece
             // It may be a key.
-            unsafe piece.withUnsafeMutableBytes { unsafe explicit_bzero($0.baseAddress, $0.count) }
+            unsafe piece.withUnsafeMutableBytes { unsafe explicit_bzero($0.baseAddress!, $0.count) }
             if contents.count > bytesMax { throw SystemError(code: EFBIG, call: "read \(path)") }
         }
     }
