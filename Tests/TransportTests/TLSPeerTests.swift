@@ -220,12 +220,9 @@ private final class TLSEchoServer: ListenerDelegate {
             let port = try #require(UInt16(line.dropLast()))
             let loop = try Loop(backend: backend)
             let engine = TLSEngine(loop)
-            let dialler = Dialler()
-            dialler.stream = try Reactor.Stream(loop, connectTo: SocketAddress(address: "127.0.0.1", port: port)!)
-            dialler.stream?.delegate = dialler
-            #expect(loop.turn { dialler.descriptor >= 0 })
+            let descriptor = try Self.connected(port)
             let channel = try TLSChannel(
-                engine, adopting: OwnedDescriptor(dialler.descriptor), context: certificates.client(way == "client" ? "client" : nil),
+                engine, adopting: OwnedDescriptor(descriptor), context: certificates.client(way == "client" ? "client" : nil),
                 name: "127.0.0.1")
             let user = TLSRecorder()
             channel.delegate = user
@@ -241,14 +238,17 @@ private final class TLSEchoServer: ListenerDelegate {
         }
     }
 
-    /// Connects, and takes the socket out of the loop.
-    private final class Dialler: ChannelDelegate {
-        var stream: Reactor.Stream?
-        var descriptor: Int32 = -1
-
-        override func streamConnected(_ stream: Reactor.Stream) { stream.detach() }
-        override func streamDetached(_ stream: Reactor.Stream, descriptor: consuming OwnedDescriptor, unsent: Span<UInt8>) {
-            self.descriptor = descriptor.take()
+    /// A plain connection to a port of this machine.
+    private static func connected(_ port: UInt16) throws -> Int32 {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = port.bigEndian
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        let result = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
         }
+        guard descriptor >= 0, result == 0 else { throw SystemError(code: errno, call: "connect to port \(port)") }
+        return descriptor
     }
 }
