@@ -148,7 +148,7 @@ private final class TLSEchoServer: ListenerDelegate {
         context = ssl.create_default_context(cafile=authority)
         context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
         sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="a.wild.test", suppress_ragged_eofs=False)
-        data = bytes(range(256)).replace(b"\\n", b"") * 5000 + b"\\n"
+        data = bytes(range(256)).replace(b"\\n", b"") * 1000 + b"\\n"
         sock.sendall(data)
         got = b""
         while len(got) < len(data):
@@ -216,7 +216,12 @@ private final class TLSEchoServer: ListenerDelegate {
             process.standardOutput = output
             try process.run()
             defer { process.terminate() }
-            let line = String(decoding: output.fileHandleForReading.availableData, as: UTF8.self)
+            var line = ""
+            while !line.hasSuffix("\n") {
+                let piece = output.fileHandleForReading.availableData
+                if piece.isEmpty { break }
+                line += String(decoding: piece, as: UTF8.self)
+            }
             let port = try #require(UInt16(line.dropLast()))
             let loop = try Loop(backend: backend)
             let engine = TLSEngine(loop)
