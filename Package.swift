@@ -1,6 +1,6 @@
 // swift-tools-version: 6.2
 // The package: one C core, small Swift libraries in layers, four programs and a demo service. No dependencies
-// beyond the toolchain and libcrypto (io_uring is used through the bare system calls). Which module may import which is written in
+// beyond the toolchain and OpenSSL (io_uring is used through the bare system calls). Which module may import which is written in
 // ARCHITECTURE.md and checked by Tests/TidyTests.
 import PackageDescription
 
@@ -74,7 +74,7 @@ let package = Package(
                 .enableWarning("all"), .enableWarning("extra"), .enableWarning("conversion"),
                 .treatAllWarnings(as: .error),
             ],
-            linkerSettings: [.linkedLibrary("crypto")]),
+            linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
 
         // Layer 1: vocabulary.
         library("Base", []),
@@ -90,13 +90,13 @@ let package = Package(
         // Layer 3: the edge to the kernel, and the byte channels above it.
         library("Reactor", ["CIOCore", "Base", "Memory"]),
         library("Crypto", ["CTLS", "Base"]),
-        library("Transport", ["Reactor", "Wire", "Telemetry", "Base", "Memory"]),
+        library("Transport", ["Reactor", "Wire", "Crypto", "Telemetry", "Base", "Memory"]),
 
         // Layer 4: programs.
-        program("Supervisor", ["Reactor", "Gossip", "Control", "Config", "Telemetry", "Memory", "Base"]),
+        program("Supervisor", ["Reactor", "Gossip", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("Worker", ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
-        program("Agent", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
-        program("CLI", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
+        program("Agent", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
+        program("CLI", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),
 
         // Layer 5: tests.
@@ -116,7 +116,7 @@ let package = Package(
         .executableTarget(name: "YAMLDump", dependencies: ["Config"], path: "Tests/YAMLDump", swiftSettings: testSettings),
         tests("TelemetryTests", ["Telemetry", "Memory", "Base"]),
         tests("ReactorTests", ["Reactor", "CIOCore", "TestKit", "Memory", "Base"]),
-        tests("TransportTests", ["Transport", "Reactor", "Wire", "TestKit", "Memory", "Base"]),
+        tests("TransportTests", ["Transport", "Reactor", "Wire", "Crypto", "TestKit", "Memory", "Base"]),
         tests("SupervisorTests", ["Supervisor", "Gossip", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
         tests(
             "WorkerTests",

@@ -50,6 +50,16 @@
 #ifndef __NR_epoll_pwait2
 #define __NR_epoll_pwait2 441
 #endif
+#ifndef SOL_TLS
+#define SOL_TLS 282
+#endif
+#ifndef TCP_ULP
+#define TCP_ULP 31
+#endif
+#ifndef TLS_TX
+#define TLS_TX 1
+#define TLS_RX 2
+#endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #endif
@@ -122,17 +132,21 @@ static void call_answered(struct program *program, uint32_t number, uint32_t act
     emit_end(program, begin);
 }
 
-/* Options by their level: those that the loop sets, and those of TCP that carry connections over. */
+/* Options by their level: those that the loop sets, those of TCP that carry connections over, and those with which the kernel
+ * is given the keys of a TLS session (TCP_ULP, and the two directions of SOL_TLS). */
 static void call_setsockopt(struct program *program) {
     static const uint32_t socket_options[] = {SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_SNDBUF, SO_RCVLOWAT};
     static const uint32_t tcp_options[] = {TCP_NODELAY,      TCP_CORK,         TCP_KEEPIDLE,     TCP_KEEPINTVL,
-                                           TCP_KEEPCNT,      TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT, TCP_QUICKACK};
+                                           TCP_KEEPCNT,      TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT, TCP_QUICKACK,
+                                           TCP_ULP};
+    static const uint32_t tls_options[] = {TLS_TX, TLS_RX};
     const struct {
         uint32_t level;
         const uint32_t *options;
         size_t count;
     } levels[] = {{SOL_SOCKET, socket_options, sizeof socket_options / sizeof socket_options[0]},
-                  {IPPROTO_TCP, tcp_options, sizeof tcp_options / sizeof tcp_options[0]}};
+                  {IPPROTO_TCP, tcp_options, sizeof tcp_options / sizeof tcp_options[0]},
+                  {SOL_TLS, tls_options, sizeof tls_options / sizeof tls_options[0]}};
     uint16_t begin = emit_begin(program, __NR_setsockopt);
     for (size_t index = 0; index < sizeof levels / sizeof levels[0]; index++) {
         emit_load_argument(program, 1);

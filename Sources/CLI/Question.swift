@@ -1,12 +1,15 @@
 // One question over one connection, waited for: the commands that ask a server do nothing else meanwhile, so they drive
 // a loop of their own until the answer is there or the time is over.
 internal import Base
+internal import Crypto
 internal import Memory
 internal import Reactor
+internal import Transport
 
 /// Where a question goes.
 enum QuestionTarget {
-    case tcp(host: String, port: UInt16)
+    /// With TLS, where there are settings for it.
+    case tcp(host: String, port: UInt16, TLSContext? = nil)
     case unix(path: String)
 }
 
@@ -39,24 +42,61 @@ struct Questioner {
         case .unix(let path):
             let answer = Answer()
             do throws(SystemError) {
-                return try collect(answer, from: Stream(loop, connectToUnix: path), question, isWhole: isWhole)
+                let stream = try Stream(loop, connectToUnix: path)
+                stream.delegate = answer
+                return try collect(answer, from: stream, question, isWhole: isWhole)
             } catch {
                 throw CommandFailure("\(error)")
             }
-        case .tcp(let host, let port):
+        case .tcp(let host, let port, let secure):
             var failure = SystemError(code: 0, call: "connect")
             // A name often has an IPv6 and an IPv4 address, and only one of them is listened on.
             for address in try resolve(host, port) {
                 let answer = Answer()
                 do throws(SystemError) {
-                    return try collect(answer, from: Stream(loop, connectTo: address), question, isWhole: isWhole)
+                    let stream = try Stream(loop, connectTo: address)
+                    stream.delegate = answer
+                    if secure == nil { return try collect(answer, from: stream, question, isWhole: isWhole) }
+                    try connect(stream, answer)
                 } catch {
                     if answer.isConnected { throw CommandFailure("\(error)") }
                     failure = error
+                    continue
+                }
+                guard let secure, let stream = answer.stream else { continue }
+                let channel = try handshake(stream, secure, host)
+                channel.delegate = answer
+                do throws(SystemError) {
+                    return try collect(answer, from: channel, question, isWhole: isWhole)
+                } catch {
+                    throw CommandFailure(channel.failure.isEmpty ? "\(error)" : channel.failure)
                 }
             }
             throw CommandFailure("\(failure); does a server listen there?")
         }
+    }
+
+    /// Waits for the connection, with nothing sent yet.
+    private func connect(_ stream: Stream, _ answer: Answer) throws(SystemError) {
+        while !answer.isConnected, loop.now < deadline {
+            loop.runTurn(until: deadline)
+            if let failure = answer.failure { throw failure }
+        }
+        guard answer.isConnected else { throw SystemError(code: Self.timedOut, call: "connect") }
+        answer.stream = stream
+    }
+
+    private func handshake(_ stream: Stream, _ secure: TLSContext, _ host: String) throws(CommandFailure) -> TLSChannel {
+        var made: TLSChannel?
+        var failure: String?
+        let start = TLSStart(TLSEngine(loop), over: stream, context: secure, name: host, limit: deadline - loop.now) { channel, text in
+            made = channel
+            failure = text
+        }
+        while failure == nil, loop.now < deadline { loop.runTurn(until: deadline) }
+        start.cancel()
+        guard let made else { throw CommandFailure(failure ?? "the TLS handshake took too long") }
+        return made
     }
 
     private func resolve(_ host: String, _ port: UInt16) throws(CommandFailure) -> [SocketAddress] {
@@ -73,12 +113,11 @@ struct Questioner {
     }
 
     private func collect(
-        _ answer: Answer, from stream: Stream, _ question: [UInt8], isWhole: (Span<UInt8>) -> Bool
+        _ answer: Answer, from channel: Channel, _ question: [UInt8], isWhole: (Span<UInt8>) -> Bool
     ) throws(SystemError) -> [UInt8] {
-        stream.delegate = answer
-        stream.write(question.span)
-        stream.resumeReading()
-        defer { stream.closeNow() }
+        channel.write(question.span)
+        channel.resumeReading()
+        defer { if let stream = channel as? Stream { stream.closeNow() } else { channel.close() } }
         var seen = 0
         while loop.now < deadline {
             loop.runTurn(until: deadline)
@@ -101,6 +140,8 @@ struct Questioner {
 private final class Answer: ChannelDelegate {
     var bytes: [UInt8] = []
     var isConnected = false
+    /// Connected, for TLS to be put on it.
+    var stream: Stream?
     var hasEnded = false
     var failure: SystemError?
 

@@ -1,5 +1,6 @@
 // `piko server check`: reads a configuration as the server would, and prints what would run.
 internal import Config
+internal import Crypto
 internal import Reactor
 
 enum ServerCheck {
@@ -7,6 +8,7 @@ enum ServerCheck {
     static func run(_ invocation: Invocation) throws(CommandFailure) -> String {
         let environment = ProgramEnvironment.variables
         let config = try ConfigurationFile.load(ServerConfig.self, invocation, environment: environment)
+        try checkFiles(config)
         var text = "# The configuration is valid. The server would run with these settings:\n"
         text += YAML.write(config.yaml)
         if config.server.workers == 0 {
@@ -17,6 +19,32 @@ enum ServerCheck {
             text += "# server.control_socket: by default \(paths.joined(separator: ", else "))\n"
         }
         return text
+    }
+}
+
+extension ServerCheck {
+    /// Whether the files of TLS can be used.
+    private static func checkFiles(_ config: ServerConfig) throws(CommandFailure) {
+        do throws(TLSFileError) {
+            for (setting, tls) in [("proxy.tls", config.proxy.tls), ("upstream.tls", config.upstream.tls), ("admin.tls", config.admin.tls)]
+            where tls.isEnabled {
+                let pairs = tls.pairs.map { TLSFilePair(certificate: $0.certificate, key: $0.key) }
+                _ = try TLSServerFiles(setting: setting, pairs: pairs, clientAuthorities: tls.clientAuthorities).read(FileContents.read)
+            }
+            _ = try TLSClientFiles("proxy.tls.client", config.proxy.nodeTLS).read(FileContents.read)
+        } catch {
+            throw CommandFailure("config: \(error.description)")
+        }
+    }
+}
+
+extension TLSClientFiles {
+    /// The files that the keys name.
+    init(_ setting: String, _ tls: ClientTLS) {
+        self.init(
+            setting: setting,
+            pair: tls.certificate.isEmpty ? nil : TLSFilePair(certificate: tls.certificate, key: tls.key),
+            rootAuthorities: tls.rootAuthorities, trustsEveryone: tls.skipsVerification)
     }
 }
 

@@ -1,6 +1,7 @@
 // `piko server status …`: asks a server's admin port over HTTP and prints the answer, as YAML, JSON or a table.
 internal import Base
 internal import Config
+internal import Crypto
 internal import Memory
 internal import Reactor
 internal import Telemetry
@@ -61,6 +62,16 @@ enum StatusCommand {
         }
     }
 
+    /// The settings of TLS; nil: none is wanted.
+    private static func secure(_ config: StatusConfig) throws(CommandFailure) -> TLSContext? {
+        guard config.url.isSecure else { return nil }
+        do {
+            return try TLSClientFiles("server.tls", config.tls).read(FileContents.read).context()
+        } catch {
+            throw CommandFailure("\(error)")
+        }
+    }
+
     private static func get(_ path: String, _ config: StatusConfig) throws(CommandFailure) -> JSONValue {
         let url = config.url
         let query = config.forward.isEmpty ? "" : "?forward=\(config.forward)"
@@ -74,7 +85,8 @@ enum StatusCommand {
             \r
 
             """
-        let bytes = try Questioner().ask(.tcp(host: url.host, port: url.port), Array(request.utf8)) { bytes in
+        let target = QuestionTarget.tcp(host: url.host, port: url.port, try secure(config))
+        let bytes = try Questioner().ask(target, Array(request.utf8)) { bytes in
             // What is wrong is said below, once for all.
             (try? HTTPAnswer.decode(bytes, hasEnded: false)) != nil
         }

@@ -7,11 +7,13 @@ public import Memory
 /// Every bound of the protocol.
 public enum ControlLimits {
     /// The protocol's version; both ends of a connection speak the same.
-    public static let protocolVersion: UInt32 = 4
+    public static let protocolVersion: UInt32 = 5
     /// The oldest version whose messages between workers are those of this one.
     public static let siblingVersionMin: UInt32 = 3
     /// The first version with other nodes in it.
     public static let clusterVersion: UInt32 = 4
+    /// The first version that knows TLS.
+    public static let credentialsVersion: UInt32 = 5
     /// Bytes of type, flags and length.
     public static let headerBytes = 8
     /// A whole message, header included. The kernel refuses SEQPACKET messages over some 200 KiB.
@@ -93,6 +95,7 @@ enum ControlType: UInt16 {
     case dialFailed = 21
     case shed = 22
     case reportPage = 23
+    case credentials = 28
     case workerReady = 64
     case register = 65
     case unregister = 66
@@ -171,6 +174,7 @@ extension ControlMessage {
         case .dialFailed: .dialFailed
         case .shed: .shed
         case .reportPage: .reportPage
+        case .credentials: .credentials
         case .workerReady: .workerReady
         case .register: .register
         case .unregister: .unregister
@@ -243,7 +247,7 @@ extension ControlMessage {
             }
         case .ready(let value), .admitTunnels(let value):
             buffer.append(UInt8(value ? 1 : 0))
-        case .drain(let number), .retire(let number), .ping(let number), .pong(let number):
+        case .drain(let number), .retire(let number), .ping(let number), .pong(let number), .credentials(let number):
             buffer.append(number)
         case .register(let tunnel, let endpoint, let kind):
             buffer.append(tunnel)

@@ -78,6 +78,7 @@ extension ControlMessage {
             let page = try cursor.array(bytes, count: length)
             return .reportPage(request: request, status: status, bytes: page, last: flags & flagLast != 0)
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
+        case .credentials: return .credentials(bytes: try cursor.u64(bytes))
         case .shutdown: return .shutdown
         case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
             .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
@@ -134,7 +135,7 @@ extension ControlMessage {
         case .noMore: return .noMore
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .shed, .reportPage:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials:
             throw .unexpectedType(type.rawValue)
         }
     }

@@ -76,6 +76,10 @@ public enum ControlMessage: Equatable, Sendable {
     /// A part of the answer to `reportRequest`: what to say to whoever asked. `status` is that of HTTP.
     case reportPage(request: UInt64, status: UInt16, bytes: [UInt8], last: Bool)
 
+    /// What the ports need for TLS, as `CredentialBundle` has it, before `configure` or in place of what was there. Descriptor: a
+    /// memory file with so many bytes.
+    case credentials(bytes: UInt64)
+
     // Worker to supervisor.
 
     /// The worker is configured and serves.
@@ -285,7 +289,7 @@ extension ControlMessage {
     /// How many descriptors must come beside this message; any other count is a broken peer.
     public var descriptorCount: Int {
         switch self {
-        case .configure, .sibling, .dialed: 1
+        case .configure, .sibling, .dialed, .credentials: 1
         case .accepted(_, _, let peers): peers.count
         case .move(_, _, _, .inline), .moveData: 1
         case .move(_, _, _, .inMemory), .moveSession: 2

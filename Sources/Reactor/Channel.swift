@@ -19,6 +19,8 @@ public enum ChannelError: Error, Equatable {
     case protocolViolation
     /// What carries the channel ended without a proper close.
     case carrierLost
+    /// The connection ended, but the peer of a TLS session did not say so under its protection: bytes may be missing.
+    case truncated
 }
 
 /// A two-way byte stream.
@@ -30,6 +32,9 @@ open class Channel {
 
     /// Whether the bytes that wait for sending are below the high mark.
     open var isWritable: Bool { false }
+
+    /// While bytes wait for sending, a number that changes as they go; nil: none waits, or the channel can't tell.
+    open var sendingMark: UInt64? { nil }
 
     /// Queues a copy of the bytes for sending.
     open func write(_ bytes: Span<UInt8>) {}
@@ -46,6 +51,18 @@ open class Channel {
 
     /// Ends the channel at once and tells the peer that it broke.
     open func abort() {}
+
+    // Of channels that are sockets; the others do nothing.
+
+    /// Sends small writes at once (TCP_NODELAY).
+    open func setNoDelay() {}
+
+    /// Probes an idle peer after `idle`, every `interval`, and gives up after `count` probes; `userTimeout` bounds how long
+    /// sent bytes may stay unacknowledged (zero: the kernel's default).
+    open func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {}
+
+    /// The other end's address, where it has one.
+    open var peer: SocketAddress? { nil }
 }
 
 /// The user of one or more channels.

@@ -204,6 +204,7 @@ public final class Loop {
         case HandlerKind.readiness:
             unsafe Unmanaged<ReadinessSource>.fromOpaque(object).takeUnretainedValue().handle(event)
         case HandlerKind.resolution: unsafe Unmanaged<Resolution>.fromOpaque(object).takeUnretainedValue().handle(event)
+        case HandlerKind.watch: unsafe Unmanaged<SocketWatch>.fromOpaque(object).takeUnretainedValue().handle(event)
         default: preconditionFailure("an event with a tag that no handle has")
         }
     }
@@ -229,6 +230,7 @@ enum HandlerKind {
     static let message: UInt = 2
     static let readiness: UInt = 3
     static let resolution: UInt = 4
+    static let watch: UInt = 5
     static let mask: UInt = 7
 }
 

@@ -83,6 +83,26 @@ public enum ProgramEnvironment {
     public static func isTerminal(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 }
 }
 
+/// What a file is like from outside: another one, or other contents, have another stamp.
+public struct FileStamp: Equatable, Sendable {
+    private var device: UInt64
+    private var number: UInt64
+    private var size: Int64
+    private var seconds: Int
+    private var nanoseconds: Int
+
+    /// Nil: there is none, or none that this process may look at.
+    public init?(of path: String) {
+        var facts = stat()
+        guard unsafe stat(path, &facts) == 0 else { return nil }
+        device = UInt64(facts.st_dev)
+        number = UInt64(facts.st_ino)
+        size = Int64(facts.st_size)
+        seconds = facts.st_mtim.tv_sec
+        nanoseconds = facts.st_mtim.tv_nsec
+    }
+}
+
 /// Files that are read whole.
 public enum FileContents {
     /// All bytes of a file or pipe. Throws EFBIG when there are more than `bytesMax`.
@@ -91,7 +111,7 @@ public enum FileContents {
         var contents: [UInt8] = []
         while true {
             var failure: Int32 = 0
-            let piece = unsafe [UInt8](unsafeUninitializedCapacity: 65_536) { buffer, count in
+            var piece = unsafe [UInt8](unsafeUninitializedCapacity: 65_536) { buffer, count in
                 var got: Int
                 repeat { got = unsafe Glibc.read(file.raw, buffer.baseAddress!, buffer.count) } while got < 0 && errno == EINTR
                 if got < 0 { failure = errno }
@@ -100,6 +120,8 @@ public enum FileContents {
             if failure != 0 { throw SystemError(code: failure, call: "read \(path)") }
             if piece.isEmpty { return contents }
             contents += piece
+            // It may be a key.
+            unsafe piece.withUnsafeMutableBytes { unsafe explicit_bzero($0.baseAddress!, $0.count) }
             if contents.count > bytesMax { throw SystemError(code: EFBIG, call: "read \(path)") }
         }
     }

@@ -83,6 +83,8 @@ public enum MemoryFile {
                 let want = min(piece.count, Int(size) - offset)
                 let got = unsafe cio_descriptor_read_at(descriptor, piece.baseAddress, want, UInt64(offset))
                 if got > 0 { unsafe buffer.append(Span(_unsafeElements: UnsafeBufferPointer(rebasing: piece[..<got]))) }
+                // It may be a key.
+                unsafe explicit_bzero(piece.baseAddress!, piece.count)
                 return got
             }
             if count < 0 { throw SystemError.of(count, "read") }

@@ -76,6 +76,9 @@ public final class Stream: Channel {
 
     override public var isWritable: Bool { handle != 0 && pendingBytes <= highMark }
 
+    // What the kernel took moves in steps of its buffer; what a slow peer acknowledged moves with every packet.
+    override public var sendingMark: UInt64? { pendingBytes == 0 ? nil : acknowledgedBytes ?? takenBytes }
+
     override public func write(_ bytes: Span<UInt8>) {
         assert(!isFinished, "write after finish")
         let result = unsafe bytes.withUnsafeBufferPointer { buffer in
@@ -180,19 +183,13 @@ public final class Stream: Channel {
     /// The descriptor, for names and options; -1 when dead.
     public var descriptor: Int32 { max(-1, unsafe cio_handle_descriptor(loop.core, handle)) }
 
-    /// The other end's address; nil for a Unix socket.
-    public var peer: SocketAddress? { SocketAddress.peer(of: descriptor) }
+    /// Nil for a Unix socket.
+    override public var peer: SocketAddress? { SocketAddress.peer(of: descriptor) }
 
-    /// Sends small writes at once (TCP_NODELAY).
-    public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
+    override public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
 
-    /// Probes an idle peer after `idle`, every `interval`, and gives up after `count` probes; `userTimeout` bounds how long
-    /// sent bytes may stay unacknowledged (zero: the kernel's default).
-    public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
-        let milliseconds = userTimeout.components.seconds * 1_000 + userTimeout.components.attoseconds / 1_000_000_000_000_000
-        _ = cio_socket_keepalive(
-            descriptor, Int32(max(1, idle.components.seconds)), Int32(max(1, interval.components.seconds)), Int32(count),
-            UInt32(clamping: milliseconds))
+    override public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
+        setSocketKeepAlive(descriptor, idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }
 
     // MARK: - The end, and events
@@ -246,6 +243,14 @@ public final class Stream: Channel {
         default: preconditionFailure("an event that no stream has")
         }
     }
+}
+
+/// See `Channel.setKeepAlive`.
+func setSocketKeepAlive(_ descriptor: Int32, idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
+    let milliseconds = userTimeout.components.seconds * 1_000 + userTimeout.components.attoseconds / 1_000_000_000_000_000
+    _ = cio_socket_keepalive(
+        descriptor, Int32(max(1, idle.components.seconds)), Int32(max(1, interval.components.seconds)), Int32(count),
+        UInt32(clamping: milliseconds))
 }
 
 /// Fails a stream at the end of the turn.

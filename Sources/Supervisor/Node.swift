@@ -39,10 +39,18 @@ struct NodeParts {
 struct GenerationSetup {
     let config: ServerConfig
     let settings: [Control.Setting]
+    /// What its ports need for TLS; nil: none speaks it.
+    var credentials: NodeCredentials?
 
     init(_ config: ServerConfig) {
         self.config = config
         settings = config.flattened.map { Control.Setting(key: $0.0, value: $0.1) }
+    }
+
+    /// With the files that it names.
+    init(reading config: ServerConfig) throws(ConfigError) {
+        self.init(config)
+        credentials = try NodeCredentials(reading: config)
     }
 
     /// How many workers it has.
@@ -86,6 +94,7 @@ final class Node {
     var nodeID = ""
     /// Told when the number of this node's listeners of an endpoint changed; 0: it has none any more.
     var localCountChanged: (_ endpoint: String, _ count: UInt32) -> Void = { _, _ in }
+    private(set) var tls: NodeTLS!
     /// Connections to other nodes that are being made.
     let dials: NodeDialer
     /// The node as a member of its cluster; nil only in a program that took a node over and could not have the gossip port.
@@ -132,9 +141,8 @@ final class Node {
     private static let pingsOpenMax: UInt64 = 5
 
     /// Makes the counters' memory; nothing is started yet.
-    init(_ parts: NodeParts, config: ServerConfig) throws(SystemError) {
+    init(_ parts: NodeParts, setup: GenerationSetup) throws(SystemError) {
         self.parts = parts
-        let setup = GenerationSetup(config)
         let slabs = SlabPool.count(workers: setup.workers)
         let memory = try SharedMemory(
             name: "piko-counters", size: CounterRegion.byteCount(layout: Counters.layout, slabs: slabs))
@@ -168,7 +176,9 @@ final class Node {
             },
             current: state.currentGeneration, nextGeneration: state.nextGeneration, nextWorker: state.nextWorker,
             workers: state.setup.workers, policy: state.setup.policy, now: parts.loop.now)
-        setups = [state.currentGeneration: state.setup]
+        var setup = state.setup
+        setup.credentials = try? NodeCredentials(reading: setup.config)
+        setups = [state.currentGeneration: setup]
         routes = RoutingTable(taking: state.tunnels, version: state.routesVersion)
         routes.remote.assumeAllAsked()
         dials = NodeDialer(parts.loop)
@@ -183,6 +193,7 @@ final class Node {
 
     private func connectParts() {
         parts.log.counters = counters
+        tls = NodeTLS(self)
         dispatcher.fullChanged = { [unowned self] in fullChanged() }
         clock = CallbackTimer(loop) { [unowned self] in handle(.tick) }
         publisher = CallbackTimer(loop) { [unowned self] in publishLoop() }
@@ -218,12 +229,14 @@ final class Node {
 
     func runClocks() {
         publishLoop()
+        tls.start()
         heartbeat?.schedule(after: Self.pingEvery)
         clock?.schedule(at: machine.nextDeadline)
     }
 
     /// Nothing happens by itself any more: another program takes over.
     func stopClocks() {
+        tls.stop()
         clock?.cancel()
         publisher?.cancel()
         heartbeat?.cancel()
@@ -579,6 +592,7 @@ extension Node: WorkerLinkOwner {
         let message = WorkerSetup(
             index: UInt32(process.place), generation: process.generation, worker: process.worker, slab: UInt32(process.slab),
             nodeStart: started, directKey: directKey, nodeID: nodeID, clusterKeys: setup.clusterKeys, settings: setup.settings)
+        tls.give(setup, to: link)
         link.send(.configure(message), lending: [memory.descriptor])
     }
 
@@ -617,7 +631,7 @@ extension Node: WorkerLinkOwner {
         case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             preconditionFailure("decoded as a worker's message")
         }
     }

@@ -150,7 +150,7 @@ extension Node {
             isPreparing = false
             do {
                 guard machine.mayReload else { throw StartError("the node is told to end") }
-                try begin(GenerationSetup(config), try plans.get(), outcome, done)
+                try begin(GenerationSetup(reading: config), try plans.get(), outcome, done)
             } catch {
                 let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
                 sayNotReloaded(reason)

@@ -40,7 +40,8 @@ enum NodeStart {
     }
 
     /// Runs until the node ends; the exit status.
-    static func run(_ invocation: Invocation, _ config: ServerConfig, log: Logger) throws(StartError) -> Int32 {
+    static func run(_ invocation: Invocation, _ setup: GenerationSetup, log: Logger) throws(StartError) -> Int32 {
+        let config = setup.config
         let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         System.raiseLockedMemoryLimit()
@@ -66,7 +67,7 @@ enum NodeStart {
                     loop: loop, log: log, ports: ports, invocation: invocation, own: try HeldProgram(running: ownPath),
                     program: try HeldProgram(path: workerPath), room: room, services: ServiceManager(loop, surroundings.services),
                     serviceSettings: surroundings.services, startedAs: surroundings.startedAs),
-                config: config)
+                setup: setup)
         }
         let controlServer = try makeControlServer(loop, config, log: log) { [unowned made] in made.answer($0, $1) }
         made.processes.confinement = confinement

@@ -17,8 +17,9 @@ enum SupervisorMain {
             case .show(let text): say(text, on: 1)
             case .run(let invocation):
                 let config = try ServerConfig(invocation, environment: ProgramEnvironment.variables, read: FileContents.read)
+                let setup = try GenerationSetup(reading: config)
                 let log = makeLog(config)
-                exit(report(log) { () throws(StartError) in try NodeStart.run(invocation, config, log: log) })
+                exit(report(log) { () throws(StartError) in try NodeStart.run(invocation, setup, log: log) })
             }
         } catch {
             say("\(error)\n", on: 2)

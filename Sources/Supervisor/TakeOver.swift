@@ -178,7 +178,9 @@ extension Node {
             config.cluster = file.cluster
             var known = state.setup.config
             known.cluster = file.cluster
+            let credentials = setups[machine.currentGeneration]?.credentials
             setups[machine.currentGeneration] = GenerationSetup(known)
+            setups[machine.currentGeneration]?.credentials = credentials
         }
         do {
             if let taken = state.cluster {

@@ -132,6 +132,15 @@ public enum Counter: Int, CaseIterable, Sendable {
     /// Connections to other nodes that could not be made.
     case nodeDialFailures = 69
 
+    // TLS. 112 … 119 are for it.
+
+    /// Handshakes that were done, as a server and as a client.
+    case handshakes = 112
+    /// Those of them that went on with an earlier session.
+    case handshakesResumed = 113
+    /// Handshakes that failed.
+    case handshakesFailed = 114
+
     /// Whether the number is a state, which ends with its process.
     public var isGauge: Bool { description.kind == .gauge }
 }
@@ -269,6 +278,19 @@ extension Counter {
             carriageDescription
         case .remoteRequests, .nodeRequests, .nodeRequestsDeclined, .nodeProofsRefused, .nodeConnectionsOpen, .nodeDialFailures:
             nodesDescription
+        case .handshakes, .handshakesResumed, .handshakesFailed: secureDescription
+        }
+    }
+
+    private var secureDescription: CounterDescription {
+        switch self {
+        case .handshakes:
+            .init(name: "piko_tls_handshakes_total", kind: .counter, help: "TLS handshakes that were done.")
+        case .handshakesResumed:
+            .init(name: "piko_tls_handshakes_resumed_total", kind: .counter, help: "TLS handshakes that went on with an earlier session.")
+        case .handshakesFailed:
+            .init(name: "piko_tls_handshakes_failed_total", kind: .counter, help: "TLS handshakes that failed.")
+        default: preconditionFailure("a counter without a description")
         }
     }
 

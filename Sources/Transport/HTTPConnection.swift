@@ -233,8 +233,16 @@ open class HTTPConnection: ChannelDelegate {
         detach()
     }
 
-    /// Takes the socket out of this loop at the next boundary between two requests: at once when none is served.
+    /// Whether the connection can go on in another process: the state of TLS can't.
+    public final var canMove: Bool { channel is Stream }
+
+    /// Takes the socket out of this loop at the next boundary between two requests: at once when none is served. A connection
+    /// that can't move says `Connection: close` with its next response instead.
     public final func moveSoon() {
+        guard canMove else {
+            let idle = context.settings.idleTimeout
+            return finishSoon(quiet: idle == .zero ? .seconds(86_400) : idle)
+        }
         movesAtBoundary = true
         if state == .readingHead, !isAdvancing { detach() }
     }
@@ -485,10 +493,8 @@ open class HTTPConnection: ChannelDelegate {
 
     /// Whether the client took, within the time for it, some of what waits for it.
     final func clientTakes() -> Bool {
-        guard let stream = channel as? Stream else { return true }
         let now = context.loop.now
-        // What the kernel took moves in steps of its buffer; what a slow client acknowledged moves with every packet.
-        let taken = stream.pendingBytes == 0 ? nil : stream.acknowledgedBytes ?? stream.takenBytes
+        let taken = channel.sendingMark
         if taken == nil || taken != takenThen { lastTaken = now }
         takenThen = taken
         let time = context.settings.writeTimeout

@@ -1,4 +1,4 @@
-// The client's side of an upgrade on one of the server's own paths: connects nothing by itself, but takes a stream that is
+// The client's side of an upgrade on one of the server's own paths: connects nothing by itself, but takes a channel that is
 // connected or connecting, sends the GET, and hands over either the upgraded connection or why there is none.
 //
 // It may offer two protocols at once, raw bytes and WebSocket: the server's 101 names the one that it took. A server that
@@ -27,7 +27,7 @@ public enum UpgradeFailure: Error, Sendable {
         case .connection(.system(let code)): SystemError(code: code, call: "connect").description
         case .connection(.reset): "connection reset"
         case .connection(.protocolViolation): "protocol violation"
-        case .connection(.carrierLost): "connection closed"
+        case .connection(.carrierLost), .connection(.truncated): "connection closed"
         case .protocolViolation(let what): what
         case .timeout: "timeout"
         }
@@ -60,8 +60,8 @@ public struct Upgraded {
     /// How bytes travel from here on.
     public enum Carrier {
         case webSocket(WebSocketChannel)
-        /// The socket, and what came behind the 101.
-        case raw(Stream, leftover: [UInt8])
+        /// The socket, perhaps with TLS, and what came behind the 101.
+        case raw(Channel, leftover: [UInt8])
     }
 
     public var carrier: Carrier
@@ -74,7 +74,7 @@ public struct Upgraded {
 /// One upgrade. Keeps itself alive through its stream until it has ended.
 public final class UpgradeClient: ChannelDelegate {
     private let loop: Loop
-    private let stream: Stream
+    private let channel: Channel
     private let wanted: UpgradeRequest
     private let completion: (Result<Upgraded, UpgradeFailure>) -> Void
     private var request = ByteBuffer()
@@ -91,18 +91,18 @@ public final class UpgradeClient: ChannelDelegate {
 
     /// Sends the request, and tells `completion` within `timeout`, counted from now.
     public init(
-        _ loop: Loop, stream: Stream, isConnected: Bool, request wanted: UpgradeRequest, timeout: Duration,
+        _ loop: Loop, over channel: Channel, isConnected: Bool, request wanted: UpgradeRequest, timeout: Duration,
         completion: @escaping (Result<Upgraded, UpgradeFailure>) -> Void
     ) {
         self.loop = loop
-        self.stream = stream
+        self.channel = channel
         self.wanted = wanted
         self.completion = completion
         super.init()
         writeRequest()
         timer = CallbackTimer(loop) { [unowned self] in self.fail(.timeout) }
         timer?.schedule(after: timeout)
-        stream.delegate = self
+        channel.delegate = self
         if isConnected { send() }
     }
 
@@ -127,13 +127,17 @@ public final class UpgradeClient: ChannelDelegate {
         guard !isOver else { return }
         isOver = true
         timer?.cancel()
-        stream.closeNow()
+        drop()
+    }
+
+    private func drop() {
+        if let stream = channel as? Stream { stream.closeNow() } else { channel.abort() }
     }
 
     private func send() {
-        stream.write(request.span)
+        channel.write(request.span)
         request.removeAll()
-        stream.resumeReading()
+        channel.resumeReading()
     }
 
     public override func streamConnected(_ stream: Stream) { send() }
@@ -160,7 +164,7 @@ public final class UpgradeClient: ChannelDelegate {
     }
 
     private func upgraded() {
-        var result = Upgraded(carrier: .raw(stream, leftover: []))
+        var result = Upgraded(carrier: .raw(channel, leftover: []))
         let accepted = input.withSpan(0..<head.length) { bytes in
             readGrant(bytes, into: &result)
             return acceptedProtocol(bytes)
@@ -175,13 +179,13 @@ public final class UpgradeClient: ChannelDelegate {
         let leftover = input.withSpan(head.length..<input.count) { [UInt8](copying: $0) }
         switch accepted {
         case .raw:
-            stream.delegate = nil
-            stream.pauseReading()
-            result.carrier = .raw(stream, leftover: leftover)
+            channel.delegate = nil
+            channel.pauseReading()
+            result.carrier = .raw(channel, leftover: leftover)
         case .webSocket:
             var buffer = ByteBuffer()
             buffer.append(leftover.span)
-            result.carrier = .webSocket(WebSocketChannel(loop, over: stream, role: .client, leftover: buffer))
+            result.carrier = .webSocket(WebSocketChannel(loop, over: channel, role: .client, leftover: buffer))
         }
         completion(.success(result))
     }
@@ -223,14 +227,17 @@ public final class UpgradeClient: ChannelDelegate {
 
     public override func channelFailed(_ channel: Channel, error: ChannelError) {
         guard !isOver else { return }
-        if isRefused { refused() } else { fail(.connection(error)) }
+        if isRefused { return refused() }
+        // A server that wants no such client says so behind the handshake.
+        if let secure = channel as? TLSChannel, !secure.failure.isEmpty { return fail(.protocolViolation(secure.failure)) }
+        fail(.connection(error))
     }
 
     private func fail(_ failure: UpgradeFailure) {
         guard !isOver else { return }
         isOver = true
         timer?.cancel()
-        stream.closeNow()
+        drop()
         completion(.failure(failure))
     }
 }

@@ -4,6 +4,8 @@
 import Base
 import Config
 import Control
+import Crypto
+import Glibc
 import Memory
 import Reactor
 import Telemetry
@@ -14,6 +16,8 @@ final class ControlClient: MessageDelegate {
     private let socket: MessageSocket
     private(set) var worker: Worker?
     private var hasGreeted = false
+    /// What came for TLS before the configuration.
+    private var credentials = ByteBuffer()
     /// Why the worker has to end with an error.
     private(set) var failure: String?
 
@@ -73,6 +77,10 @@ final class ControlClient: MessageDelegate {
             configure(setup, descriptors.take(.file))
             return
         }
+        if case .credentials(let length) = message {
+            takeCredentials(descriptors.take(.file), length)
+            return
+        }
         if case .shutdown = message {
             // Perhaps before there was a configuration.
             end(nil)
@@ -93,7 +101,7 @@ final class ControlClient: MessageDelegate {
                     // Its descriptor found no number here and is closed.
                     worker.shed(listener)
                 } else if let descriptor = descriptors.take(.streamSocket) {
-                    worker.adopt(descriptor, listener: listener, peer: peer)
+                    worker.adopt(descriptor, listener: listener, peer: peer, isNew: true)
                 }
             }
         case .sibling(let id, let generation, let protocolVersion):
@@ -147,10 +155,40 @@ final class ControlClient: MessageDelegate {
             }
         case .dialFailed(let request, let code):
             worker.nodes.dialFailed(request, wasTried: code != DialCode.unknownNode && code != DialCode.notNow)
-        case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
+        case .hello, .configure, .credentials, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
             .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
+    }
+
+    /// Reads what the ports need for TLS; what can't be used changes nothing.
+    private func takeCredentials(_ file: consuming OwnedDescriptor?, _ length: UInt64) {
+        do {
+            guard let file else { throw SystemError(code: EBADF, call: "read") }
+            CredentialBundle.makeRoom(min(Int(clamping: length), CredentialBundle.bytesMax), in: &credentials)
+            try MemoryFile.read(file.raw, bytesMax: CredentialBundle.bytesMax, into: &credentials)
+            guard UInt64(credentials.count) == length else { throw ControlError.truncated }
+            if let worker { try useCredentials(worker) }
+        } catch {
+            wipeCredentials()
+            guard let worker else { return end("credentials: \(error)") }
+            worker.telemetry.log.error(.server, "new certificates can't be used; the ones before go on") { $0.field("err", "\(error)") }
+        }
+    }
+
+    private func useCredentials(_ worker: Worker) throws {
+        defer { wipeCredentials() }
+        var bundle = ByteBuffer()
+        swap(&bundle, &credentials)
+        defer { swap(&bundle, &credentials) }
+        try worker.tls.take(bundle.span)
+    }
+
+    private func wipeCredentials() {
+        var bytes = ByteBuffer()
+        swap(&bytes, &credentials)
+        var span = bytes.mutableSpan
+        SecretBytes.wipe(&span)
     }
 
     private func configure(_ setup: WorkerSetup, _ counters: consuming OwnedDescriptor?) {
@@ -165,7 +203,9 @@ final class ControlClient: MessageDelegate {
         do {
             let config = try ServerConfig(flattened: setup.settings.map { ($0.key, $0.value) })
             let telemetry = try WorkerTelemetry(loop, setup: setup, config: config, counters: counters)
-            worker = Worker(loop, setup: setup, config: config, telemetry: telemetry, control: self)
+            let worker = Worker(loop, setup: setup, config: config, telemetry: telemetry, control: self)
+            self.worker = worker
+            if !credentials.isEmpty { try useCredentials(worker) }
             send(.workerReady)
         } catch {
             end("configuration: \(error)")

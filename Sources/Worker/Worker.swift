@@ -4,6 +4,7 @@
 import Base
 import Config
 import Control
+import Crypto
 import Memory
 import Reactor
 import Telemetry
@@ -31,6 +32,7 @@ final class Worker {
     let yamuxLimits = YamuxLimits()
     let credentials: DirectCredentials
     let hopProof: HopProof
+    let tls: WorkerTLS
     private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
     /// The node's readiness, as the supervisor told it last.
@@ -84,9 +86,12 @@ final class Worker {
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
+        tls = WorkerTLS(loop, config: config)
         siblings = SiblingTable(self)
         routes.isLinked = { [unowned self] in siblings.isLinked($0) }
         nodes = NodeTable(self)
+        tls.engine.handshakeDone = { [unowned self] session in self.telemetry.handshakeDone(isResumed: session.isResumed) }
+        tls.engine.handshakeFailed = { [unowned self] text, channel in handshakeFailed(text, channel) }
         bridgesOut.fell = { [unowned self] in checkDrained() }
         sendingTimer = CallbackTimer(loop) { [unowned self] in checkDrained() }
         let timer = CallbackTimer(loop) { [unowned self] in self.publish() }
@@ -132,14 +137,19 @@ final class Worker {
 
     // MARK: Connections
 
-    /// A connection that the supervisor accepted, or a sibling moved here.
+    /// A connection that the supervisor accepted (`isNew`), or a sibling moved here.
     func adopt(
-        _ descriptor: consuming OwnedDescriptor, listener: ListenerKind, peer: PeerAddress, moves: UInt8 = 0,
+        _ descriptor: consuming OwnedDescriptor, listener: ListenerKind, peer: PeerAddress, isNew: Bool = false, moves: UInt8 = 0,
         from sibling: UInt32? = nil, input: consuming ByteBuffer = ByteBuffer()
     ) {
-        let stream: Stream
+        let channel: Channel
         do {
-            stream = try Stream(loop, adopting: descriptor)
+            // What was served before was without TLS: with it, nothing moves.
+            switch isNew ? tls.beginning(listener) : .plain {
+            case .plain: channel = try Stream(loop, adopting: descriptor)
+            case .secure(let context): channel = try TLSChannel(tls.engine, adopting: descriptor, context: context)
+            case .refused: return withoutCertificate(listener)
+            }
         } catch {
             shed(listener)
             if shedWarning.isDue(loop.now) {
@@ -147,13 +157,13 @@ final class Worker {
             }
             return
         }
-        stream.setNoDelay()
+        channel.setNoDelay()
         telemetry.connectionOpened(listener, isMoved: sibling != nil)
         let connection: any TrackedConnection =
             switch listener {
-            case .proxy: ProxyConnection(self, stream: stream, peer: peer, moves: moves, from: sibling, input: input)
-            case .upstream: UpstreamConnection(self, stream: stream, peer: peer, input: input)
-            case .admin: AdminConnection(self, stream: stream, peer: peer, input: input)
+            case .proxy: ProxyConnection(self, channel: channel, peer: peer, moves: moves, from: sibling, input: input)
+            case .upstream: UpstreamConnection(self, channel: channel, peer: peer, input: input)
+            case .admin: AdminConnection(self, channel: channel, peer: peer, input: input)
             }
         connection.trackedIndex = connections.count
         connections.append(connection)
@@ -184,6 +194,22 @@ final class Worker {
     func warnOfClocks() {
         guard clockWarning.isDue(loop.now) else { return }
         telemetry.log.warn(.proxy, "a request of another node is too old; do the clocks of the nodes differ by more than 30 s?")
+    }
+
+    /// The port is to speak TLS, and its certificates did not come.
+    private func withoutCertificate(_ listener: ListenerKind) {
+        shed(listener)
+        guard shedWarning.isDue(loop.now) else { return }
+        telemetry.log.error(.server, "no certificate for the port; connections are dropped") { $0.field("port", listener.settingName) }
+    }
+
+    private func handshakeFailed(_ text: String, _ channel: TLSChannel) {
+        telemetry.handshakeFailed()
+        telemetry.log.debug(.server, "TLS handshake failed") {
+            if let peer = channel.peer { $0.field("peer", peer.description) }
+            $0.field("is_client", channel.isServer ? "no" : "yes")
+            $0.field("err", text)
+        }
     }
 
     /// A connection that could not be taken: this process is out of descriptors or of handles.
@@ -399,25 +425,25 @@ final class Worker {
     // MARK: Data connections
 
     /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
-    func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
+    func adoptData(_ channel: Channel, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
         guard !leftAgents.contains(agent) else {
             telemetry.connectionClosed(.upstream)
-            return stream.close()
+            return channel.close()
         }
         // A peer that vanished is noticed before long while nothing is sent. No user timeout: that would also end a stream
         // whose reader merely pauses, and would count instead of the probes.
         dataCount += 1
-        stream.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
+        channel.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
         let known = routes.endpoint(named: endpoint.name)
         if let pool = known.direct {
-            pool.add(stream, agent: agent, isUsed: isUsed)
+            pool.add(channel, agent: agent, isUsed: isUsed)
             return
         }
         let pool = DirectPool(self, id: nextTunnel, endpoint: known)
         nextTunnel += 1
         known.direct = pool
         control.send(.register(tunnel: pool.id, endpoint: known.name, kind: .dataConnections))
-        pool.add(stream, agent: agent, isUsed: isUsed)
+        pool.add(channel, agent: agent, isUsed: isUsed)
     }
 
     /// Gives a data connection that is not needed here to a sibling that relayed a request for want of one.
@@ -560,7 +586,7 @@ final class Worker {
     }
 
     /// Whether connections that were closed have sent what was queued.
-    var isSent: Bool { loop.counters.handlesLingering == 0 }
+    var isSent: Bool { loop.counters.handlesLingering == 0 && tls.engine.counters.closing == 0 }
 
     func sayDrained() { control.send(.drained) }
 

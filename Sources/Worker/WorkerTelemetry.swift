@@ -90,6 +90,12 @@ final class WorkerTelemetry {
     func nodeConnectionRefused() { counters.add(.refusedByLimit) }
     func nodeDialFailed() { counters.add(.nodeDialFailures) }
 
+    func handshakeDone(isResumed: Bool) {
+        counters.add(.handshakes)
+        if isResumed { counters.add(.handshakesResumed) }
+    }
+    func handshakeFailed() { counters.add(.handshakesFailed) }
+
     func tunnelMoved() { counters.add(.sessionsMoved) }
     func parked() { counters.add(.reconnectWaits) }
     func parkRefused() { counters.add(.refusedByLimit) }

@@ -41,6 +41,7 @@ import Testing
         ("10.0.0.7:3000", ServiceAddress(host: "10.0.0.7", port: 3000), "10.0.0.7:3000"),
         ("[::1]:3000", ServiceAddress(host: "::1", port: 3000), "[::1]:3000"),
         ("http://a:3000", ServiceAddress(host: "a", port: 3000, isURL: true), "http://a:3000"),
+        ("https://a", ServiceAddress(host: "a", port: 443, isURL: true, isSecure: true), "https://a:443"),
         ("HTTP://a", ServiceAddress(host: "a", port: 80, isURL: true), "http://a:80"),
         ("http://[::1]/", ServiceAddress(host: "::1", port: 80, isURL: true), "http://[::1]:80"),
         ("http://a:1/b/c/", ServiceAddress(host: "a", port: 1, pathPrefix: "/b/c", isURL: true), "http://a:1/b/c"),
@@ -57,7 +58,7 @@ import Testing
 
     @Test(arguments: [
         "", "0", "65536", ":3000", "a", "a:0", "a:", "http://", "http://:80", "http://a:0", "http://a:b", "http://a?b", "http://a/b?c", "http://a/#b",
-        "http://u@a", "http://a/b c", "https://a", "ftp://a", "://a", "http:/a", "http//a:80", "http://a/\r\nb", "http://a:80:90",
+        "http://u@a", "http://a/b c", "https://", "ftp://a", "://a", "http:/a", "http//a:80", "http://a/\r\nb", "http://a:80:90",
     ])
     func refusesServiceAddresses(text: String) {
         #expect(throws: SettingError.self) { try ServiceAddress(settingText: text) }
@@ -67,8 +68,10 @@ import Testing
         #expect(try ServerURL(settingText: "http://localhost:8001").authority == "localhost:8001")
         #expect(try ServerURL(settingText: "http://piko.example.com/").authority == "piko.example.com")
         #expect(try ServerURL(settingText: "http://[::1]:80/a/").settingText == "http://[::1]/a")
-        #expect(throws: SettingError("needs TLS, which this version does not have; use an http URL")) {
-            try ServerURL(settingText: "https://a")
+        #expect(try ServerURL(settingText: "https://a").settingText == "https://a")
+        #expect(try ServerURL(settingText: "https://a:80/b").authority == "a:80")
+        #expect(throws: SettingError("is not an http or https URL (for example http://localhost:8001)")) {
+            try ServerURL(settingText: "ws://a")
         }
     }
 }

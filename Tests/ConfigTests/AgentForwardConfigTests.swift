@@ -101,7 +101,9 @@ import Testing
             "listeners.0.addr: a tcp listener takes a port or host:port, not a URL"
         ),
         ("agent start", "connect: {token: a}\n", "file.yaml:1:11: unknown key \"token\" in connect"),
-        ("agent start", "listeners:\n- {endpoint_id: a, addr: 1, tls: {}}\n", "file.yaml:2:29: unknown key \"tls\" in listeners.0"),
+        ("agent start", "listeners:\n- {endpoint_id: a, addr: 1, tls: {ca: b}}\n", "file.yaml:2:35: unknown key \"ca\" in listeners.0.tls"),
+        ("agent start", "listeners:\n- {endpoint_id: a, addr: 1, tls: {cert: b}}\n", "listeners.0.tls: cert is set, and key is not"),
+        ("agent http a 1 --connect.tls.key b", nil, "connect.tls: key is set, and cert is not"),
         ("agent http a 0", nil, "ADDR: \"0\" is not a service's address (for example 3000, 10.0.0.7:3000 or http://10.0.0.7:3000; ports are 1 to 65535)"),
         ("agent http a 1 --timeout -1s", nil, "--timeout: \"-1s\" must not be negative"),
         (

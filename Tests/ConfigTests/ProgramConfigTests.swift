@@ -72,13 +72,21 @@ func refusal<Value: Configuration>(
                 write_timeout: 3s
                 idle_timeout: 4s
                 max_header_bytes: 65536
+              tls:
+                cert: a.pem
+                key: a.key
+                certs: ["b.pem:b.key", "c.pem:c.key"]
+                client_cas: d.pem
+                client: {cert: e.pem, key: e.key, root_cas: f.pem, insecure_skip_verify: true, server_name: node}
             upstream:
               bind_addr: :2
+              tls: {cert: g.pem, key: g.key, certs: ["h.pem:h.key"], client_cas: i.pem}
               advertise_addr: node-1.example.com:12
               rebalance: {threshold: 0.25, shed_rate: 0.01, min_conns: 7}
               direct: {enabled: false, max_connections: 9, max_idle: 8, idle_timeout: 7s}
             admin:
               bind_addr: '[::1]:3'
+              tls: {cert: j.pem, key: j.key, certs: ["k.pem:k.key"], client_cas: l.pem}
               advertise_addr: ":13"
             cluster:
               node_id: node-1
@@ -118,6 +126,14 @@ func refusal<Value: Configuration>(
         expected.proxy.http.writeTimeout = .seconds(3)
         expected.proxy.http.idleTimeout = .seconds(4)
         expected.proxy.http.headBytesMax = 65536
+        expected.proxy.tls = tls("a", ["b", "c"], "d")
+        expected.proxy.nodeTLS.certificate = "e.pem"
+        expected.proxy.nodeTLS.key = "e.key"
+        expected.proxy.nodeTLS.rootAuthorities = "f.pem"
+        expected.proxy.nodeTLS.skipsVerification = true
+        expected.proxy.nodeTLS.serverName = "node"
+        expected.upstream.tls = tls("g", ["h"], "i")
+        expected.admin.tls = tls("j", ["k"], "l")
         expected.upstream.bindAddress = BindAddress(host: "", port: 2)
         expected.upstream.direct.isEnabled = false
         expected.upstream.direct.connectionsMax = 9
@@ -163,6 +179,15 @@ func refusal<Value: Configuration>(
             #expect(isFilter || texts != defaults[setting.path, default: []], "\(setting.path)")
         }
         #expect(try ServerConfig(flattened: config.flattened) == config)
+    }
+
+    private func tls(_ name: String, _ others: [String], _ authorities: String) -> PortTLS {
+        var tls = PortTLS()
+        tls.certificate = "\(name).pem"
+        tls.key = "\(name).key"
+        tls.certificates = others.map { "\($0).pem:\($0).key" }
+        tls.clientAuthorities = "\(authorities).pem"
+        return tls
     }
 
     @Test func keysComeFromFilesToo() throws {

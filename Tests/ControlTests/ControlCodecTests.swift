@@ -70,6 +70,7 @@ private let rows: [Row] = [
     Row(name: "ready", sender: .supervisor, message: .ready(true)),
     Row(name: "not-ready", sender: .supervisor, message: .ready(false)),
     Row(name: "drain", sender: .supervisor, message: .drain(milliseconds: 60_000)),
+    Row(name: "credentials", sender: .supervisor, message: .credentials(bytes: 0x0102_0304_0506)),
     Row(name: "shutdown", sender: .supervisor, message: .shutdown),
     Row(name: "worker-ready", sender: .worker, message: .workerReady),
     Row(name: "register", sender: .worker, message: .register(tunnel: 1, endpoint: "my-endpoint", kind: .session)),

@@ -46,7 +46,7 @@ private func node(_ loop: Loop, _ config: ServerConfig) throws -> Node {
             ports: ListenerTable(loop), invocation: Invocation(command: .serverRun), own: HeldProgram(running: "piko-supervisor"),
             program: HeldProgram(running: "piko-worker"), room: WorkerRoom(descriptors: 1_024),
             services: ServiceManager(loop, ServiceSettings()), serviceSettings: ServiceSettings(), startedAs: nil),
-        config: config)
+        setup: GenerationSetup(config))
 }
 
 private func member(_ loop: Loop, _ config: ServerConfig) throws -> Node {

@@ -162,7 +162,7 @@ final class TestNode: MessageDelegate {
         var request = UpgradeRequest(target: "/piko/v1/upstream/\(endpoint)", host: "test", webSocket: true)
         if offersData { request.fields = ["x-piko-transport: direct/1"] }
         let upgrade = UpgradeClient(
-            cluster.loop, stream: try connect(.upstream), isConnected: true, request: request, timeout: .seconds(5)
+            cluster.loop, over: try connect(.upstream), isConnected: true, request: request, timeout: .seconds(5)
         ) { [loop = cluster.loop] in agent.upgraded(loop, $0) }
         try cluster.turn("an agent of \(endpoint) at \(name)") { agent.session != nil }
         withExtendedLifetime(upgrade) {}

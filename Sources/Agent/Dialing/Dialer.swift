@@ -19,12 +19,15 @@ enum DialError: Error, CustomStringConvertible {
     case failed(SystemError)
     /// No address answered in time.
     case timedOut
+    /// The TLS handshake failed: why.
+    case insecure(String)
 
     var description: String {
         switch self {
         case .unresolved(let text): text
         case .failed(let error): error.description
         case .timedOut: "connect: timed out"
+        case .insecure(let text): text
         }
     }
 }

@@ -1,4 +1,4 @@
-// Connections to the server: TCP, then an HTTP upgrade, within one time limit. The agent's sessions and data connections and
+// Connections to the server: TCP, TLS where its URL is an https one, then an HTTP upgrade, within one time limit. The agent's sessions and data connections and
 // the connections of `forward` are made here.
 
 internal import Base
@@ -40,8 +40,11 @@ final class ServerConnector {
     fileprivate let url: ServerURL
     /// From the first look-up to the 101.
     var timeout: Duration
+    /// nil: without TLS.
+    fileprivate private(set) var tls: TLSTarget?
 
-    init(loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration) {
+    init(loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration, tls: TLSTarget? = nil) {
+        self.tls = tls
         self.loop = loop
         self.url = url
         self.timeout = timeout
@@ -50,6 +53,9 @@ final class ServerConnector {
 
     /// The server's address as configured, for logs.
     var target: String { dialer.target }
+
+    /// What was read from the files of TLS again is for connections to come.
+    func use(_ tls: TLSTarget?) { self.tls = tls }
 
     /// Connects and upgrades. `completion` runs once, later, unless the attempt is cancelled.
     func connect(
@@ -65,7 +71,7 @@ final class ConnectAttempt {
     private let target: ConnectTarget
     private let deadline: Instant
     private var completion: ((Result<ServerConnection, ConnectError>) -> Void)?
-    private var dial: Dial?
+    private var dial: ChannelDial?
     private var upgrade: UpgradeClient?
 
     fileprivate init(
@@ -76,7 +82,14 @@ final class ConnectAttempt {
         self.target = target
         self.completion = completion
         deadline = connector.loop.now + connector.timeout
-        dial = connector.dialer.dial(timeout: connector.timeout) { [self] result in dialed(result) }
+        dial = ChannelDial(
+            connector.dialer, tls: connector.tls, timeout: connector.timeout,
+            prepare: { stream in
+                stream.setNoDelay()
+                // Finds a peer that vanished while nothing is sent; no limit on unacknowledged data, which would also cut a
+                // server that reads slowly.
+                stream.setKeepAlive(idle: .seconds(15), interval: .seconds(15), count: 3, userTimeout: .zero)
+            }, completion: { [self] result in dialed(result) })
     }
 
     /// Gives up: no completion follows.
@@ -88,23 +101,19 @@ final class ConnectAttempt {
         upgrade = nil
     }
 
-    private func dialed(_ result: Result<Stream, DialError>) {
+    private func dialed(_ result: Result<Channel, DialError>) {
         dial = nil
         switch result {
         case .failure(let error):
             finish(.failure(ConnectError(status: nil, description: error.description)))
-        case .success(let stream):
-            stream.setNoDelay()
-            // Finds a peer that vanished while nothing is sent; no limit on unacknowledged data, which would also cut a
-            // server that reads slowly.
-            stream.setKeepAlive(idle: .seconds(15), interval: .seconds(15), count: 3, userTimeout: .zero)
-            let peer = stream.peer
+        case .success(let channel):
+            let peer = channel.peer
             var request = UpgradeRequest(
                 target: connector.url.pathPrefix + target.path, host: connector.url.authority, raw: target.raw,
                 webSocket: target.offersWebSocket)
             request.fields = target.fields
             upgrade = UpgradeClient(
-                connector.loop, stream: stream, isConnected: true, request: request, timeout: deadline - connector.loop.now
+                connector.loop, over: channel, isConnected: true, request: request, timeout: deadline - connector.loop.now
             ) { [self] result in upgraded(result, peer: peer) }
         }
     }

@@ -35,10 +35,14 @@ final class HTTPService: TunnelService {
     let pool: UpstreamPool
     fileprivate let context: HTTPContext
     fileprivate let dialer: Dialer
+    /// nil: without TLS.
+    private var tls: TLSTarget?
 
     init(
-        endpoint: String, loop: Loop, dialer: Dialer, settings: HTTPServiceSettings, metrics: EndpointMetrics, logger: Logger
+        endpoint: String, loop: Loop, dialer: Dialer, tls: TLSTarget? = nil, settings: HTTPServiceSettings, metrics: EndpointMetrics,
+        logger: Logger
     ) {
+        self.tls = tls
         self.endpoint = endpoint
         self.settings = settings
         self.metrics = metrics
@@ -64,21 +68,18 @@ final class HTTPService: TunnelService {
 
     override func change(_ accessLog: AccessLogSettings) { settings.accessLog = accessLog }
 
+    override func use(_ tls: TLSTarget?) { self.tls = tls }
+
     override func close() { pool.close() }
 
     /// A new connection to the service.
-    fileprivate func dial(completion: @escaping (Result<HTTPUpstream, DialError>) -> Void) -> Dial {
-        dialer.dial(timeout: settings.timeout) { [self] result in
-            completion(
-                result.map { stream in
-                    stream.setNoDelay()
-                    if settings.keepAliveInterval > .zero {
-                        stream.setKeepAlive(
-                            idle: settings.keepAliveInterval, interval: settings.keepAliveInterval, count: 3, userTimeout: .zero)
-                    }
-                    return HTTPUpstream(stream, pool: pool)
-                })
-        }
+    fileprivate func dial(completion: @escaping (Result<HTTPUpstream, DialError>) -> Void) -> ChannelDial {
+        ChannelDial(
+            dialer, tls: tls, timeout: settings.timeout,
+            prepare: { [interval = settings.keepAliveInterval] stream in
+                stream.setNoDelay()
+                if interval > .zero { stream.setKeepAlive(idle: interval, interval: interval, count: 3, userTimeout: .zero) }
+            }, completion: { [pool] result in completion(result.map { HTTPUpstream($0, pool: pool) }) })
     }
 }
 
@@ -86,7 +87,7 @@ final class HTTPService: TunnelService {
 private final class ServiceConnection: HTTPConnection, DrainableConnection {
     private let service: HTTPService
     private let owner: any StreamOwner
-    private var dial: Dial?
+    private var dial: ChannelDial?
     private var log: AccessLogRecord
     /// The request at hand was sent over a connection that had served others before.
     private var usedKeptConnection = false

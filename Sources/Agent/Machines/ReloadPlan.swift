@@ -27,7 +27,7 @@ struct ReloadPlan: Equatable {
     var fixedKeys: [String]
 
     init(from old: AgentConfig, to new: AgentConfig) {
-        let isSameServer = old.connect.url == new.connect.url && old.connect.transport == new.connect.transport
+        let isSameServer = old.connect.url == new.connect.url && old.connect.transport == new.connect.transport && old.connect.tls == new.connect.tls
         var isTaken = Array(repeating: false, count: old.listeners.count)
         var found: [Source?] = Array(repeating: nil, count: new.listeners.count)
 

@@ -60,7 +60,11 @@ final class AgentProgram {
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
         services = ServiceManager(context.loop, inheritance == nil ? settings : ServiceSettings())
         metrics = MetricsPort(context, registry)
-        listeners = ListenerSet(context, registry, config)
+        do {
+            listeners = ListenerSet(context, registry, config, try AgentCredentials(reading: config))
+        } catch {
+            throw ProgramError("\(error)")
+        }
         try begin()
     }
 
@@ -178,15 +182,17 @@ final class AgentProgram {
     private func reload() {
         services.reloading()
         let next: LoadedConfiguration<AgentConfig>
+        let credentials: AgentCredentials
         do {
             next = try load()
+            credentials = try AgentCredentials(reading: next.value)
         } catch {
             reloadFailed("\(error)")
             return
         }
         metrics.change(to: next.value.metrics) { [unowned self] failure in
             guard self.machine.isServing else { return }
-            if let failure { self.reloadFailed("\(failure)") } else { self.use(next) }
+            if let failure { self.reloadFailed("\(failure)") } else { self.use(next, credentials) }
         }
     }
 
@@ -196,12 +202,12 @@ final class AgentProgram {
         send(.reloadDone)
     }
 
-    private func use(_ next: LoadedConfiguration<AgentConfig>) {
+    private func use(_ next: LoadedConfiguration<AgentConfig>, _ credentials: AgentCredentials) {
         let plan = ReloadPlan(from: config, to: next.value)
         let fixedByFlags = next.keysFixedByFlags(since: loaded)
         loaded = next
         context.logger.change(level: config.log.level, subsystems: config.log.subsystems)
-        listeners.apply(plan, config)
+        listeners.apply(plan, config, credentials)
         context.logger.info(.main, "reloaded") {
             $0.field("listeners_kept", plan.keptCount)
             $0.field("listeners_changed", plan.replacedCount)

@@ -13,8 +13,15 @@ final class ForwardProgram {
 
     init(_ config: ForwardConfig) throws(ProgramError) {
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
+        let credentials: AgentCredentials
+        do {
+            credentials = try AgentCredentials(reading: config)
+        } catch {
+            throw ProgramError("\(error)")
+        }
         let connector = ServerConnector(
-            loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout)
+            loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
+            tls: context.target(credentials.server, host: config.connect.url.host))
         let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "piko forward")
         for port in config.ports {
             let context = context

@@ -7,6 +7,7 @@
 
 internal import Base
 internal import Config
+internal import Crypto
 internal import Reactor
 internal import Telemetry
 
@@ -54,12 +55,12 @@ final class ListenerSet {
     /// Called when nothing is left after `stop`.
     var finished: () -> Void = {}
 
-    init(_ context: ProgramContext, _ registry: MetricsRegistry, _ config: AgentConfig) {
+    init(_ context: ProgramContext, _ registry: MetricsRegistry, _ config: AgentConfig, _ credentials: AgentCredentials) {
         self.context = context
         self.registry = registry
         self.config = config
-        connector = Self.connector(context, config)
-        entries = config.listeners.map { makeEntry($0) }
+        connector = Self.connector(context, config, credentials)
+        entries = zip(config.listeners, credentials.services).map { makeEntry($0, $1) }
     }
 
     var count: Int { entries.count }
@@ -73,30 +74,34 @@ final class ListenerSet {
     }
 
     /// Goes over to the next configuration, as the plan for it says.
-    func apply(_ plan: ReloadPlan, _ next: AgentConfig) {
-        if next.connect.url == config.connect.url {
+    func apply(_ plan: ReloadPlan, _ next: AgentConfig, _ credentials: AgentCredentials) {
+        if next.connect.url == config.connect.url, next.connect.tls == config.connect.tls {
             connector.timeout = next.connect.timeout
+            connector.use(context.target(credentials.server, host: next.connect.url.host))
         } else {
-            connector = Self.connector(context, next)
+            connector = Self.connector(context, next, credentials)
         }
         config = next
         let old = entries
         var fresh: [Entry] = []
         var replaced: [(Entry, by: Entry)] = []
-        entries = zip(plan.sources, next.listeners).map { source, config in
+        entries = zip(plan.sources, zip(next.listeners, credentials.services)).map { source, listener in
+            let (config, secure) = listener
             let entry: Entry
             switch source {
             case .kept(let index):
+                old[index].service.use(context.target(secure, host: config.address.host))
                 return old[index]
             case .keptWithOtherLog(let index):
                 old[index].config = config
+                old[index].service.use(context.target(secure, host: config.address.host))
                 old[index].service.change(AccessLogSettings(config.accessLog))
                 return old[index]
             case .replaces(let index):
-                entry = makeEntry(config)
+                entry = makeEntry(config, secure)
                 replaced.append((old[index], by: entry))
             case .added:
-                entry = makeEntry(config)
+                entry = makeEntry(config, secure)
             }
             fresh.append(entry)
             return entry
@@ -127,13 +132,15 @@ final class ListenerSet {
 
     // MARK: Making
 
-    private static func connector(_ context: ProgramContext, _ config: AgentConfig) -> ServerConnector {
-        ServerConnector(loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout)
+    private static func connector(_ context: ProgramContext, _ config: AgentConfig, _ credentials: AgentCredentials) -> ServerConnector {
+        ServerConnector(
+            loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
+            tls: context.target(credentials.server, host: config.connect.url.host))
     }
 
-    private func makeEntry(_ listener: ListenerConfig) -> Entry {
+    private func makeEntry(_ listener: ListenerConfig, _ secure: TLSContext?) -> Entry {
         let entry = Entry(listener)
-        entry.service = makeService(listener)
+        entry.service = makeService(listener, context.target(secure, host: listener.address.host))
         entry.tunnel = TunnelListener(
             endpoint: listener.endpointID, loop: context.loop, connector: connector, service: entry.service,
             logger: context.logger, transport: config.connect.transport
@@ -149,13 +156,13 @@ final class ListenerSet {
         return entry
     }
 
-    private func makeService(_ listener: ListenerConfig) -> TunnelService {
+    private func makeService(_ listener: ListenerConfig, _ tls: TLSTarget?) -> TunnelService {
         let dialer = Dialer(
             loop: context.loop, resolver: context.resolver, host: listener.address.host, port: listener.address.port)
         switch listener.protocol {
         case .http:
             return HTTPService(
-                endpoint: listener.endpointID, loop: context.loop, dialer: dialer, settings: HTTPServiceSettings(listener),
+                endpoint: listener.endpointID, loop: context.loop, dialer: dialer, tls: tls, settings: HTTPServiceSettings(listener),
                 metrics: registry.metrics(of: listener.endpointID), logger: context.logger)
         case .tcp:
             return TCPService(

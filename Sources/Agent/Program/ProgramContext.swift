@@ -2,9 +2,11 @@
 
 internal import Base
 internal import Config
+internal import Crypto
 internal import Glibc
 internal import Reactor
 internal import Telemetry
+internal import Transport
 
 /// Why a program can't start.
 struct ProgramError: Error, Equatable, CustomStringConvertible {
@@ -20,6 +22,8 @@ final class ProgramContext {
     let loop: Loop
     let logger: Logger
     let resolver: Resolver
+    /// Of all connections with TLS.
+    let secure: TLSEngine
     /// The exit status once the loop has stopped.
     private var status: Int32 = 0
     private var lingerMax = Duration.zero
@@ -41,6 +45,12 @@ final class ProgramContext {
             throw ProgramError("\(error)")
         }
         resolver = Resolver(loop)
+        secure = TLSEngine(loop)
+    }
+
+    /// TLS towards the host, with those settings; nil: none.
+    func target(_ context: TLSContext?, host: String) -> TLSTarget? {
+        context.map { TLSTarget(engine: secure, context: $0, name: host) }
     }
 
     /// Calls `handler` for each of the signals, by default those that end a program.
@@ -87,7 +97,7 @@ final class ProgramContext {
 
     private func sendRest() {
         let deadline = SystemClock.now + lingerMax
-        while loop.counters.handlesLingering > 0, SystemClock.now < deadline {
+        while loop.counters.handlesLingering > 0 || secure.counters.closing > 0, SystemClock.now < deadline {
             loop.runTurn(until: min(deadline, SystemClock.now + .milliseconds(10)))
         }
     }

@@ -18,14 +18,14 @@ final class DataConnection: ChannelDelegate, StreamOwner {
 
     let peerHost: String
     private let pool: DataPool
-    private let stream: Stream
+    private let channel: Channel
     private var input = ByteBuffer()
     private var state = State.waiting
     /// Whether the pool counts it as waiting.
     private var countsAsIdle = true
 
-    init(_ stream: Stream, leftover: [UInt8], peerHost: String, pool: DataPool) {
-        self.stream = stream
+    init(_ channel: Channel, leftover: [UInt8], peerHost: String, pool: DataPool) {
+        self.channel = channel
         self.peerHost = peerHost
         self.pool = pool
         input.append(leftover.span)
@@ -34,8 +34,8 @@ final class DataConnection: ChannelDelegate, StreamOwner {
 
     /// Starts to wait.
     func start() {
-        stream.delegate = self
-        stream.resumeReading()
+        channel.delegate = self
+        channel.resumeReading()
         look()
     }
 
@@ -48,7 +48,7 @@ final class DataConnection: ChannelDelegate, StreamOwner {
         switch state {
         case .waiting:
             over()
-            stream.close()
+            channel.close()
         case .serving(let connection): connection?.finishSoon()
         case .over: break
         }
@@ -58,7 +58,7 @@ final class DataConnection: ChannelDelegate, StreamOwner {
     func abort() {
         guard case .over = state else {
             over()
-            stream.abort()
+            channel.abort()
             return
         }
     }
@@ -84,21 +84,21 @@ final class DataConnection: ChannelDelegate, StreamOwner {
         guard let client = preamble else {
             pool.preambleRefused()
             over()
-            stream.abort()
+            channel.abort()
             return
         }
         var early = ByteBuffer()
         swap(&early, &input)
         early.consume(DirectPreamble.byteCount)
         state = .serving(nil)
-        stream.delegate = nil
+        channel.delegate = nil
         beUsed()
-        pool.service.serve(IncomingStream(stream, owner: self, client: client?.port == 0 ? nil : client, early: early))
+        pool.service.serve(IncomingStream(channel, owner: self, client: client?.port == 0 ? nil : client, early: early))
     }
 
     override func channelEnded(_ channel: Channel) {
         over()
-        stream.close()
+        channel.close()
     }
 
     override func channelFailed(_ channel: Channel, error: ChannelError) { over() }

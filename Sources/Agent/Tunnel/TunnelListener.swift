@@ -235,7 +235,7 @@ final class TunnelListener {
         case .system(let code): SystemError(code: code, call: "receive").description
         case .reset: "connection reset"
         case .protocolViolation: "protocol violation"
-        case .carrierLost: "connection closed by the server"
+        case .carrierLost, .truncated: "connection closed by the server"
         }
     }
 }

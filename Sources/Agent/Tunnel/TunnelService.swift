@@ -36,6 +36,9 @@ class TunnelService {
     /// Requests are logged in another way from now on.
     func change(_ accessLog: AccessLogSettings) {}
 
+    /// What was read from the files of TLS again is for connections to come.
+    func use(_ tls: TLSTarget?) {}
+
     /// No more streams come: idle connections to the service are of no more use.
     func close() {}
 }

@@ -8,6 +8,8 @@ public struct AgentConfig: Configuration {
         /// The time for one attempt, to the end of the upgrade.
         public var timeout = Duration.seconds(30)
         public var transport = TransportChoice.auto
+        /// For a server with an https URL.
+        public var tls = ClientTLS()
 
         public init() {}
     }
@@ -50,9 +52,12 @@ public struct AgentConfig: Configuration {
                 far less; mux sends all through the session, as every Piko server knows it. auto takes direct where the \
                 server does.
                 """),
-            Setting("server.enabled", \.metrics.isEnabled, "Serve the agent's metrics over HTTP, at /metrics."),
-            Setting("server.bind_addr", \.metrics.bindAddress, "Where the agent serves its metrics."),
         ]
+            + Setting.group("connect.tls", \.connect.tls, ClientTLS.settings)
+            + [
+                Setting("server.enabled", \.metrics.isEnabled, "Serve the agent's metrics over HTTP, at /metrics."),
+                Setting("server.bind_addr", \.metrics.bindAddress, "Where the agent serves its metrics."),
+            ]
             + Setting.group("log", \.log, LogConfig.settings)
             + [
                 Setting(
@@ -73,6 +78,7 @@ public struct AgentConfig: Configuration {
         ])
 
     public func validate() throws(ConfigError) {
+        try connect.tls.validate("connect.tls")
         for (index, listener) in listeners.enumerated() { try listener.validate("listeners.\(index)") }
     }
 }
@@ -105,6 +111,8 @@ public struct ListenerConfig: Equatable, Sendable {
     /// HTTP: the time to the head of a response. TCP: the time to connect to the service. Zero means no limit.
     public var timeout = Duration.seconds(10)
     public var httpClient = HTTPClient()
+    /// For a service with an https URL.
+    public var tls = ClientTLS()
 
     public init(endpointID: String, address: ServiceAddress, protocol: ListenerProtocol = .http) {
         self.endpointID = endpointID
@@ -121,7 +129,7 @@ public struct ListenerConfig: Equatable, Sendable {
                 "endpoint_id", \.endpointID, isRequired: true, check: Rule.endpoint, "The endpoint's name at the server."),
             Setting(
                 "addr", \.address, isRequired: true,
-                "The service: a port of this machine, host:port, or an http URL. A URL's path is put in front of each request's."),
+                "The service: a port of this machine, host:port, or an http or https URL. A URL's path is put in front of each request's."),
             Setting(
                 "protocol", \.protocol,
                 "What connections carry: http requests, which are logged and forwarded one by one, or the bytes of tcp."),
@@ -153,6 +161,7 @@ public struct ListenerConfig: Equatable, Sendable {
                 compression that the client did not ask for.
                 """),
         ]
+        + Setting.group("tls", \.tls, ClientTLS.settings)
 
     /// The keys that are also flags of `agent tcp`.
     static let tcpOptionSettings = optionSettings.filter {
@@ -161,6 +170,7 @@ public struct ListenerConfig: Equatable, Sendable {
 
     func validate(_ path: String) throws(ConfigError) {
         try accessLog.validate("\(path).access_log")
+        try tls.validate("\(path).tls")
         if self.protocol == .tcp && address.isURL {
             throw ConfigError("\(path).addr: a tcp listener takes a port or host:port, not a URL")
         }

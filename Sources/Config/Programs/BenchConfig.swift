@@ -42,6 +42,7 @@ public struct BenchConfig: Configuration {
             + [Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help)])
 
     public func validate() throws(ConfigError) {
+        if connect.proxyURL.isSecure || connect.upstreamURL.isSecure { throw ConfigError("connect: the benchmark talks http, not https") }
         if upstreams < endpoints { throw ConfigError("upstreams: \(upstreams) can't serve \(endpoints) endpoints") }
     }
 }

@@ -12,6 +12,9 @@ public struct ServerConfig: Configuration {
         public var reconnectWait = Duration.seconds(2)
         public var accessLog = AccessLogConfig()
         public var http = HTTP()
+        public var tls = PortTLS()
+        /// Towards the proxy and admin ports of other nodes.
+        public var nodeTLS = ClientTLS()
 
         public init() {}
     }
@@ -36,6 +39,7 @@ public struct ServerConfig: Configuration {
     public struct Port: Equatable, Sendable {
         public var bindAddress: BindAddress
         public var advertiseAddress = AdvertiseAddress()
+        public var tls = PortTLS()
 
         public init(port: UInt16) { bindAddress = BindAddress(host: "", port: port) }
     }
@@ -46,6 +50,7 @@ public struct ServerConfig: Configuration {
         public var advertiseAddress = AdvertiseAddress()
         public var rebalance = Rebalance()
         public var direct = Direct()
+        public var tls = PortTLS()
 
         public init() {}
     }
@@ -114,12 +119,14 @@ public struct ServerConfig: Configuration {
             ]
             + Setting.group("upstream.rebalance", \.upstream.rebalance, Rebalance.settings)
             + Setting.group("upstream.direct", \.upstream.direct, Direct.settings)
+            + Setting.group("upstream.tls", \.upstream.tls, PortTLS.settings)
             + [
                 Setting(
                     "admin.bind_addr", \.admin.bindAddress,
                     "Where /health, /ready, /metrics and /status answer. Without a host: all addresses, IPv6 and IPv4."),
                 Setting("admin.advertise_addr", \.admin.advertiseAddress, AdvertiseAddress.help("admin.bind_addr")),
             ]
+            + Setting.group("admin.tls", \.admin.tls, PortTLS.settings)
             + Setting.group("cluster", \.cluster, Cluster.settings)
             + Setting.group("log", \.log, LogConfig.settings)
             + [
@@ -149,6 +156,10 @@ public struct ServerConfig: Configuration {
         }
         if cluster.join.count > 64 { throw ConfigError("cluster.join: has more than 64 addresses") }
         try proxy.accessLog.validate("proxy.access_log")
+        try proxy.tls.validate("proxy.tls")
+        try proxy.nodeTLS.validate("proxy.tls.client")
+        try upstream.tls.validate("upstream.tls")
+        try admin.tls.validate("admin.tls")
         if upstream.direct.idleMax > upstream.direct.connectionsMax {
             throw ConfigError("upstream.direct.max_idle: is more than upstream.direct.max_connections")
         }
@@ -177,6 +188,8 @@ extension ServerConfig.Proxy {
         ]
         + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
         + Setting.group("http", \.http, ServerConfig.HTTP.settings)
+        + Setting.group("tls", \.tls, PortTLS.settings)
+        + Setting.group("tls.client", \.nodeTLS, ClientTLS.nodeSettings)
 }
 
 extension ServerConfig.Reload {

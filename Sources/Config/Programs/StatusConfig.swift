@@ -10,6 +10,8 @@ public enum OutputFormat: String, Sendable, SettingWord {
 /// Which server is asked, about what, and how the answer is printed.
 public struct StatusConfig: Configuration {
     public var url = ServerURL(host: "localhost", port: 8002)
+    /// For a server with an https URL.
+    public var tls = ClientTLS()
     /// Sent to a server that asks for tokens; empty: none.
     public var token = ""
     /// The node that answers; empty: the one that is asked.
@@ -21,16 +23,17 @@ public struct StatusConfig: Configuration {
     public init() {}
 
     /// What all of the commands take.
-    static let common: [Setting<StatusConfig>] = [
-        Setting("server.url", \.url, "The server's admin port."),
-        Setting(
-            "server.token", \.token, check: StatusConfig.token,
-            "The token for a server whose admin port asks for one. $PIKO_TOKEN is used when this is not given."),
-        Setting(
-            "forward", \.forward, check: ClusterRule.nodeID,
-            "The name of another node of the cluster that is to answer. The server passes the question on."),
-        Setting("output", \.output, "How the answer is printed."),
-    ]
+    static let common: [Setting<StatusConfig>] =
+        [
+            Setting("server.url", \.url, "The server's admin port."),
+            Setting(
+                "server.token", \.token, check: StatusConfig.token,
+                "The token for a server whose admin port asks for one. $PIKO_TOKEN is used when this is not given."),
+            Setting(
+                "forward", \.forward, check: ClusterRule.nodeID,
+                "The name of another node of the cluster that is to answer. The server passes the question on."),
+            Setting("output", \.output, "How the answer is printed."),
+        ] + Setting.group("server.tls", \.tls, ClientTLS.settings)
 
     /// What `cluster nodes` takes as well.
     static let ofNodes: [Setting<StatusConfig>] = [
@@ -51,5 +54,5 @@ public struct StatusConfig: Configuration {
         text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7f } ? nil : "holds a byte that a token can't have"
     }
 
-    public func validate() throws(ConfigError) {}
+    public func validate() throws(ConfigError) { try tls.validate("server.tls") }
 }

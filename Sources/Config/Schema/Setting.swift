@@ -44,13 +44,13 @@ public struct Setting<Root>: Sendable {
     /// A key with one value. `check` says what is wrong with a value that its type allows, or nil.
     init<Value: SettingValue>(
         _ path: String, _ property: Property<Root, Value>, flag: String? = nil,
-        isRequired: Bool = false, check: @escaping @Sendable (Value) -> String? = { _ in nil }, _ help: String
+        placeholder: String? = nil, isRequired: Bool = false, check: @escaping @Sendable (Value) -> String? = { _ in nil }, _ help: String
     ) {
         self.path = path
         self.flag = flag ?? flagName(path)
         isFlagChosen = flag != nil
         form = Value.self == Bool.self ? .truth : .scalar(mayBeQuoted: Value.mayBeQuoted)
-        placeholder = Value.placeholder
+        self.placeholder = placeholder ?? Value.placeholder
         self.help = help
         self.isRequired = isRequired
         isSecret = false

@@ -88,7 +88,7 @@ public struct LocalAddress: SettingValue, Hashable {
     public var settingText: String { bindAddress.settingText }
 }
 
-/// A service that the agent connects to: a port of this machine, "host:port", or an http URL.
+/// A service that the agent connects to: a port of this machine, "host:port", or an http or https URL.
 public struct ServiceAddress: SettingValue, Hashable {
     /// A name or an IP address without brackets, never empty.
     public var host: String
@@ -98,8 +98,11 @@ public struct ServiceAddress: SettingValue, Hashable {
     public var pathPrefix: String
     /// Whether it was written as a URL, which only an HTTP listener can use.
     public var isURL: Bool
+    /// Whether it is an https URL.
+    public var isSecure: Bool
 
-    public init(host: String, port: UInt16, pathPrefix: String = "", isURL: Bool = false) {
+    public init(host: String, port: UInt16, pathPrefix: String = "", isURL: Bool = false, isSecure: Bool = false) {
+        self.isSecure = isSecure
         self.host = host
         self.port = port
         self.pathPrefix = pathPrefix
@@ -111,7 +114,7 @@ public struct ServiceAddress: SettingValue, Hashable {
     public init(settingText text: String) throws(SettingError) {
         if text.contains("://") {
             let url = try ServerURL(settingText: text)
-            self.init(host: url.host, port: url.port, pathPrefix: url.pathPrefix, isURL: true)
+            self.init(host: url.host, port: url.port, pathPrefix: url.pathPrefix, isURL: true, isSecure: url.isSecure)
         } else if let port = AddressText.port(text), port > 0 {
             self.init(host: "localhost", port: port)
         } else if let (host, port) = AddressText.split(text), AddressText.isHost(host), port > 0 {
@@ -125,10 +128,10 @@ public struct ServiceAddress: SettingValue, Hashable {
     /// "host:port", for connecting and for messages.
     public var authority: String { AddressText.join(host, port) }
 
-    public var settingText: String { isURL ? "http://\(authority)\(pathPrefix)" : authority }
+    public var settingText: String { isURL ? "\(isSecure ? "https" : "http")://\(authority)\(pathPrefix)" : authority }
 }
 
-/// The URL of a Piko server. Only http: https needs the TLS support that this version does not have.
+/// The URL of a Piko server.
 public struct ServerURL: SettingValue, Hashable {
     /// A name or an IP address without brackets, never empty.
     public var host: String
@@ -136,8 +139,11 @@ public struct ServerURL: SettingValue, Hashable {
     public var port: UInt16
     /// The path without its last "/", put in front of the protocol's own paths; empty when there is none.
     public var pathPrefix: String
+    /// Whether it is an https URL.
+    public var isSecure: Bool
 
-    public init(host: String, port: UInt16, pathPrefix: String = "") {
+    public init(host: String, port: UInt16, pathPrefix: String = "", isSecure: Bool = false) {
+        self.isSecure = isSecure
         self.host = host
         self.port = port
         self.pathPrefix = pathPrefix
@@ -151,27 +157,29 @@ public struct ServerURL: SettingValue, Hashable {
         guard bytes.dropFirst(scheme.utf8.count).starts(with: "://".utf8) else {
             throw SettingError("is not a URL (for example http://localhost:8001)")
         }
-        if scheme == "https" { throw SettingError("needs TLS, which this version does not have; use an http URL") }
-        if scheme != "http" { throw SettingError("is not an http URL (for example http://localhost:8001)") }
-        let rest = bytes.dropFirst("http://".utf8.count)
+        guard scheme == "http" || scheme == "https" else {
+            throw SettingError("is not an http or https URL (for example http://localhost:8001)")
+        }
+        let isSecure = scheme == "https"
+        let rest = bytes.dropFirst(scheme.utf8.count + "://".utf8.count)
         let authority = String(decoding: rest.prefix { $0 != UInt8(ascii: "/") }, as: UTF8.self)
         var path = rest.drop { $0 != UInt8(ascii: "/") }
         while path.last == UInt8(ascii: "/") { path.removeLast() }
         guard path.allSatisfy(AddressText.isPathByte) else {
             throw SettingError("is not a plain http URL (a host, a port and a path, with no query and no spaces)")
         }
-        guard let (host, port) = AddressText.split(authority, defaultPort: 80), AddressText.isHost(host), port > 0 else {
+        guard let (host, port) = AddressText.split(authority, defaultPort: isSecure ? 443 : 80), AddressText.isHost(host), port > 0 else {
             throw SettingError("has no valid host and port (for example http://localhost:8001)")
         }
-        self.init(host: host, port: port, pathPrefix: String(decoding: path, as: UTF8.self))
+        self.init(host: host, port: port, pathPrefix: String(decoding: path, as: UTF8.self), isSecure: isSecure)
     }
 
-    /// "host:port", with the port left out when it is http's own: what a `Host` field holds.
+    /// "host:port", with the port left out when it is the scheme's own: what a `Host` field holds.
     public var authority: String {
-        port == 80 ? AddressText.bracketed(host) : AddressText.join(host, port)
+        port == (isSecure ? 443 : 80) ? AddressText.bracketed(host) : AddressText.join(host, port)
     }
 
-    public var settingText: String { "http://\(authority)\(pathPrefix)" }
+    public var settingText: String { "\(isSecure ? "https" : "http")://\(authority)\(pathPrefix)" }
 }
 
 /// The parts of addresses.

@@ -29,10 +29,10 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     private static let forwardTime = Duration.seconds(15)
     private static let reportTime = Duration.seconds(5)
 
-    init(_ worker: Worker, stream: Stream, peer: PeerAddress, input: consuming ByteBuffer) {
+    init(_ worker: Worker, channel: Channel, peer: PeerAddress, input: consuming ByteBuffer) {
         self.worker = worker
         self.peer = peer
-        super.init(worker.adminContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
+        super.init(worker.adminContext, channel: channel, clientHost: worker.hostText(of: peer), input: input)
     }
 
     override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
@@ -152,11 +152,11 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
             if code == 0 { return notFound() }
             return respondError(status: 502, "upstream unreachable")
         }
-        guard let stream = try? Stream(worker.loop, adopting: descriptor) else {
+        guard let channel = try? worker.tls.channelToNode(descriptor, .admin) else {
             endWaiting()
             return respondError(status: 502, "upstream unreachable")
         }
-        forward = AdminForward(stream, path: path) { [unowned self] answer in
+        forward = AdminForward(channel, path: path) { [unowned self] answer in
             forward = nil
             endWaiting()
             guard isRouting else { return }

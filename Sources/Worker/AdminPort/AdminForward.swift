@@ -16,27 +16,27 @@ struct ForwardedAnswer {
 
 /// One request at another node.
 final class AdminForward: ChannelDelegate {
-    private let stream: Stream
+    private let node: Channel
     private var input = ByteBuffer()
     private var done: ((ForwardedAnswer?) -> Void)?
 
     private static let answerBytesMax = 24 << 20
 
     /// Asks for the path. `done` is told the answer once, or nil when there is none.
-    init(_ stream: Stream, path: String, done: @escaping (ForwardedAnswer?) -> Void) {
-        self.stream = stream
+    init(_ node: Channel, path: String, done: @escaping (ForwardedAnswer?) -> Void) {
+        self.node = node
         self.done = done
         super.init()
-        stream.delegate = self
-        stream.resumeReading()
-        let request = "GET \(path) HTTP/1.1\r\nHost: \(stream.peer?.description ?? "node")\r\nConnection: close\r\n\r\n"
-        stream.write(Array(request.utf8).span)
+        node.delegate = self
+        node.resumeReading()
+        let request = "GET \(path) HTTP/1.1\r\nHost: \(node.peer?.description ?? "node")\r\nConnection: close\r\n\r\n"
+        node.write(Array(request.utf8).span)
     }
 
     /// Gives up; nobody is told.
     func close() {
         done = nil
-        stream.closeNow()
+        node.abort()
     }
 
     private func end(_ answer: ForwardedAnswer?) {

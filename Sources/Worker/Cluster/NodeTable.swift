@@ -52,10 +52,10 @@ final class NodeConnection: HTTPUpstream {
     fileprivate let node: PeerNode
     private unowned let table: NodeTable
 
-    fileprivate init(_ stream: Stream, to node: PeerNode, in table: NodeTable, headLimits: HeadLimits) {
+    fileprivate init(_ channel: Channel, to node: PeerNode, in table: NodeTable, headLimits: HeadLimits) {
         self.node = node
         self.table = table
-        super.init(stream, pool: node.pool, headLimits: headLimits)
+        super.init(channel, pool: node.pool, headLimits: headLimits)
         node.connections[ObjectIdentifier(self)] = self
         retires = node.status != .active
     }
@@ -241,19 +241,19 @@ final class NodeTable {
         dial.node.dialing -= 1
         dial.node.dialingSince = dial.node.dialing == 0 ? nil : worker.loop.now
         guard !dial.node.isGone else { return }
-        let stream: Stream
+        let channel: Channel
         do {
-            stream = try Stream(worker.loop, adopting: descriptor)
+            channel = try worker.tls.channelToNode(descriptor, .proxy)
         } catch {
             failed(dial.node, after: .zero)
             return
         }
-        stream.setNoDelay()
-        stream.setKeepAlive(idle: .seconds(10), interval: .seconds(5), count: 3, userTimeout: .zero)
+        channel.setNoDelay()
+        channel.setKeepAlive(idle: .seconds(10), interval: .seconds(5), count: 3, userTimeout: .zero)
         worker.telemetry.nodeConnectionOpened()
         dial.node.doubtedUntil = Instant(nanoseconds: 0)
         let connection = NodeConnection(
-            stream, to: dial.node, in: self, headLimits: worker.proxyContext.settings.headLimits)
+            channel, to: dial.node, in: self, headLimits: worker.proxyContext.settings.headLimits)
         if let first = dial.node.takeWaiting() {
             first.nodeConnected(connection, dial.node)
         } else {

@@ -23,7 +23,11 @@ final class DataGift: ChannelDelegate {
         agent = connection.agent
         isUsed = connection.isReused
         super.init()
-        guard let stream = connection.takeChannel() as? Stream else { preconditionFailure("data connections are sockets") }
+        let channel = connection.takeChannel()
+        guard let stream = channel as? Stream else {
+            channel.close()
+            return
+        }
         stream.delegate = self
         stream.detach()
     }

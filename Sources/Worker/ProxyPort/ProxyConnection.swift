@@ -62,14 +62,14 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private static let relayedLast: UInt8 = 253
 
     init(
-        _ worker: Worker, stream: Stream, peer: PeerAddress, moves: UInt8, from sibling: UInt32?, input: consuming ByteBuffer
+        _ worker: Worker, channel: Channel, peer: PeerAddress, moves: UInt8, from sibling: UInt32?, input: consuming ByteBuffer
     ) {
         self.sibling = sibling
         self.worker = worker
         self.peer = peer
         self.moves = moves
         isRelayed = moves >= Self.relayedLast
-        super.init(worker.proxyContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
+        super.init(worker.proxyContext, channel: channel, clientHost: worker.hostText(of: peer), input: input)
     }
 
     // MARK: Routing
@@ -160,7 +160,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         let avoidsOwn = ownAttempts > 0 && ownAttempts >= max(endpoint.tunnels.count, endpoint.hasIdleData ? 2 : 0)
         let avoidsNodes = hopIsSpent || nodes.isExhausted
         switch worker.routes.choice(
-            endpoint, mayMove: !hasServed && moves == 0, avoidsOwn: avoidsOwn, avoidsNodes: avoidsNodes)
+            endpoint, mayMove: !hasServed && moves == 0 && canMove, avoidsOwn: avoidsOwn, avoidsNodes: avoidsNodes)
         {
         case .own:
             // Where else it is served must be known before it can be shared out.
@@ -445,7 +445,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             noUpstream()
             return
         }
-        if moves < Self.movesMax, summary.attempts == 0, mayMove {
+        if canMove, moves < Self.movesMax, summary.attempts == 0, mayMove {
             destination = sibling
             worker.telemetry.requestMoved()
             moveAway()

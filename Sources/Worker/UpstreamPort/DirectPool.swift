@@ -23,11 +23,11 @@ final class DataConnection: HTTPUpstream {
     fileprivate var place = -1
 
     fileprivate init(
-        _ stream: Stream, agent: [UInt8], isUsed: Bool, owner: DirectPool, pool: UpstreamPool, headLimits: HeadLimits
+        _ channel: Channel, agent: [UInt8], isUsed: Bool, owner: DirectPool, pool: UpstreamPool, headLimits: HeadLimits
     ) {
         self.agent = agent
         self.owner = owner
-        super.init(stream, pool: pool, isReused: isUsed, headLimits: headLimits)
+        super.init(channel, pool: pool, isReused: isUsed, headLimits: headLimits)
     }
 
     /// Writes the preamble, which goes before the first bytes of the first stream.
@@ -98,10 +98,10 @@ final class DirectPool {
     // MARK: Coming and going
 
     /// Takes over a data connection whose upgrade is done, or which a sibling gave.
-    func add(_ stream: Stream, agent: [UInt8], isUsed: Bool) {
+    func add(_ channel: Channel, agent: [UInt8], isUsed: Bool) {
         let group = self.group(of: agent)
         let connection = DataConnection(
-            stream, agent: agent, isUsed: isUsed, owner: self, pool: group.idle,
+            channel, agent: agent, isUsed: isUsed, owner: self, pool: group.idle,
             headLimits: worker.proxyContext.settings.headLimits)
         connection.place = connections.count
         connections.append(connection)
@@ -114,7 +114,7 @@ final class DirectPool {
         }
     }
 
-    /// Gives what waits to the workers that follow, when this one retires.
+    /// Gives what waits to the workers that follow, when this one retires; with TLS it is closed, and the agent opens others.
     func giveIfRetiring() {
         guard let retirement = worker.retirement else { return }
         for group in groups {
@@ -198,9 +198,9 @@ final class DirectPool {
         groups.first { $0.agent == connection.agent }?.idle.close { $0.idleSince <= connection.idleSince }
     }
 
-    /// One that can be spared for a sibling, of an agent of which more than one waits.
+    /// One that can be spared for a sibling, of an agent of which more than one waits; those with TLS can't move.
     func spare() -> DataConnection? {
-        guard let group = groups.first(where: { $0.idle.count > 1 }) else { return nil }
+        guard let group = groups.first(where: { $0.idle.count > 1 && $0.idle.next?.channel is Stream }) else { return nil }
         return (group.idle.takeUnused() ?? group.idle.take()) as? DataConnection
     }
 }

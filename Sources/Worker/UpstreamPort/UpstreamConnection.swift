@@ -19,10 +19,10 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
 
     private let peer: PeerAddress
 
-    init(_ worker: Worker, stream: Stream, peer: PeerAddress, input: consuming ByteBuffer) {
+    init(_ worker: Worker, channel: Channel, peer: PeerAddress, input: consuming ByteBuffer) {
         self.worker = worker
         self.peer = peer
-        super.init(worker.upstreamContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
+        super.init(worker.upstreamContext, channel: channel, clientHost: worker.hostText(of: peer), input: input)
     }
 
     override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
@@ -62,7 +62,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
         let agent = takeOver(leftover: &leftover)
-        (agent as? Stream)?.setKeepAlive(
+        agent.setKeepAlive(
             idle: .seconds(15), interval: .seconds(5), count: 3, userTimeout: .seconds(30))
         agent.write(answer.span)
         worker.tunnelOpened(tunnel)
@@ -112,17 +112,17 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         answer.append("\r\n")
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
-        guard let stream = takeOver(leftover: &leftover) as? Stream else { preconditionFailure("agents come over sockets") }
+        let channel = takeOver(leftover: &leftover)
         worker.untrack(self, isOpen: true)
         guard leftover.isEmpty, !hasEnded else {
             // An agent has nothing to say before the first stream.
             worker.telemetry.connectionClosed(.upstream)
             worker.telemetry.dataConnectionRefused()
-            stream.abort()
+            channel.abort()
             return
         }
-        stream.write(answer.span)
-        worker.adoptData(stream, endpoint: endpoint, agent: agent, isUsed: false)
+        channel.write(answer.span)
+        worker.adoptData(channel, endpoint: endpoint, agent: agent, isUsed: false)
     }
 
     /// The agent whose credential the request has, when a data connection of the endpoint may be taken.
