@@ -90,6 +90,7 @@ let package = Package(
         // Layer 3: the edge to the kernel, and the byte channels above it.
         library("Reactor", ["CIOCore", "Base", "Memory"]),
         library("Crypto", ["CTLS", "Base"]),
+        library("Authentication", ["Crypto", "Telemetry", "Memory", "Base"]),
         library("Transport", ["Reactor", "Wire", "Telemetry", "Base", "Memory"]),
 
         // Layer 4: programs.
@@ -105,6 +106,8 @@ let package = Package(
         tests("MemoryTests", ["Memory", "Base"]),
         tests("WireTests", ["Wire", "TestKit", "Memory", "Base"]),
         tests("CryptoTests", ["Crypto", "Base"]),
+        tests("AuthenticationTests", ["Authentication", "Crypto", "Telemetry", "Memory", "Base"], exclude: ["compare_pyjwt"]),
+        .executableTarget(name: "TokenVerdicts", dependencies: ["Authentication", "Crypto", "Telemetry", "Memory", "Base"], path: "Tests/TokenVerdicts", swiftSettings: testSettings),
         tests("GossipTests", ["Gossip", "Base"]),
         gossipLibrary("ClusterSimulator", ["Gossip", "Base"], path: "Tests/ClusterSimulator"),
         .executableTarget(

@@ -53,6 +53,7 @@ enum Tree {
         "Reactor": ["CIOCore", "Base", "Memory"],
         "Crypto": ["CTLS", "Base"],
         "Gossip": ["Crypto", "Base"],
+        "Authentication": ["Crypto", "Telemetry", "Memory", "Base"],
         "Transport": ["Reactor", "Wire", "Telemetry", "Base", "Memory"],
         "Supervisor": ["Reactor", "Gossip", "Control", "Config", "Telemetry", "Memory", "Base"],
         "Worker": ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"],
