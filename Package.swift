@@ -94,8 +94,8 @@ let package = Package(
         library("Transport", ["Reactor", "Wire", "Telemetry", "Base", "Memory"]),
 
         // Layer 4: programs.
-        program("Supervisor", ["Reactor", "Gossip", "Control", "Config", "Telemetry", "Memory", "Base"]),
-        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
+        program("Supervisor", ["Reactor", "Gossip", "Authentication", "Crypto", "Control", "Config", "Telemetry", "Memory", "Base"]),
+        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("Agent", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
         program("CLI", ["Transport", "Reactor", "Wire", "Config", "Telemetry", "Memory", "Base"]),
         program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),
@@ -120,10 +120,10 @@ let package = Package(
         tests("TelemetryTests", ["Telemetry", "Memory", "Base"]),
         tests("ReactorTests", ["Reactor", "CIOCore", "TestKit", "Memory", "Base"]),
         tests("TransportTests", ["Transport", "Reactor", "Wire", "TestKit", "Memory", "Base"]),
-        tests("SupervisorTests", ["Supervisor", "Gossip", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
+        tests("SupervisorTests", ["Supervisor", "Gossip", "Authentication", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
         tests(
             "WorkerTests",
-            ["Worker", "Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
+            ["Worker", "Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
         tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
         tests("DemoServiceTests", ["DemoService", "Reactor", "Memory", "Base"]),
         tests("TidyTests", []),

@@ -40,6 +40,8 @@ public enum ControlLimits {
     /// Bytes of one page of a report, and of the path that asks for one.
     public static let reportBytesMax = 65_536
     public static let reportPathBytesMax = 512
+    /// Bytes of one message about tokens' keys.
+    public static let tokenKeyBytesMax = 65_536
     /// Entries of one status page.
     public static let statusEntriesMax = 256
     /// Bytes of an agent's identifier.
@@ -93,6 +95,7 @@ enum ControlType: UInt16 {
     case dialFailed = 21
     case shed = 22
     case reportPage = 23
+    case tokenKeys = 24
     case workerReady = 64
     case register = 65
     case unregister = 66
@@ -171,6 +174,7 @@ extension ControlMessage {
         case .dialFailed: .dialFailed
         case .shed: .shed
         case .reportPage: .reportPage
+        case .tokenKeys: .tokenKeys
         case .workerReady: .workerReady
         case .register: .register
         case .unregister: .unregister
@@ -232,6 +236,12 @@ extension ControlMessage {
             buffer.append(tunnel)
         case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
             encodeOfNodes(into: &buffer)
+        case .tokenKeys(let listener, let kind, let bytes):
+            precondition(bytes.count <= ControlLimits.tokenKeyBytesMax)
+            buffer.append(listener.rawValue)
+            buffer.append(kind.rawValue)
+            buffer.append(UInt32(bytes.count))
+            buffer.append(bytes.span)
         case .statusPage(let request, let kind, let entries, _):
             precondition(entries.count <= ControlLimits.statusEntriesMax)
             buffer.append(request)

@@ -39,9 +39,12 @@ struct NodeParts {
 struct GenerationSetup {
     let config: ServerConfig
     let settings: [Control.Setting]
+    /// What tokens are checked with.
+    let tokenKeys: TokenKeyring
 
     init(_ config: ServerConfig) {
         self.config = config
+        tokenKeys = TokenKeyring(config)
         settings = config.flattened.map { Control.Setting(key: $0.0, value: $0.1) }
     }
 
@@ -113,6 +116,7 @@ final class Node {
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
     private var heartbeat: CallbackTimer?
+    private var keyTimer: CallbackTimer?
     private var fullWarning = WarningLimit()
     private var startWarning = WarningLimit()
     /// Whether the machine would have the node ready, and whether people took it out of use.
@@ -187,6 +191,10 @@ final class Node {
         clock = CallbackTimer(loop) { [unowned self] in handle(.tick) }
         publisher = CallbackTimer(loop) { [unowned self] in publishLoop() }
         heartbeat = CallbackTimer(loop) { [unowned self] in askWorkers() }
+        keyTimer = CallbackTimer(loop) { [unowned self] in
+            refreshTokenKeys()
+            keyTimer?.schedule(after: TokenKeyring.refreshEvery)
+        }
     }
 
     var loop: Loop { parts.loop }
@@ -219,6 +227,7 @@ final class Node {
     func runClocks() {
         publishLoop()
         heartbeat?.schedule(after: Self.pingEvery)
+        keyTimer?.schedule(after: TokenKeyring.refreshEvery)
         clock?.schedule(at: machine.nextDeadline)
     }
 
@@ -227,6 +236,7 @@ final class Node {
         clock?.cancel()
         publisher?.cancel()
         heartbeat?.cancel()
+        keyTimer?.cancel()
     }
 
     /// Gives an event to the machine and does what it says.
@@ -579,6 +589,7 @@ extension Node: WorkerLinkOwner {
             index: UInt32(process.place), generation: process.generation, worker: process.worker, slab: UInt32(process.slab),
             nodeStart: started, directKey: directKey, nodeID: nodeID, clusterKeys: setup.clusterKeys, settings: setup.settings)
         link.send(.configure(message), lending: [memory.descriptor])
+        for message in setup.tokenKeys.messages { link.send(message) }
     }
 
     func linkFailed(_ link: WorkerLink, reason: String) {
@@ -616,7 +627,7 @@ extension Node: WorkerLinkOwner {
         case .pong(let number): process.ponged = number
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .tokenKeys, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             preconditionFailure("decoded as a worker's message")
         }
     }

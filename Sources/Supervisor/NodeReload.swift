@@ -150,7 +150,9 @@ extension Node {
             isPreparing = false
             do {
                 guard machine.mayReload else { throw StartError("the node is told to end") }
-                try begin(GenerationSetup(config), try plans.get(), outcome, done)
+                let setup = GenerationSetup(config)
+                if let problem = setup.tokenKeys.problem { throw StartError(problem) }
+                try begin(setup, try plans.get(), outcome, done)
             } catch {
                 let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
                 sayNotReloaded(reason)

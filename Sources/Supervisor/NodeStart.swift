@@ -41,6 +41,7 @@ enum NodeStart {
 
     /// Runs until the node ends; the exit status.
     static func run(_ invocation: Invocation, _ config: ServerConfig, log: Logger) throws(StartError) -> Int32 {
+        if let problem = TokenKeyring(config).problem { throw StartError("config: \(problem)") }
         let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         System.raiseLockedMemoryLimit()

@@ -31,6 +31,9 @@ final class Worker {
     let yamuxLimits = YamuxLimits()
     let credentials: DirectCredentials
     let hopProof: HopProof
+    let proxyAuthentication: PortAuthentication
+    let upstreamAuthentication: PortAuthentication
+    let adminAuthentication: PortAuthentication
     private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
     /// The node's readiness, as the supervisor told it last.
@@ -75,6 +78,9 @@ final class Worker {
         self.control = control
         credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
         hopProof = HopProof(keys: setup.clusterKeys, nodeID: setup.nodeID)
+        proxyAuthentication = PortAuthentication(.proxy, config.proxy.auth)
+        upstreamAuthentication = PortAuthentication(.upstream, config.upstream.auth)
+        adminAuthentication = PortAuthentication(.admin, config.admin.auth)
         routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
@@ -233,8 +239,8 @@ final class Worker {
     // MARK: Tunnels
 
     /// Begins to register a tunnel of the endpoint; `registered` or `registrationRefused` follows.
-    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?) -> Tunnel {
-        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
+    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?, expiry: UInt64?) -> Tunnel {
+        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, expiry: expiry)
         nextTunnel += 1
         registering[tunnel.id] = connection
         control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
@@ -287,6 +293,13 @@ final class Worker {
         tunnel.endpoint.serveWaiting()
     }
 
+    /// The time of the tunnel's token is over; it is about to be closed.
+    func tunnelExpired(_ tunnel: Tunnel) {
+        telemetry.tunnelExpired()
+        telemetry.log.info(.upstream, "token expired; the tunnel is closed") { $0.field("endpoint-id", tunnel.endpoint.name) }
+        if let agent = tunnel.agent { agentLeft(tunnel.endpoint.name, agent, tellsSiblings: true) }
+    }
+
     /// The tunnel is gone.
     func tunnelEnded(_ tunnel: Tunnel, error: ChannelError?) {
         tunnelLeft(tunnel)
@@ -335,9 +348,10 @@ final class Worker {
         bridgeCount += ends.count
         do {
             var agent: [UInt8]?
+            var expiry: UInt64?
             var state = ByteBuffer()
-            try MovedTunnel.read(description, agent: &agent, state: &state)
-            let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
+            try MovedTunnel.read(description, agent: &agent, expiry: &expiry, state: &state)
+            let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, expiry: expiry)
             nextTunnel += 1
             let stream = try Stream(loop, adopting: descriptor)
             do {
@@ -393,7 +407,7 @@ final class Worker {
     // MARK: Data connections
 
     /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
-    func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
+    func adoptData(_ stream: Stream, endpoint: Endpoint, agent: [UInt8], isUsed: Bool, limit: UInt64? = nil) {
         guard !leftAgents.contains(agent) else {
             telemetry.connectionClosed(.upstream)
             return stream.close()
@@ -404,14 +418,14 @@ final class Worker {
         stream.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
         let known = routes.endpoint(named: endpoint.name)
         if let pool = known.direct {
-            pool.add(stream, agent: agent, isUsed: isUsed)
+            pool.add(stream, agent: agent, isUsed: isUsed, limit: limit)
             return
         }
         let pool = DirectPool(self, id: nextTunnel, endpoint: known)
         nextTunnel += 1
         known.direct = pool
         control.send(.register(tunnel: pool.id, endpoint: known.name, kind: .dataConnections))
-        pool.add(stream, agent: agent, isUsed: isUsed)
+        pool.add(stream, agent: agent, isUsed: isUsed, limit: limit)
     }
 
     /// Gives a data connection that is not needed here to a sibling that relayed a request for want of one.

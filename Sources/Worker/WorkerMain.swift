@@ -38,6 +38,7 @@ enum WorkerMain {
             try StackReport.install(json: !ProgramEnvironment.isTerminal(2), crashes: ownReport)
             // Libraries that read files do so now.
             MessageAuthentication.prepare()
+            VerificationKey.prepare()
             try Confinement.dropPrivileges(options.user)
             let loop = try Loop(backend: options.backend, limits: LoopLimits())
             if options.isFiltered, try !Confinement.filterSystemCalls() {

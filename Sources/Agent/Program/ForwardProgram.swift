@@ -14,7 +14,8 @@ final class ForwardProgram {
     init(_ config: ForwardConfig) throws(ProgramError) {
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
         let connector = ServerConnector(
-            loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout)
+            loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
+            token: config.connect.token)
         let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "piko forward")
         for port in config.ports {
             let context = context

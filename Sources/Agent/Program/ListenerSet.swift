@@ -76,6 +76,7 @@ final class ListenerSet {
     func apply(_ plan: ReloadPlan, _ next: AgentConfig) {
         if next.connect.url == config.connect.url {
             connector.timeout = next.connect.timeout
+            connector.token = next.connect.token
         } else {
             connector = Self.connector(context, next)
         }
@@ -128,7 +129,8 @@ final class ListenerSet {
     // MARK: Making
 
     private static func connector(_ context: ProgramContext, _ config: AgentConfig) -> ServerConnector {
-        ServerConnector(loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout)
+        ServerConnector(loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
+            token: config.connect.token)
     }
 
     private func makeEntry(_ listener: ListenerConfig) -> Entry {

@@ -8,6 +8,7 @@ public struct AgentConfig: Configuration {
         /// The time for one attempt, to the end of the upgrade.
         public var timeout = Duration.seconds(30)
         public var transport = TransportChoice.auto
+        public var token = TokenConfig()
 
         public init() {}
     }
@@ -50,6 +51,9 @@ public struct AgentConfig: Configuration {
                 far less; mux sends all through the session, as every Piko server knows it. auto takes direct where the \
                 server does.
                 """),
+        ]
+            + Setting.group("connect", \.connect.token, TokenConfig.settings)
+            + [
             Setting("server.enabled", \.metrics.isEnabled, "Serve the agent's metrics over HTTP, at /metrics."),
             Setting("server.bind_addr", \.metrics.bindAddress, "Where the agent serves its metrics."),
         ]
@@ -73,6 +77,7 @@ public struct AgentConfig: Configuration {
         ])
 
     public func validate() throws(ConfigError) {
+        try connect.token.validate()
         for (index, listener) in listeners.enumerated() { try listener.validate("listeners.\(index)") }
     }
 }

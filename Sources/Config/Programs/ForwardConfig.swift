@@ -31,6 +31,7 @@ public struct ForwardConfig: Configuration {
         /// The time to the end of the upgrade.
         public var timeout = Duration.seconds(30)
         public var transport = TransportChoice.auto
+        public var token = TokenConfig()
 
         public init() {}
     }
@@ -57,6 +58,7 @@ public struct ForwardConfig: Configuration {
                 server knows it. auto takes direct where the server does.
                 """),
         ]
+            + Setting.group("connect", \.connect.token, TokenConfig.settings)
             + Setting.group("log", \.log, LogConfig.settings)
             + [Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help)],
         lists: [
@@ -64,5 +66,5 @@ public struct ForwardConfig: Configuration {
                 "ports", \.ports, new: { Port() }, Port.settings, "The local ports, and the endpoint that each leads to.")
         ])
 
-    public func validate() throws(ConfigError) {}
+    public func validate() throws(ConfigError) { try connect.token.validate() }
 }

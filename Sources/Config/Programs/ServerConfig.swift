@@ -12,6 +12,7 @@ public struct ServerConfig: Configuration {
         public var reconnectWait = Duration.seconds(2)
         public var accessLog = AccessLogConfig()
         public var http = HTTP()
+        public var auth = AuthConfig()
 
         public init() {}
     }
@@ -32,10 +33,11 @@ public struct ServerConfig: Configuration {
         public init() {}
     }
 
-    /// A port that has nothing but addresses.
+    /// The port for people and for what watches the node.
     public struct Port: Equatable, Sendable {
         public var bindAddress: BindAddress
         public var advertiseAddress = AdvertiseAddress()
+        public var auth = AuthConfig()
 
         public init(port: UInt16) { bindAddress = BindAddress(host: "", port: port) }
     }
@@ -46,6 +48,7 @@ public struct ServerConfig: Configuration {
         public var advertiseAddress = AdvertiseAddress()
         public var rebalance = Rebalance()
         public var direct = Direct()
+        public var auth = AuthConfig()
 
         public init() {}
     }
@@ -112,6 +115,7 @@ public struct ServerConfig: Configuration {
                     "upstream.advertise_addr", \.upstream.advertiseAddress,
                     AdvertiseAddress.help("upstream.bind_addr")),
             ]
+            + Setting.group("upstream.auth", \.upstream.auth, AuthConfig.settings(hasEndpoints: true, hasTunnels: true))
             + Setting.group("upstream.rebalance", \.upstream.rebalance, Rebalance.settings)
             + Setting.group("upstream.direct", \.upstream.direct, Direct.settings)
             + [
@@ -120,6 +124,7 @@ public struct ServerConfig: Configuration {
                     "Where /health, /ready, /metrics and /status answer. Without a host: all addresses, IPv6 and IPv4."),
                 Setting("admin.advertise_addr", \.admin.advertiseAddress, AdvertiseAddress.help("admin.bind_addr")),
             ]
+            + Setting.group("admin.auth", \.admin.auth, AuthConfig.settings(hasEndpoints: false, hasTunnels: false))
             + Setting.group("cluster", \.cluster, Cluster.settings)
             + Setting.group("log", \.log, LogConfig.settings)
             + [
@@ -140,6 +145,9 @@ public struct ServerConfig: Configuration {
         _ read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
     ) throws(ConfigError) {
         try cluster.gossip.readKeys(read)
+        try proxy.auth.readFiles("proxy.auth", read)
+        try upstream.auth.readFiles("upstream.auth", read)
+        try admin.auth.readFiles("admin.auth", read)
     }
 
     public func validate() throws(ConfigError) {
@@ -148,6 +156,9 @@ public struct ServerConfig: Configuration {
         }
         if cluster.join.count > 64 { throw ConfigError("cluster.join: has more than 64 addresses") }
         try proxy.accessLog.validate("proxy.access_log")
+        try proxy.auth.validate("proxy.auth")
+        try upstream.auth.validate("upstream.auth")
+        try admin.auth.validate("admin.auth")
         if upstream.direct.idleMax > upstream.direct.connectionsMax {
             throw ConfigError("upstream.direct.max_idle: is more than upstream.direct.max_connections")
         }
@@ -176,6 +187,7 @@ extension ServerConfig.Proxy {
         ]
         + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
         + Setting.group("http", \.http, ServerConfig.HTTP.settings)
+        + Setting.group("auth", \.auth, AuthConfig.settings(hasEndpoints: true, hasTunnels: false))
 }
 
 extension ServerConfig.Reload {

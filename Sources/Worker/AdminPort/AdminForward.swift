@@ -22,15 +22,15 @@ final class AdminForward: ChannelDelegate {
 
     private static let answerBytesMax = 24 << 20
 
-    /// Asks for the path. `done` is told the answer once, or nil when there is none.
-    init(_ stream: Stream, path: String, done: @escaping (ForwardedAnswer?) -> Void) {
+    /// Asks for the path, with these field lines. `done` is told the answer once, or nil when there is none.
+    init(_ stream: Stream, path: String, fields: [UInt8], done: @escaping (ForwardedAnswer?) -> Void) {
         self.stream = stream
         self.done = done
         super.init()
         stream.delegate = self
         stream.resumeReading()
-        let request = "GET \(path) HTTP/1.1\r\nHost: \(stream.peer?.description ?? "node")\r\nConnection: close\r\n\r\n"
-        stream.write(Array(request.utf8).span)
+        let request = "GET \(path) HTTP/1.1\r\nHost: \(stream.peer?.description ?? "node")\r\nConnection: close\r\n"
+        stream.write((Array(request.utf8) + fields + Array("\r\n".utf8)).span)
     }
 
     /// Gives up; nobody is told.
