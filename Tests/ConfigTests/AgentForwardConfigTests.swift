@@ -100,7 +100,9 @@ import Testing
             "agent start", "listeners:\n  - {endpoint_id: a, addr: 'http://b', protocol: tcp}\n",
             "listeners.0.addr: a tcp listener takes a port or host:port, not a URL"
         ),
-        ("agent start", "connect: {token: a}\n", "file.yaml:1:11: unknown key \"token\" in connect"),
+        ("agent start", "connect: {token: 'a b'}\n", "file.yaml:1:18: connect.token: the value is no token"),
+        ("agent start", "connect: {tenant: a}\n", "file.yaml:1:11: unknown key \"tenant\" in connect"),
+        ("agent http a 1 --connect.token a --connect.token-file b", nil, "connect.token_file: connect.token is set, too"),
         ("agent start", "listeners:\n- {endpoint_id: a, addr: 1, tls: {}}\n", "file.yaml:2:29: unknown key \"tls\" in listeners.0"),
         ("agent http a 0", nil, "ADDR: \"0\" is not a service's address (for example 3000, 10.0.0.7:3000 or http://10.0.0.7:3000; ports are 1 to 65535)"),
         ("agent http a 1 --timeout -1s", nil, "--timeout: \"-1s\" must not be negative"),

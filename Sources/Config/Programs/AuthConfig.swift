@@ -129,7 +129,7 @@ extension AuthConfig {
             Setting("ecdsa_public_key_file", \.ecdsaPublicKeyFile, "A file with the elliptic curve key. Read again when it changes."),
             Setting(
                 "jwks.endpoint", \.jwks.endpoint, check: AuthRule.endpoint,
-                "Where a set of keys (JWKS) is, in place of the keys above: file:///PATH, http://… or https://…"),
+                "Where a set of keys (JWKS) is, in place of the keys above: file:///PATH."),
             Setting(
                 "jwks.cache_ttl", \.jwks.cacheTTL, check: Rule.notNegative,
                 "How often the set is fetched, and how long a key is good for that a newer set lacks. 0 means 1h."),
