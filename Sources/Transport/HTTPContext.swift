@@ -51,6 +51,8 @@ public enum Passage: Equatable, Sendable {
     /// Another node of ours, with field lines that say so.
     case node([UInt8])
 
+    var isNode: Bool { if case .node = self { true } else { false } }
+
     /// Whether whoever gets it may say that it was not tried.
     var mayBeDeclined: Bool {
         switch self {
@@ -64,6 +66,8 @@ public enum Passage: Equatable, Sendable {
 public final class HTTPContext {
     public let loop: Loop
     public var settings: HTTPSettings
+    /// Whether each response is the last of its connection: clients should go elsewhere.
+    public var endsConnections = false
     /// Heads are written here before they go to a channel. Empty between uses.
     var scratch = ByteBuffer()
     private var pumpStart: PumpStart?

@@ -219,8 +219,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             decline()
             return
         }
-        // The node that sent it here looks elsewhere, and waits, unless it has not kept what it would send again.
-        if let endpoint, !hopIsSpent || hasLongBody {
+        // The node that sent it here looks elsewhere, and waits.
+        if let endpoint, !hopIsSpent {
             if nodes.wasDeclined { endpoint.noteLoss(at: context.loop.now) }
             if waitsForTunnel(endpoint) { return }
         }
