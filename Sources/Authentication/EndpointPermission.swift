@@ -35,7 +35,13 @@ public struct EndpointPermission: Equatable, Sendable {
     public func permits(_ endpoint: [UInt8]) -> Bool {
         switch extent {
         case .any: true
-        case .names(let exact, let prefixes): exact.contains(endpoint) || prefixes.contains { endpoint.starts(with: $0) }
+        case .names(let exact, let prefixes): exact.contains(endpoint) || prefixes.contains { Self.begins(endpoint, with: $0) }
         }
+    }
+
+    /// Behind a prefix only ASCII may follow. What else follows may change the letter before it (an accent after `e`), and so
+    /// make a name that somebody takes for one with another beginning. An empty prefix has nothing before it.
+    private static func begins(_ endpoint: [UInt8], with prefix: [UInt8]) -> Bool {
+        endpoint.starts(with: prefix) && (prefix.isEmpty || endpoint.dropFirst(prefix.count).allSatisfy { $0 < 0x80 })
     }
 }

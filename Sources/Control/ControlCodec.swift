@@ -106,6 +106,7 @@ enum ControlType: UInt16 {
     case dial = 71
     case dialAdmin = 72
     case reportRequest = 73
+    case keyMissing = 74
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -175,6 +176,7 @@ extension ControlMessage {
         case .shed: .shed
         case .reportPage: .reportPage
         case .tokenKeys: .tokenKeys
+        case .keyMissing: .keyMissing
         case .workerReady: .workerReady
         case .register: .register
         case .unregister: .unregister
@@ -236,6 +238,7 @@ extension ControlMessage {
             buffer.append(tunnel)
         case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
             encodeOfNodes(into: &buffer)
+        case .keyMissing(let listener): buffer.append(listener.rawValue)
         case .tokenKeys(let listener, let kind, let bytes):
             precondition(bytes.count <= ControlLimits.tokenKeyBytesMax)
             buffer.append(listener.rawValue)

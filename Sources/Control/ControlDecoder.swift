@@ -86,7 +86,7 @@ extension ControlMessage {
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .shutdown: return .shutdown
         case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
-            .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .keyMissing, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
     }
@@ -115,6 +115,7 @@ extension ControlMessage {
         case .dialAdmin:
             let request = try cursor.u64(bytes)
             return .dialAdmin(request: request, node: try cursor.node(bytes))
+        case .keyMissing: return .keyMissing(listener: try cursor.listener(bytes))
         case .reportRequest:
             let request = try cursor.u64(bytes)
             return .reportRequest(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))

@@ -101,6 +101,8 @@ public enum ControlMessage: Equatable, Sendable {
     case dialAdmin(request: UInt64, node: String)
     /// Asks for a document about the cluster: "cluster/nodes", say.
     case reportRequest(request: UInt64, path: String)
+    /// A token for the port names a key that is not among those that were told.
+    case keyMissing(listener: ListenerKind)
 
     // Worker to sibling worker.
 
@@ -313,7 +315,7 @@ extension ControlMessage {
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
             .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
             .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
-            .reportPage, .tokenKeys, .dialAdmin, .reportRequest:
+            .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest:
             0
         }
     }

@@ -117,6 +117,8 @@ final class Node {
     private var publisher: CallbackTimer?
     private var heartbeat: CallbackTimer?
     private var keyTimer: CallbackTimer?
+    /// Key sets that are fetched.
+    private(set) lazy var keySets = KeySets(loop, log: log) { [unowned self] in ("\(parts.folder)/piko", processes.confinement.user) }
     private var fullWarning = WarningLimit()
     private var startWarning = WarningLimit()
     /// Whether the machine would have the node ready, and whether people took it out of use.
@@ -187,6 +189,7 @@ final class Node {
 
     private func connectParts() {
         parts.log.counters = counters
+        keySets.changed = { [unowned self] in if !isFrozen { refreshTokenKeys() } }
         dispatcher.fullChanged = { [unowned self] in fullChanged() }
         clock = CallbackTimer(loop) { [unowned self] in handle(.tick) }
         publisher = CallbackTimer(loop) { [unowned self] in publishLoop() }
@@ -221,7 +224,9 @@ final class Node {
         self.controlServer = controlServer
         runClocks()
         cluster?.start()
-        handle(.begin)
+        keySets.want(setup.config)
+        // An agent that comes before the keys would be told that its token is no good.
+        keySets.whenTried { [unowned self] in if !isEnding { handle(.begin) } }
     }
 
     func runClocks() {
@@ -589,7 +594,7 @@ extension Node: WorkerLinkOwner {
             index: UInt32(process.place), generation: process.generation, worker: process.worker, slab: UInt32(process.slab),
             nodeStart: started, directKey: directKey, nodeID: nodeID, clusterKeys: setup.clusterKeys, settings: setup.settings)
         link.send(.configure(message), lending: [memory.descriptor])
-        for message in setup.tokenKeys.messages { link.send(message) }
+        for message in setup.tokenKeys.messages(keySets) { link.send(message) }
     }
 
     func linkFailed(_ link: WorkerLink, reason: String) {
@@ -625,6 +630,8 @@ extension Node: WorkerLinkOwner {
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
+        case .keyMissing(let listener):
+            if !isFrozen, let url = setup.tokenKeys.fetchedURL(listener) { keySets.keyIsMissing(url) }
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
             .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .tokenKeys, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:

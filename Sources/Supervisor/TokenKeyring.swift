@@ -27,6 +27,8 @@ final class TokenKeyring {
         let path: String
         let auth: AuthConfig
         var sources: [Source] = []
+        /// What workers were told of a key set that is fetched.
+        var toldDocuments: [[UInt8]] = []
         /// What was wrong when they were read last; nil: nothing.
         var problem: String?
 
@@ -63,11 +65,20 @@ final class TokenKeyring {
     var problem: String? { ports.lazy.compactMap(\.problem).first }
 
     /// What a worker is told.
-    var messages: [ControlMessage] { ports.flatMap(Self.messages) }
+    func messages(_ keySets: KeySets) -> [ControlMessage] { ports.flatMap { Self.messages($0, keySets) } }
+
+    /// The URL of the key set of a port's tokens; nil: it is not fetched.
+    func fetchedURL(_ listener: ListenerKind) -> String? {
+        ports.first { $0.listener == listener && $0.auth.jwks.httpURL != nil }?.auth.jwks.endpoint
+    }
 
     /// Reads the files again; what workers are to be told.
-    func refresh(_ log: Logger) -> [ControlMessage] {
+    func refresh(_ log: Logger, _ keySets: KeySets) -> [ControlMessage] {
         var messages: [ControlMessage] = []
+        for port in ports where port.auth.jwks.httpURL != nil {
+            let documents = keySets.documents(port.auth.jwks.endpoint)
+            if documents != port.toldDocuments { messages += Self.messages(port, keySets) }
+        }
         for port in ports where port.hasFiles {
             var fresh = port.auth
             if !fresh.hmacSecretKeyFile.isEmpty { fresh.hmacSecretKey = "" }
@@ -82,7 +93,7 @@ final class TokenKeyring {
                 // Once more, to say what is left out of it.
                 port.sources = try Self.sources(port, fresh, log: log)
                 log.info(.server, "the keys for tokens have changed") { $0.field("port", port.path) }
-                messages += Self.messages(port)
+                messages += Self.messages(port, keySets)
             } catch {
                 guard port.problem != error.description else { continue }
                 port.problem = error.description
@@ -137,9 +148,10 @@ final class TokenKeyring {
         return sources
     }
 
-    private static func messages(_ port: Port) -> [ControlMessage] {
+    private static func messages(_ port: Port, _ keySets: KeySets) -> [ControlMessage] {
         var messages = [ControlMessage.tokenKeys(listener: port.listener, kind: .begin, bytes: [])]
-        for source in port.sources {
+        port.toldDocuments = port.auth.jwks.httpURL == nil ? [] : keySets.documents(port.auth.jwks.endpoint)
+        for source in port.sources + port.toldDocuments.map({ Source(kind: .fetchedDocument, bytes: $0) }) {
             var rest = source.bytes[...]
             while rest.count > ControlLimits.tokenKeyBytesMax {
                 messages.append(
@@ -156,7 +168,8 @@ final class TokenKeyring {
 extension Node {
     /// Reads files with keys again, now and then, and tells the workers of the configuration what has changed.
     func refreshTokenKeys() {
-        let changes = setup.tokenKeys.refresh(log)
+        keySets.tick()
+        let changes = setup.tokenKeys.refresh(log, keySets)
         for process in processes.workers where process.generation == machine.currentGeneration && process.isLinked {
             for message in changes { process.link.send(message) }
         }

@@ -73,6 +73,7 @@ final class Worker {
     private static let sendingStep = Duration.milliseconds(20)
     private var shedWarning = WarningLimit()
     private var clockWarning = WarningLimit()
+    private var missingKeyNotice = WarningLimit()
     private var publishTimer: CallbackTimer?
 
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, control: ControlClient) {
@@ -457,6 +458,14 @@ final class Worker {
         leftAgents.insert(agent)
         routes.known(endpoint)?.direct?.agentLeft(agent)
         if tellsSiblings { siblings.tellAgentLeft(endpoint, agent) }
+    }
+
+    // MARK: Tokens
+
+    /// A token names a key that this worker was not told. The supervisor looks for it, if it may be published by now.
+    func keyMissing(_ listener: ListenerKind) {
+        guard missingKeyNotice.isDue(loop.now) else { return }
+        control.send(.keyMissing(listener: listener))
     }
 
     // MARK: Status

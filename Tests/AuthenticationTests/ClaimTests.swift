@@ -118,6 +118,9 @@ import Testing
         let permission = try verifier().verdict(signed("{\"piko\":{\"endpoints\":[\"caf\u{e9}\",\"k\u{212a}\"]}}")).get().endpoints
         #expect(permission.permits(Array("caf\u{e9}".utf8)) && !permission.permits(Array("cafe\u{301}".utf8)))
         #expect(!permission.permits(Array("kK".utf8)))
+        // Nor does a prefix reach a letter that an accent makes another.
+        let prefix = try verifier().verdict(signed(#"{"piko":{"endpoints":["cafe*"]}}"#)).get().endpoints
+        #expect(prefix.permits(Array("cafe-1".utf8)) && !prefix.permits(Array("cafe\u{301}".utf8)))
         let asked = try verifier { $0.issuer = Array("K".utf8) }
         #expect(asked.refusal(signed("{\"iss\":\"\u{212a}\"}")) == .invalid(.issuer))
         #expect(asked.refusal(signed(#"{"iss":"K"}"#)) == nil)

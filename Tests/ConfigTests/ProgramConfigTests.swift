@@ -233,7 +233,7 @@ func refusal<Value: Configuration>(
         #expect(read.upstream.auth.isEnabled && read.admin.auth.isEnabled && !read.proxy.auth.isEnabled)
         #expect(!YAML.write(read.yaml).contains("hmac_secret_key: the secret"))
         for (words, message) in [
-            ("--proxy.auth.hmac-secret-key-file nowhere", "proxy.auth.hmac_secret_key_file: no nowhere"),
+            ("--proxy.auth.hmac-secret-key-file nowhere", "proxy.auth.hmac_secret_key_file: config: no nowhere"),
             ("--proxy.auth.hmac-secret-key-file empty", "proxy.auth.hmac_secret_key_file: empty: is empty"),
             ("--proxy.auth.hmac-secret-key-file secret --proxy.auth.hmac-secret-key a", "proxy.auth.hmac_secret_key_file: proxy.auth.hmac_secret_key is set, too"),
             ("--proxy.auth.hmac-secret-key a --proxy.auth.jwks.endpoint file:///k", "proxy.auth: jwks.endpoint and hmac_secret_key can't both be set"),

@@ -4,7 +4,9 @@ but the endpoint that was authorised is served. Rows 12, 16, 19 to 24, 26, 39 an
 Tokens are made by PyJWT, which shares nothing with the server.
 """
 
+import http.server
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -246,6 +248,87 @@ def test_row_47_what_would_leave_a_port_open_does_not_start(tmp_path, config, wo
     found = run("server", "--config.path", path, *ports, "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.control-socket", tmp_path / "s")
     text = found.stdout + found.stderr
     assert found.returncode != 0 and all(word in text for word in words), text
+
+
+class Publisher:
+    """An HTTP server that publishes what a test wants."""
+
+    def __init__(self):
+        self.answer, self.asked = (404, {}, b""), []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.asked.append((self.path, dict(self.headers)))
+                status, headers, body = outer.answer
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/keys.json?set=1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def publish(self, *keys):
+        self.answer = (200, {"Content-Type": "application/json"}, json.dumps({"keys": list(keys)}).encode())
+
+
+@pytest.fixture
+def publisher():
+    one = Publisher()
+    yield one
+    one.server.shutdown()
+    one.server.server_close()
+
+
+def test_row_22_key_sets_over_http(new_node, host, publisher):
+    """Fetched before the first connection is taken, and again and again; a key that leaves the set is good for a while."""
+    publisher.publish(jwk(RSA, kid="old"), {"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ"})
+    node = new_node(arguments=["--proxy.auth.jwks.endpoint", publisher.url, "--proxy.auth.jwks.cache-ttl", "4s", "--proxy.auth.jwks.timeout", "2s"])
+    old, new = (bearer(token(key, name, headers={"kid": kid})) for key, name, kid in ((RSA, "RS256", "old"), (EC, "ES256", "new")))
+
+    def answers(headers, status=502):
+        return all(request(node.proxy, headers=headers, host=host).status == status for _ in range(6))
+    assert answers(old) and answers(new, 401)
+    refused(node.proxy, "invalid token", bearer(token(b"secret-secret-secret", "HS256")), host=host)
+    assert publisher.asked[0][0] == "/keys.json?set=1"
+    publisher.publish(jwk(EC, kid="new"))
+    wait_until(lambda: answers(new), 15 * SLOW, "the new key")
+    assert answers(old), "the old key has its time"
+    wait_until(lambda: answers(old, 401), 15 * SLOW, "the end of the old key")
+    # What is no key set, is too long, or is elsewhere, changes nothing.
+    for answer in ((500, {}, b""), (200, {}, b"{}"), (200, {}, b" " * 300_000), (302, {"Location": "file:///etc/passwd"}, b"")):
+        publisher.answer = answer
+        count = len(publisher.asked)
+        wait_until(lambda: len(publisher.asked) > count, 30 * SLOW, "another try")
+        assert answers(new)
+    assert node.logged("a key set can't be fetched")
+    code, text = command(node, "reload")
+    assert code == 0, text
+    assert answers(new), "workers of a reload have the keys from before"
+    code, text = command(node, "upgrade")
+    assert code == 0, text
+    assert answers(new), "and so have those of an upgrade"
+
+
+def test_row_22_nobody_publishes_at_start(new_node, host, publisher):
+    node = new_node(arguments=["--proxy.auth.jwks.endpoint", publisher.url, "--proxy.auth.jwks.timeout", "1s"], workers=1)
+    good = bearer(token(RSA, "RS256"))
+    began = time.monotonic()
+    refused(node.proxy, "invalid token", good, host=host)
+    assert time.monotonic() - began < 0.5 * SLOW
+    publisher.publish(jwk(RSA))
+    wait_until(lambda: request(node.proxy, headers=good, host=host).status == 502, 30 * SLOW, "the key")
+    asked = len(publisher.asked)
+    with http1.Connection(node.proxy) as client:
+        for index in range(300):
+            assert client.request(headers=bearer(token(RSA, "RS256", headers={"kid": f"k{index}"})), host=host).status == 401
+    assert len(publisher.asked) <= asked + 1, "a fetch for each unknown key"
 
 
 def test_files_are_read_again(new_node, host, tmp_path):

@@ -38,6 +38,12 @@ public struct AuthConfig: Equatable, Sendable {
         /// How long keys are good for that a newer document lacks, and when a newer one is fetched.
         public var life: Duration { cacheTTL > .zero ? cacheTTL : Self.cacheTTLDefault }
 
+        /// The longest time that fetching takes.
+        public var timeLimit: Duration { timeout > .zero ? timeout : Self.timeoutDefault }
+
+        /// The URL when it is to be fetched.
+        public var httpURL: FetchURL? { FetchURL(endpoint) }
+
         /// The path of a `file:` URL; nil when the endpoint is another one.
         public var filePath: String? { AuthRule.filePath(endpoint) }
     }
@@ -129,7 +135,7 @@ extension AuthConfig {
             Setting("ecdsa_public_key_file", \.ecdsaPublicKeyFile, "A file with the elliptic curve key. Read again when it changes."),
             Setting(
                 "jwks.endpoint", \.jwks.endpoint, check: AuthRule.endpoint,
-                "Where a set of keys (JWKS) is, in place of the keys above: file:///PATH."),
+                "Where a set of keys (JWKS) is, in place of the keys above: file:///PATH or http://HOST/PATH. Whoever is on the way of an http URL can exchange the keys."),
             Setting(
                 "jwks.cache_ttl", \.jwks.cacheTTL, check: Rule.notNegative,
                 "How often the set is fetched, and how long a key is good for that a newer set lacks. 0 means 1h."),
@@ -162,10 +168,9 @@ enum AuthRule {
     @Sendable static func endpoint(_ text: String) -> String? {
         if text.isEmpty { return nil }
         if filePath(text) != nil { return nil }
-        if text.hasPrefix("http://") || text.hasPrefix("https://") {
-            return "can't be fetched yet: this version reads key sets from file:///PATH only"
-        }
-        return "is no URL of a key set (file:///PATH)"
+        if FetchURL(text) != nil { return nil }
+        if text.hasPrefix("https://") { return "needs TLS, which this version does not have; use a file:///PATH or an http URL" }
+        return "is no URL of a key set (file:///PATH or http://HOST/PATH)"
     }
 
     static func filePath(_ text: String) -> String? {

@@ -16,6 +16,8 @@ final class PortAuthentication {
     let listener: ListenerKind
     /// Whether the port is for those with tokens only.
     let isEnabled: Bool
+    /// Whether there may be newer keys somewhere.
+    let isFetched: Bool
     private var verifier: TokenVerifier
     /// Keys that are being told, and the beginning of a long one.
     private var incoming = TokenKeys()
@@ -29,6 +31,7 @@ final class PortAuthentication {
     init(_ listener: ListenerKind, _ config: AuthConfig) {
         self.listener = listener
         isEnabled = config.isEnabled
+        isFetched = config.jwks.httpURL != nil
         var policy = TokenPolicy()
         if !config.audience.isEmpty { policy.audience = Array(config.audience.utf8) }
         if !config.issuer.isEmpty { policy.issuer = Array(config.issuer.utf8) }
@@ -100,6 +103,7 @@ extension PortAuthentication {
             guard permits else { throw .notPermitted }
             return permission
         } catch {
+            if isFetched, error == .invalid(.noKey) { worker.keyMissing(listener) }
             worker.telemetry.tokenRefused(listener, error)
             throw HTTPError(status: 401, reason: error.text)
         }
