@@ -24,13 +24,13 @@ extension HTTPConnection {
         self.upstream = upstream
         upstream.connection = self
         self.passage = passage
-        holdsBody = passage.isNode && hasLongBody && !requestBody.isDone
+        holdsBody = passage.holdsLongBodies && hasLongBody && !requestBody.isDone
         keepsBody = passage.mayBeDeclined && !requestBody.isDone && !bodyWasSent && !holdsBody
         summary.attempts += 1
         lastProgress = context.loop.now
         let isDoubtful = upstream.beginExchange()
         writeRequestHead(to: upstream)
-        if passage != .sibling, !holdsBody { sayContinue() }
+        if !holdsBody { sayContinue() }
         sendWaitingBody()
         guard state == .exchanging else { return }
         upstream.channel.resumeReading()
@@ -60,8 +60,8 @@ extension HTTPConnection {
             rewrite.client = clientHost
             rewrite.keepsEndpoint = true
             rewrite.fields = fields
-            if holdsBody { rewrite.fields += Self.expectField }
         }
+        if holdsBody { rewrite.fields += Self.expectField }
         rewrite.connection = wantsUpgrade ? .upgrade : .keepAlive
         rewrite.framing = requestFraming
         rewrite.targetPrefix = settings.targetPrefix
@@ -74,7 +74,7 @@ extension HTTPConnection {
     /// Whether more of a body comes than is kept to be sent again.
     public final var hasLongBody: Bool { head.isChunked || head.contentLength ?? 0 > UInt64(context.settings.replayBytesMax) }
 
-    /// Tells the node that sent the request that it is served: the body, which it holds back, may come.
+    /// Tells the node or process of ours that sent the request that it is served: the body, which it holds back, may come.
     private func sayContinue() {
         guard !saidContinue, !requestBody.isDone, head.contains(.xPikoExpect), head.minorVersion >= 1 else { return }
         saidContinue = true
@@ -82,7 +82,7 @@ extension HTTPConnection {
         context.flush(to: channel)
     }
 
-    /// The node that has the request serves it.
+    /// Whoever has the request serves it.
     private func releaseBody() {
         holdsBody = false
         lastProgress = context.loop.now
@@ -264,7 +264,7 @@ extension HTTPConnection {
     /// Bytes from the upstream.
     final func responseReceived(_ bytes: Span<UInt8>, from upstream: HTTPUpstream) {
         guard state == .exchanging, self.upstream === upstream else { return }
-        if passage == .sibling, responseState == .head, upstream.input.isEmpty, bytes.count > 0, bytes[0] == Self.declinedMark {
+        if passage.isSibling, responseState == .head, upstream.input.isEmpty, bytes.count > 0, bytes[0] == Self.declinedMark {
             declined()
             return
         }

@@ -94,9 +94,10 @@ open class HTTPConnection: ChannelDelegate {
     final var passage = Passage.service
     /// Whether what was sent of the request's body stands in `input`, before `inputOffset`, for the case that it is declined.
     final var keepsBody = false
-    /// Whether the request's body waits for the word of the node that got the head: none of it was sent, all can go elsewhere.
+    /// Whether the request's body waits for the word of the node or process of ours that got the head: none of it was sent, all
+    /// can go elsewhere.
     final var holdsBody = false
-    /// Whether a node that holds the body back was told that it may come.
+    /// Whether who holds the body back was told that it may come.
     final var saidContinue = false
     final var isReadPaused = false
     /// While a pump carries the rest of a body, what its source's pumps had taken before.

@@ -34,7 +34,7 @@ public struct RequestRewrite: Sendable {
     /// A path without a slash at its end, put in front of the target's; `*` and the target of CONNECT have no path and
     /// stay as they are.
     public var targetPrefix: [UInt8] = []
-    /// Whether `x-piko-node`, `x-piko-expect` and `x-piko-forward` go along as they came: to a process of ours, which judges them.
+    /// Whether `x-piko-node` and `x-piko-forward` go along as they came: to a process of ours, which judges them.
     public var keepsNode = false
     /// Field lines of ours that go along, each with its end.
     public var fields: [UInt8] = []
@@ -70,8 +70,8 @@ public enum HeadWriter {
         copyFields(head, bytes, into: &output) { field in
             switch field.known {
             case .other: !field.isConnectionNamed
-            case .contentLength, .xPikoCredential: false
-            case .xPikoForward, .xPikoNode, .xPikoExpect: rewrite.keepsNode
+            case .contentLength, .xPikoCredential, .xPikoExpect: false
+            case .xPikoForward, .xPikoNode: rewrite.keepsNode
             case .xForwardedFor: rewrite.client.isEmpty
             case .xPikoAuthorization: rewrite.keepsAuthorization
             case .xPikoEndpoint: rewrite.keepsEndpoint

@@ -500,8 +500,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func relay(to sibling: UInt32) {
         hasServed = true
+        let passage = Passage.sibling(saysContinue: worker.siblings.saysContinue(sibling))
         if let idle = relays[sibling], idle.isIdle {
-            proceed(with: idle, as: .sibling)
+            proceed(with: idle, as: passage)
             return
         }
         let mark = isRelayed ? moves - 1 : Self.relayedMark
@@ -512,7 +513,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.relayed()
         let upstream = HTTPUpstream(stream, pool: nil, keepsOpen: true, headLimits: context.settings.headLimits)
         relays[sibling] = upstream
-        proceed(with: upstream, as: .sibling)
+        proceed(with: upstream, as: passage)
     }
 
     // MARK: Ends
