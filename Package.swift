@@ -90,11 +90,12 @@ let package = Package(
         // Layer 3: the edge to the kernel, and the byte channels above it.
         library("Reactor", ["CIOCore", "Base", "Memory"]),
         library("Crypto", ["CTLS", "Base"]),
+        library("Authentication", ["Crypto", "Telemetry", "Memory", "Base"]),
         library("Transport", ["Reactor", "Wire", "Crypto", "Telemetry", "Base", "Memory"]),
 
         // Layer 4: programs.
-        program("Supervisor", ["Reactor", "Gossip", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
-        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
+        program("Supervisor", ["Reactor", "Gossip", "Authentication", "Crypto", "Control", "Config", "Telemetry", "Memory", "Base"]),
+        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("Agent", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("CLI", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),
@@ -105,6 +106,8 @@ let package = Package(
         tests("MemoryTests", ["Memory", "Base"]),
         tests("WireTests", ["Wire", "TestKit", "Memory", "Base"]),
         tests("CryptoTests", ["Crypto", "Base"]),
+        tests("AuthenticationTests", ["Authentication", "Crypto", "Telemetry", "Memory", "Base"], exclude: ["compare_pyjwt"]),
+        .executableTarget(name: "TokenVerdicts", dependencies: ["Authentication", "Crypto", "Telemetry", "Memory", "Base"], path: "Tests/TokenVerdicts", swiftSettings: testSettings),
         tests("GossipTests", ["Gossip", "Base"]),
         gossipLibrary("ClusterSimulator", ["Gossip", "Base"], path: "Tests/ClusterSimulator"),
         .executableTarget(
@@ -117,10 +120,10 @@ let package = Package(
         tests("TelemetryTests", ["Telemetry", "Memory", "Base"]),
         tests("ReactorTests", ["Reactor", "CIOCore", "TestKit", "Memory", "Base"]),
         tests("TransportTests", ["Transport", "Reactor", "Wire", "Crypto", "TestKit", "Memory", "Base"]),
-        tests("SupervisorTests", ["Supervisor", "Gossip", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
+        tests("SupervisorTests", ["Supervisor", "Gossip", "Authentication", "Control", "Config", "Telemetry", "Reactor", "TestKit", "Memory", "Base"]),
         tests(
             "WorkerTests",
-            ["Worker", "Transport", "Reactor", "Wire", "Control", "Crypto", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
+            ["Worker", "Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
         tests("AgentTests", ["Agent", "Transport", "Reactor", "Wire", "Config", "Telemetry", "TestKit", "Memory", "Base"]),
         tests("DemoServiceTests", ["DemoService", "Reactor", "Memory", "Base"]),
         tests("TidyTests", []),

@@ -15,6 +15,7 @@ enum CLIMain {
 
     /// Does what the words say and returns the exit status. Does not return when another program takes over.
     static func run(_ words: [String]) -> Int32 {
+        if let status = KeySetFetchCommand.run(words) { return status }
         do throws(CommandLineError) {
             switch try CommandLineParser(Commands.piko).parse(words) {
             case .show(let text):

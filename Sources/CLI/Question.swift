@@ -22,8 +22,10 @@ struct Questioner {
 
     private let loop: Loop
     private let deadline: Instant
+    private let answerBytesMax: Int
 
-    init(within time: Duration = Questioner.timeMax) throws(CommandFailure) {
+    init(within time: Duration = Questioner.timeMax, answerBytesMax: Int = Questioner.answerBytesMax) throws(CommandFailure) {
+        self.answerBytesMax = answerBytesMax
         do throws(SystemError) {
             // One connection needs no ring, and epoll can always be had.
             loop = try Loop(backend: .epoll)
@@ -123,7 +125,7 @@ struct Questioner {
             loop.runTurn(until: deadline)
             if let failure = answer.failure { throw failure }
             let bytes = answer.bytes
-            if bytes.count > Self.answerBytesMax { throw SystemError(code: Self.messageTooLong, call: "read") }
+            if bytes.count > answerBytesMax { throw SystemError(code: Self.messageTooLong, call: "read") }
             if answer.hasEnded { return bytes }
             if bytes.count > seen && isWhole(bytes.span) { return bytes }
             seen = bytes.count

@@ -42,6 +42,8 @@ public enum ControlLimits {
     /// Bytes of one page of a report, and of the path that asks for one.
     public static let reportBytesMax = 65_536
     public static let reportPathBytesMax = 512
+    /// Bytes of one message about tokens' keys.
+    public static let tokenKeyBytesMax = 65_536
     /// Entries of one status page.
     public static let statusEntriesMax = 256
     /// Bytes of an agent's identifier.
@@ -95,6 +97,7 @@ enum ControlType: UInt16 {
     case dialFailed = 21
     case shed = 22
     case reportPage = 23
+    case tokenKeys = 24
     case credentials = 28
     case workerReady = 64
     case register = 65
@@ -106,6 +109,7 @@ enum ControlType: UInt16 {
     case dial = 71
     case dialAdmin = 72
     case reportRequest = 73
+    case keyMissing = 74
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -175,6 +179,8 @@ extension ControlMessage {
         case .shed: .shed
         case .reportPage: .reportPage
         case .credentials: .credentials
+        case .tokenKeys: .tokenKeys
+        case .keyMissing: .keyMissing
         case .workerReady: .workerReady
         case .register: .register
         case .unregister: .unregister
@@ -236,6 +242,13 @@ extension ControlMessage {
             buffer.append(tunnel)
         case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
             encodeOfNodes(into: &buffer)
+        case .keyMissing(let listener): buffer.append(listener.rawValue)
+        case .tokenKeys(let listener, let kind, let bytes):
+            precondition(bytes.count <= ControlLimits.tokenKeyBytesMax)
+            buffer.append(listener.rawValue)
+            buffer.append(kind.rawValue)
+            buffer.append(UInt32(bytes.count))
+            buffer.append(bytes.span)
         case .statusPage(let request, let kind, let entries, _):
             precondition(entries.count <= ControlLimits.statusEntriesMax)
             buffer.append(request)

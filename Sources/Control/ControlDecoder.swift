@@ -77,11 +77,17 @@ extension ControlMessage {
             guard length <= ControlLimits.reportBytesMax else { throw .oversized }
             let page = try cursor.array(bytes, count: length)
             return .reportPage(request: request, status: status, bytes: page, last: flags & flagLast != 0)
+        case .tokenKeys:
+            guard let listener = ListenerKind(rawValue: try cursor.u8(bytes)), let kind = TokenKeyKind(rawValue: try cursor.u8(bytes))
+            else { throw .invalidValue }
+            let length = Int(try cursor.u32(bytes))
+            guard length <= ControlLimits.tokenKeyBytesMax else { throw .oversized }
+            return .tokenKeys(listener: listener, kind: kind, bytes: try cursor.array(bytes, count: length))
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .credentials: return .credentials(bytes: try cursor.u64(bytes))
         case .shutdown: return .shutdown
         case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
-            .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .keyMissing, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
     }
@@ -110,6 +116,7 @@ extension ControlMessage {
         case .dialAdmin:
             let request = try cursor.u64(bytes)
             return .dialAdmin(request: request, node: try cursor.node(bytes))
+        case .keyMissing: return .keyMissing(listener: try cursor.listener(bytes))
         case .reportRequest:
             let request = try cursor.u64(bytes)
             return .reportRequest(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))
@@ -135,7 +142,7 @@ extension ControlMessage {
         case .noMore: return .noMore
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials, .tokenKeys:
             throw .unexpectedType(type.rawValue)
         }
     }

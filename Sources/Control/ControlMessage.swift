@@ -75,6 +75,9 @@ public enum ControlMessage: Equatable, Sendable {
     case shed(count: UInt32)
     /// A part of the answer to `reportRequest`: what to say to whoever asked. `status` is that of HTTP.
     case reportPage(request: UInt64, status: UInt16, bytes: [UInt8], last: Bool)
+    /// A piece of a key that tokens of the port are checked with, in place of all that were told before: those are forgotten with
+    /// `.begin`, and the new ones count from `.end` on.
+    case tokenKeys(listener: ListenerKind, kind: TokenKeyKind, bytes: [UInt8])
 
     /// What the ports need for TLS, as `CredentialBundle` has it, before `configure` or in place of what was there. Descriptor: a
     /// memory file with so many bytes.
@@ -102,6 +105,8 @@ public enum ControlMessage: Equatable, Sendable {
     case dialAdmin(request: UInt64, node: String)
     /// Asks for a document about the cluster: "cluster/nodes", say.
     case reportRequest(request: UInt64, path: String)
+    /// A token for the port names a key that is not among those that were told.
+    case keyMissing(listener: ListenerKind)
 
     // Worker to sibling worker.
 
@@ -130,6 +135,23 @@ public enum TunnelKind: UInt8, Sendable {
     case directSession = 1
     /// All data connections of an endpoint at one worker.
     case dataConnections = 2
+}
+
+/// What a message about tokens' keys holds.
+public enum TokenKeyKind: UInt8, CaseIterable, Sendable {
+    /// Nothing: the port's keys follow.
+    case begin = 0
+    /// A secret.
+    case secret = 1
+    /// A public key in PEM.
+    case rsa = 2
+    case ecdsa = 3
+    /// A key set, from a file or fetched, or its end; `piece` is what comes before its end.
+    case fileDocument = 4
+    case fetchedDocument = 5
+    case piece = 6
+    /// Nothing: the keys are complete.
+    case end = 7
 }
 
 /// Which of the node's ports.
@@ -297,7 +319,7 @@ extension ControlMessage {
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
             .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
             .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
-            .reportPage, .dialAdmin, .reportRequest:
+            .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest:
             0
         }
     }

@@ -59,6 +59,9 @@ public struct StateReader {
         offset += Int(length)
     }
 
+    /// Whether everything was read.
+    public func isAtEnd(_ bytes: Span<UInt8>) -> Bool { offset == bytes.count }
+
     /// Throws unless everything was read.
     public func end(_ bytes: Span<UInt8>) throws(StateReadError) {
         guard offset == bytes.count else { throw StateReadError() }

@@ -39,11 +39,14 @@ struct NodeParts {
 struct GenerationSetup {
     let config: ServerConfig
     let settings: [Control.Setting]
+    /// What tokens are checked with.
+    let tokenKeys: TokenKeyring
     /// What its ports need for TLS; nil: none speaks it.
     var credentials: NodeCredentials?
 
     init(_ config: ServerConfig) {
         self.config = config
+        tokenKeys = TokenKeyring(config)
         settings = config.flattened.map { Control.Setting(key: $0.0, value: $0.1) }
     }
 
@@ -122,6 +125,9 @@ final class Node {
     private var clock: CallbackTimer?
     private var publisher: CallbackTimer?
     private var heartbeat: CallbackTimer?
+    private var keyTimer: CallbackTimer?
+    /// Key sets that are fetched.
+    private(set) lazy var keySets = KeySets(loop, log: log) { [unowned self] in ("\(parts.folder)/piko", processes.confinement.user) }
     private var fullWarning = WarningLimit()
     private var startWarning = WarningLimit()
     /// Whether the machine would have the node ready, and whether people took it out of use.
@@ -194,10 +200,15 @@ final class Node {
     private func connectParts() {
         parts.log.counters = counters
         tls = NodeTLS(self)
+        keySets.changed = { [unowned self] in if !isFrozen { refreshTokenKeys() } }
         dispatcher.fullChanged = { [unowned self] in fullChanged() }
         clock = CallbackTimer(loop) { [unowned self] in handle(.tick) }
         publisher = CallbackTimer(loop) { [unowned self] in publishLoop() }
         heartbeat = CallbackTimer(loop) { [unowned self] in askWorkers() }
+        keyTimer = CallbackTimer(loop) { [unowned self] in
+            refreshTokenKeys()
+            keyTimer?.schedule(after: TokenKeyring.refreshEvery)
+        }
     }
 
     var loop: Loop { parts.loop }
@@ -224,13 +235,16 @@ final class Node {
         self.controlServer = controlServer
         runClocks()
         cluster?.start()
-        handle(.begin)
+        keySets.want(setup.config)
+        // An agent that comes before the keys would be told that its token is no good.
+        keySets.whenTried { [unowned self] in if !isEnding { handle(.begin) } }
     }
 
     func runClocks() {
         publishLoop()
         tls.start()
         heartbeat?.schedule(after: Self.pingEvery)
+        keyTimer?.schedule(after: TokenKeyring.refreshEvery)
         clock?.schedule(at: machine.nextDeadline)
     }
 
@@ -240,6 +254,7 @@ final class Node {
         clock?.cancel()
         publisher?.cancel()
         heartbeat?.cancel()
+        keyTimer?.cancel()
     }
 
     /// Gives an event to the machine and does what it says.
@@ -594,6 +609,7 @@ extension Node: WorkerLinkOwner {
             nodeStart: started, directKey: directKey, nodeID: nodeID, clusterKeys: setup.clusterKeys, settings: setup.settings)
         tls.give(setup, to: link)
         link.send(.configure(message), lending: [memory.descriptor])
+        for message in setup.tokenKeys.messages(keySets) { link.send(message) }
     }
 
     func linkFailed(_ link: WorkerLink, reason: String) {
@@ -629,9 +645,12 @@ extension Node: WorkerLinkOwner {
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
+        case .keyMissing(let listener):
+            if !isFrozen, let url = setup.tokenKeys.fetchedURL(listener) { keySets.keyIsMissing(url) }
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .tokenKeys, .credentials, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken,
+            .noMore:
             preconditionFailure("decoded as a worker's message")
         }
     }

@@ -55,6 +55,7 @@ final class ReloadTask {
         outcome.generation = node.machine.currentGeneration
         node.log.change(level: setup.config.log.level, subsystems: setup.config.log.subsystems)
         defer { node.cluster?.reconfigure(setup.config) }
+        node.keySets.want(setup.config)
         for kind in ListenerKind.allCases {
             guard let sockets = ports[kind] else { continue }
             do throws(SystemError) {
@@ -147,17 +148,29 @@ extension Node {
         }
         isPreparing = true
         plan(changedPorts(config), [:]) { [unowned self] plans in
-            isPreparing = false
-            do {
-                guard machine.mayReload else { throw StartError("the node is told to end") }
-                try begin(GenerationSetup(reading: config), try plans.get(), outcome, done)
-            } catch {
-                let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
-                sayNotReloaded(reason)
-                log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
-                outcome.failure = reason
-                done(outcome)
-            }
+            // New workers are not to serve before they have the keys for tokens.
+            keySets.want(setup.config, config)
+            keySets.whenTried { [unowned self] in begin(config, plans, outcome, done) }
+        }
+    }
+
+    private func begin(
+        _ config: ServerConfig, _ plans: Result<[ListenerKind: BindPlan], BindError>, _ given: ReloadOutcome,
+        _ done: @escaping (ReloadOutcome) -> Void
+    ) {
+        var outcome = given
+        isPreparing = false
+        do {
+            guard machine.mayReload else { throw StartError("the node is told to end") }
+            let setup = try GenerationSetup(reading: config)
+            if let problem = setup.tokenKeys.problem { throw StartError(problem) }
+            try begin(setup, try plans.get(), outcome, done)
+        } catch {
+            let reason = (error as? StartError)?.description ?? (error as? BindError)?.description ?? "\(error)"
+            sayNotReloaded(reason)
+            log.error(.server, "not reloaded; everything goes on as before") { $0.field("err", reason) }
+            outcome.failure = reason
+            done(outcome)
         }
     }
 

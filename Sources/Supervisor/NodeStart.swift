@@ -42,6 +42,7 @@ enum NodeStart {
     /// Runs until the node ends; the exit status.
     static func run(_ invocation: Invocation, _ setup: GenerationSetup, log: Logger) throws(StartError) -> Int32 {
         let config = setup.config
+        if let problem = setup.tokenKeys.problem { throw StartError("config: \(problem)") }
         let surroundings = try Surroundings()
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         System.raiseLockedMemoryLimit()

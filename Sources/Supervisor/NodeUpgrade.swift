@@ -197,6 +197,7 @@ extension Node {
             settings: settingsBefore ?? setup.config.differing, counters: memory.descriptor,
             supervisorProgram: parts.own.description, workerProgram: parts.program.description)
         state.tunnels = routes.tunnels
+        state.keySets = keySets.kept.filter { $0.bytes.count <= TakenState.keySetBytesMax }
         state.cluster = cluster?.taken
         state.workers = processes.workers.filter(\.isLinked).map { process in
             TakenState.Worker(

@@ -159,6 +159,8 @@ extension Node {
             slabs.free(slab)
         }
         publishRoutes()
+        keySets.take(state.keySets)
+        keySets.want(setup.config)
         takeUpCluster(state)
         try ports.accept(dispatcher, counters: counters, log: log)
         workersChanged()

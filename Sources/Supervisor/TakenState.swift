@@ -86,6 +86,10 @@ struct TakenState {
     /// The control socket: its path and descriptor.
     var control: Program?
     var cluster: Cluster?
+    /// Key sets that were fetched: URL and document.
+    var keySets: [(url: String, bytes: [UInt8])] = []
+    /// Larger ones are fetched anew.
+    static let keySetBytesMax = 65_536
     /// Connections to the control socket that wait for the outcome.
     var askers: [Int32] = []
     var counters: Int32
@@ -217,6 +221,14 @@ struct TakenState {
         ]
         if let nextWorkerProgram { members.append(JSONMember("next_worker_program", program(nextWorkerProgram))) }
         if !signals.isEmpty { members.append(JSONMember("signals", .array(signals.map { number($0) }))) }
+        if !keySets.isEmpty {
+            let sets = keySets.map { set in
+                JSONValue.object([
+                    JSONMember("url", .string(set.url)), JSONMember("text", .string(String(decoding: set.bytes, as: UTF8.self))),
+                ])
+            }
+            members.append(JSONMember("key_sets", .array(sets)))
+        }
         if let control { members.append(JSONMember("control", program(control))) }
         if let cluster {
             members.append(
@@ -298,6 +310,9 @@ struct TakenState {
         if json["control"] != nil { control = try Self.program(try fields.object("control")) }
         if json["cluster"] != nil { cluster = try Self.cluster(try fields.object("cluster"), json["cluster"]) }
         signals = Self.signals(json)
+        for set in json["key_sets"]?.array ?? [] {
+            if let url = set["url"]?.string, let text = set["text"]?.string { keySets.append((url, Array(text.utf8))) }
+        }
         for element in try fields.list("workers") { workers.append(try Self.worker(element)) }
         for element in try fields.list("listeners") { listeners.append(try Self.socket(Fields(element))) }
         for element in try fields.list("waiting") { waiting.append(try Self.socket(Fields(element))) }

@@ -132,6 +132,12 @@ public enum Counter: Int, CaseIterable, Sendable {
     /// Connections to other nodes that could not be made.
     case nodeDialFailures = 69
 
+    // Tokens.
+
+    /// Requests, on any port, without a token that permits them.
+    case tokensRefused = 70
+    /// Tunnels that were closed because the time of their token was over.
+    case tunnelsExpired = 71
     // TLS. 112 … 119 are for it.
 
     /// Handshakes that were done, as a server and as a client.
@@ -278,6 +284,13 @@ extension Counter {
             carriageDescription
         case .remoteRequests, .nodeRequests, .nodeRequestsDeclined, .nodeProofsRefused, .nodeConnectionsOpen, .nodeDialFailures:
             nodesDescription
+        case .tokensRefused:
+            .init(
+                name: "piko_auth_requests_refused_total", kind: .counter, help: "Requests without a token that permits them, on any port.")
+        case .tunnelsExpired:
+            .init(
+                name: "piko_upstreams_expired_total", kind: .counter,
+                help: "Upstreams that were disconnected because the time of their token was over.")
         case .handshakes, .handshakesResumed, .handshakesFailed: secureDescription
         }
     }

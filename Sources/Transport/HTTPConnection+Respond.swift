@@ -49,6 +49,7 @@ extension HTTPConnection {
     /// Fields that go with a status of ours.
     private static func fields(of status: Int) -> StaticString {
         switch status {
+        case 401: "WWW-Authenticate: Bearer\r\n"
         case 405: "Allow: GET\r\n"
         case 426: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         default: ""

@@ -140,6 +140,14 @@ public final class MuxSession: ChannelDelegate {
         end(error: nil) { carrier.close() }
     }
 
+    /// The same with a code and a reason for the peer.
+    public func close(code: UInt16, reason: StaticString) {
+        guard !isOver else { return }
+        yamux.goAway(.normal)
+        flush()
+        end(error: nil) { carrier.close(code: code, reason: reason) }
+    }
+
     /// Whether the carrier takes more bytes.
     var isWritable: Bool { !isFrozen && carrier.isWritable }
 

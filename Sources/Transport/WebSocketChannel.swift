@@ -210,17 +210,17 @@ public final class WebSocketChannel: Channel {
     }
 
     /// Says `code` to the peer and ends the channel in good order.
-    public func close(code: UInt16) {
+    public func close(code: UInt16, reason: StaticString = "") {
         guard !isDead else { return }
-        sendClose(code: code)
+        sendClose(code: code, reason: reason)
         die()
         inner.close()
     }
 
-    private func sendClose(code: UInt16) {
+    private func sendClose(code: UInt16, reason: StaticString = "") {
         guard !closeSent else { return }
         closeSent = true
-        WebSocketEncoder.writeClose(code, maskKey: isClient ? masks.next() : nil, into: &scratch)
+        WebSocketEncoder.writeClose(code, reason: reason, maskKey: isClient ? masks.next() : nil, into: &scratch)
         flushScratch()
     }
 

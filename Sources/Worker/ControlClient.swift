@@ -141,6 +141,12 @@ final class ControlClient: MessageDelegate {
             worker.shed(Int(count))
         case .reportPage(let request, let status, let bytes, let last):
             worker.reportPage(request, status, bytes, isLast: last)
+        case .tokenKeys(let listener, let kind, let bytes):
+            switch listener {
+            case .proxy: worker.proxyAuthentication.told(kind, bytes)
+            case .upstream: worker.upstreamAuthentication.told(kind, bytes)
+            case .admin: worker.adminAuthentication.told(kind, bytes)
+            }
         case .dialed(let request) where Worker.isDial(request):
             worker.adminDialed(request, descriptors.take(.streamSocket), code: UInt32.max)
         case .dialFailed(let request, let code) where Worker.isDial(request):
@@ -156,7 +162,7 @@ final class ControlClient: MessageDelegate {
         case .dialFailed(let request, let code):
             worker.nodes.dialFailed(request, wasTried: code != DialCode.unknownNode && code != DialCode.notNow)
         case .hello, .configure, .credentials, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
-            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .keyMissing, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }

@@ -19,13 +19,21 @@ final class Tunnel: MuxSessionDelegate {
     private(set) var session: MuxSession?
     /// Whether its agent was asked to connect anew for the sake of balance.
     var wasShed = false
+    /// When its token ends, and the tunnel with it: seconds since 1970; nil: never.
+    let expiry: UInt64?
+    private var reminder: ExpiryTimer?
+    private var end: ExpiryTimer?
+
+    /// How long before the end of its token an agent is asked to connect anew, if the token was good for twice as long.
+    private static let remindedBefore: UInt64 = 10
 
     /// The most idle streams kept, and for how long. The public agents serve each stream as an HTTP/1.1 connection of its
     /// own without a time limit.
     private static let idleStreamsMax = 1_024
     private static let idleStreamTime = Duration.seconds(30)
 
-    init(_ worker: Worker, id: UInt64, endpoint: Endpoint, agent: [UInt8]?) {
+    init(_ worker: Worker, id: UInt64, endpoint: Endpoint, agent: [UInt8]?, expiry: UInt64?) {
+        self.expiry = expiry
         self.worker = worker
         self.id = id
         self.endpoint = endpoint
@@ -36,6 +44,21 @@ final class Tunnel: MuxSessionDelegate {
     /// Starts the session over the upgraded connection.
     func start(over carrier: WebSocketChannel) {
         session = MuxSession(worker.loop, carrier: carrier, role: .server, limits: worker.yamuxLimits, delegate: self)
+        watchExpiry()
+    }
+
+    private func watchExpiry() {
+        guard let expiry else { return }
+        end = ExpiryTimer(worker.loop, at: expiry) { [unowned self] in expired() }
+        let early = expiry - min(expiry, Self.remindedBefore)
+        guard early > ProxyConnection.unixSeconds + Self.remindedBefore else { return }
+        reminder = ExpiryTimer(worker.loop, at: early) { [unowned self] in session?.askToLeave() }
+    }
+
+    /// Whoever showed the token has no right to the endpoint any more.
+    private func expired() {
+        worker.tunnelExpired(self)
+        session?.close(code: 1008, reason: "token expired")
     }
 
     /// Whether the agent takes no stream at the moment, but will.
@@ -55,6 +78,7 @@ final class Tunnel: MuxSessionDelegate {
     func resume(over stream: Stream, state: Span<UInt8>, bridges: [BridgeEnd]) throws(StateReadError) {
         session = try MuxSession(
             worker.loop, over: stream, role: .server, limits: worker.yamuxLimits, state: state, bridges: bridges, delegate: self)
+        watchExpiry()
     }
 
     /// A new stream to the agent; nil when it takes none.
@@ -85,6 +109,8 @@ final class Tunnel: MuxSessionDelegate {
     }
 
     override func sessionEnded(_ session: MuxSession, error: ChannelError?) {
+        reminder = nil
+        end = nil
         worker.tunnelEnded(self, error: error)
         pool.close()
     }

@@ -33,6 +33,9 @@ final class Worker {
     let credentials: DirectCredentials
     let hopProof: HopProof
     let tls: WorkerTLS
+    let proxyAuthentication: PortAuthentication
+    let upstreamAuthentication: PortAuthentication
+    let adminAuthentication: PortAuthentication
     private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
     /// The node's readiness, as the supervisor told it last.
@@ -72,6 +75,7 @@ final class Worker {
     private static let sendingStep = Duration.milliseconds(20)
     private var shedWarning = WarningLimit()
     private var clockWarning = WarningLimit()
+    private var missingKeyNotice = WarningLimit()
     private var publishTimer: CallbackTimer?
 
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, control: ControlClient) {
@@ -82,6 +86,9 @@ final class Worker {
         self.control = control
         credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
         hopProof = HopProof(keys: setup.clusterKeys, nodeID: setup.nodeID)
+        proxyAuthentication = PortAuthentication(.proxy, config.proxy.auth)
+        upstreamAuthentication = PortAuthentication(.upstream, config.upstream.auth)
+        adminAuthentication = PortAuthentication(.admin, config.admin.auth)
         routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
@@ -264,8 +271,8 @@ final class Worker {
     // MARK: Tunnels
 
     /// Begins to register a tunnel of the endpoint; `registered` or `registrationRefused` follows.
-    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?) -> Tunnel {
-        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
+    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?, expiry: UInt64?) -> Tunnel {
+        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, expiry: expiry)
         nextTunnel += 1
         registering[tunnel.id] = connection
         control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
@@ -318,6 +325,13 @@ final class Worker {
         tunnel.endpoint.serveWaiting()
     }
 
+    /// The time of the tunnel's token is over; it is about to be closed.
+    func tunnelExpired(_ tunnel: Tunnel) {
+        telemetry.tunnelExpired()
+        telemetry.log.info(.upstream, "token expired; the tunnel is closed") { $0.field("endpoint-id", tunnel.endpoint.name) }
+        if let agent = tunnel.agent { agentLeft(tunnel.endpoint.name, agent, tellsSiblings: true) }
+    }
+
     /// The tunnel is gone.
     func tunnelEnded(_ tunnel: Tunnel, error: ChannelError?) {
         tunnelLeft(tunnel)
@@ -366,9 +380,10 @@ final class Worker {
         bridgeCount += ends.count
         do {
             var agent: [UInt8]?
+            var expiry: UInt64?
             var state = ByteBuffer()
-            try MovedTunnel.read(description, agent: &agent, state: &state)
-            let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
+            try MovedTunnel.read(description, agent: &agent, expiry: &expiry, state: &state)
+            let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, expiry: expiry)
             nextTunnel += 1
             let stream = try Stream(loop, adopting: descriptor)
             do {
@@ -425,7 +440,7 @@ final class Worker {
     // MARK: Data connections
 
     /// Takes over a data connection of the endpoint: its upgrade is done, or a sibling gave it.
-    func adoptData(_ channel: Channel, endpoint: Endpoint, agent: [UInt8], isUsed: Bool) {
+    func adoptData(_ channel: Channel, endpoint: Endpoint, agent: [UInt8], isUsed: Bool, limit: UInt64? = nil) {
         guard !leftAgents.contains(agent) else {
             telemetry.connectionClosed(.upstream)
             return channel.close()
@@ -436,14 +451,14 @@ final class Worker {
         channel.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
         let known = routes.endpoint(named: endpoint.name)
         if let pool = known.direct {
-            pool.add(channel, agent: agent, isUsed: isUsed)
+            pool.add(channel, agent: agent, isUsed: isUsed, limit: limit)
             return
         }
         let pool = DirectPool(self, id: nextTunnel, endpoint: known)
         nextTunnel += 1
         known.direct = pool
         control.send(.register(tunnel: pool.id, endpoint: known.name, kind: .dataConnections))
-        pool.add(channel, agent: agent, isUsed: isUsed)
+        pool.add(channel, agent: agent, isUsed: isUsed, limit: limit)
     }
 
     /// Gives a data connection that is not needed here to a sibling that relayed a request for want of one.
@@ -469,6 +484,14 @@ final class Worker {
         leftAgents.insert(agent)
         routes.known(endpoint)?.direct?.agentLeft(agent)
         if tellsSiblings { siblings.tellAgentLeft(endpoint, agent) }
+    }
+
+    // MARK: Tokens
+
+    /// A token names a key that this worker was not told. The supervisor looks for it, if it may be published by now.
+    func keyMissing(_ listener: ListenerKind) {
+        guard missingKeyNotice.isDue(loop.now) else { return }
+        control.send(.keyMissing(listener: listener))
     }
 
     // MARK: Status

@@ -39,6 +39,7 @@ enum WorkerMain {
             // Libraries that read files do so now.
             MessageAuthentication.prepare()
             TLSContext.prepare()
+            VerificationKey.prepare()
             try Confinement.dropPrivileges(options.user)
             let loop = try Loop(backend: options.backend, limits: LoopLimits())
             if options.isFiltered, try !Confinement.filterSystemCalls() {

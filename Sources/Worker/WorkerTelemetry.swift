@@ -1,6 +1,7 @@
 // What the worker counts and logs. Counters go into the worker's slab of the shared memory, where the sum over all processes
 // is read for /metrics and where they outlive the worker.
 
+import Authentication
 import Base
 import Config
 import Control
@@ -84,6 +85,17 @@ final class WorkerTelemetry {
     func remoteRequest() { counters.add(.remoteRequests) }
     func nodeRequest() { counters.add(.nodeRequests) }
     func nodeRequestDeclined() { counters.add(.nodeRequestsDeclined) }
+    func tunnelExpired() { counters.add(.tunnelsExpired) }
+
+    /// A request without a good token. What exactly is wrong with it is for the log.
+    func tokenRefused(_ listener: ListenerKind, _ error: AuthenticationError) {
+        counters.add(.tokensRefused)
+        log.debug(.server, "no valid token") {
+            $0.field("port", "\(listener)")
+            $0.field("err", error.detail)
+        }
+    }
+
     func nodeProofRefused() { counters.add(.nodeProofsRefused) }
     func nodeConnectionOpened() { counters.add(.nodeConnectionsOpen) }
     func nodeConnectionClosed() { counters.subtract(.nodeConnectionsOpen) }

@@ -100,7 +100,9 @@ import Testing
             "agent start", "listeners:\n  - {endpoint_id: a, addr: 'http://b', protocol: tcp}\n",
             "listeners.0.addr: a tcp listener takes a port or host:port, not a URL"
         ),
-        ("agent start", "connect: {token: a}\n", "file.yaml:1:11: unknown key \"token\" in connect"),
+        ("agent start", "connect: {token: 'a b'}\n", "file.yaml:1:18: connect.token: the value is no token"),
+        ("agent start", "connect: {tenant: a}\n", "file.yaml:1:11: unknown key \"tenant\" in connect"),
+        ("agent http a 1 --connect.token a --connect.token-file b", nil, "connect.token_file: connect.token is set, too"),
         ("agent start", "listeners:\n- {endpoint_id: a, addr: 1, tls: {ca: b}}\n", "file.yaml:2:35: unknown key \"ca\" in listeners.0.tls"),
         ("agent start", "listeners:\n- {endpoint_id: a, addr: 1, tls: {cert: b}}\n", "listeners.0.tls: cert is set, and key is not"),
         ("agent http a 1 --connect.tls.key b", nil, "connect.tls: key is set, and cert is not"),

@@ -78,7 +78,29 @@ func refusal<Value: Configuration>(
                 certs: ["b.pem:b.key", "c.pem:c.key"]
                 client_cas: d.pem
                 client: {cert: e.pem, key: e.key, root_cas: f.pem, insecure_skip_verify: true, server_name: node}
+              auth:
+                hmac_secret_key: a
+                hmac_secret_key_file: b
+                rsa_public_key: c
+                rsa_public_key_file: d
+                ecdsa_public_key: e
+                ecdsa_public_key_file: f
+                audience: g
+                issuer: h
+                require_endpoints: true
+                disable_disconnect_on_expiry: true
             upstream:
+              auth:
+                hmac_secret_key: i
+                hmac_secret_key_file: j
+                rsa_public_key: k
+                rsa_public_key_file: l
+                ecdsa_public_key: m
+                ecdsa_public_key_file: n
+                audience: o
+                issuer: p
+                require_endpoints: true
+                disable_disconnect_on_expiry: true
               bind_addr: :2
               tls: {cert: g.pem, key: g.key, certs: ["h.pem:h.key"], client_cas: i.pem}
               advertise_addr: node-1.example.com:12
@@ -88,6 +110,11 @@ func refusal<Value: Configuration>(
               bind_addr: '[::1]:3'
               tls: {cert: j.pem, key: j.key, certs: ["k.pem:k.key"], client_cas: l.pem}
               advertise_addr: ":13"
+              auth:
+                jwks: {endpoint: "file:///keys.json", cache_ttl: 5m, timeout: 3s}
+                audience: q
+                issuer: r
+                disable_disconnect_on_expiry: true
             cluster:
               node_id: node-1
               node_id_prefix: piko-
@@ -158,6 +185,14 @@ func refusal<Value: Configuration>(
         expected.cluster.gossip.packetBytesMax = 1_200
         expected.cluster.gossip.secretKeys = ["0123456789abcdef", "another key, a long one"]
         expected.cluster.gossip.secretKeyFiles = ["key-file"]
+        expected.proxy.auth = auth("abcdefgh")
+        expected.upstream.auth = auth("ijklmnop")
+        expected.admin.auth.jwks.endpoint = "file:///keys.json"
+        expected.admin.auth.jwks.cacheTTL = .seconds(300)
+        expected.admin.auth.jwks.timeout = .seconds(3)
+        expected.admin.auth.audience = "q"
+        expected.admin.auth.issuer = "r"
+        expected.admin.auth.disablesDisconnectOnExpiry = true
         expected.log.level = .debug
         expected.log.subsystems = ["proxy", "upstream"]
         expected.gracePeriod = .seconds(5)
@@ -176,9 +211,62 @@ func refusal<Value: Configuration>(
             let texts = config.flattened.filter { $0.0 == setting.path }.map(\.1)
             let isFilter = setting.path.hasSuffix("request_headers.block_list")
                 || setting.path.hasSuffix("response_headers.allow_list")
-            #expect(isFilter || texts != defaults[setting.path, default: []], "\(setting.path)")
+            // A key set excludes the other keys.
+            let isOtherKey = setting.path.hasPrefix("admin.auth.") == setting.path.contains("_key") && setting.path.contains(".auth.")
+                && (setting.path.contains("_key") || setting.path.contains(".jwks."))
+            #expect(isFilter || isOtherKey || texts != defaults[setting.path, default: []], "\(setting.path)")
         }
         #expect(try ServerConfig(flattened: config.flattened) == config)
+    }
+
+    /// The tokens of a port with every key but a key set, each value a letter.
+    private func auth(_ letters: String) -> AuthConfig {
+        let letters = letters.map { String($0) }
+        var auth = AuthConfig()
+        auth.hmacSecretKey = letters[0]
+        auth.hmacSecretKeyFile = letters[1]
+        auth.rsaPublicKey = letters[2]
+        auth.rsaPublicKeyFile = letters[3]
+        auth.ecdsaPublicKey = letters[4]
+        auth.ecdsaPublicKeyFile = letters[5]
+        auth.audience = letters[6]
+        auth.issuer = letters[7]
+        auth.requiresEndpoints = true
+        auth.disablesDisconnectOnExpiry = true
+        return auth
+    }
+
+    @Test func keysForTokensComeFromFilesToo() throws {
+        let files = ["secret": "\n the secret \r\n", "empty": " \n", "binary": "\u{0}"]
+        func config(_ words: String) throws -> ServerConfig {
+            try ServerConfig(try invocation("server \(words)"), environment: [:]) { path, _ throws(ConfigError) in
+                guard let text = files[path] else { throw ConfigError("no \(path)") }
+                return Array(text.utf8)
+            }
+        }
+        let read = try config("--upstream.auth.hmac-secret-key-file secret --admin.auth.rsa-public-key-file secret")
+        #expect(read.upstream.auth.hmacSecretKey == "the secret" && read.admin.auth.rsaPublicKey == "the secret")
+        #expect(read.upstream.auth.isEnabled && read.admin.auth.isEnabled && !read.proxy.auth.isEnabled)
+        #expect(!YAML.write(read.yaml).contains("hmac_secret_key: the secret"))
+        for (words, message) in [
+            ("--proxy.auth.hmac-secret-key-file nowhere", "proxy.auth.hmac_secret_key_file: config: no nowhere"),
+            ("--proxy.auth.hmac-secret-key-file empty", "proxy.auth.hmac_secret_key_file: empty: is empty"),
+            ("--proxy.auth.hmac-secret-key-file secret --proxy.auth.hmac-secret-key a", "proxy.auth.hmac_secret_key_file: proxy.auth.hmac_secret_key is set, too"),
+            ("--proxy.auth.hmac-secret-key a --proxy.auth.jwks.endpoint file:///k", "proxy.auth: jwks.endpoint and hmac_secret_key can't both be set"),
+            ("--proxy.auth.audience a", "proxy.auth.audience: is set, but no key: anybody could use the port"),
+        ] {
+            #expect(throws: ConfigError(message)) { try config(words) }
+        }
+    }
+
+    @Test(arguments: [
+        ("file:///a/b", "/a/b"), ("file:/a", "/a"), ("file://localhost/a", "/a"), ("file://host/a", nil), ("file:///", nil), ("file:a", nil),
+        ("file:///a%20b", nil), ("/a", nil), ("", nil), ("http://a/b", nil),
+    ])
+    func fileURLs(_ text: String, _ path: String?) {
+        var set = AuthConfig.JWKS()
+        set.endpoint = text
+        #expect(set.filePath == path)
     }
 
     private func tls(_ name: String, _ others: [String], _ authorities: String) -> PortTLS {

@@ -17,6 +17,7 @@ import Testing
             workerProgram: .init(path: "/opt/grün \"piko\"/piko-worker", descriptor: 21))
         state.nextWorkerProgram = .init(path: "/opt/next/piko-worker", descriptor: 22)
         state.signals = [15, 1]
+        state.keySets = [("http://issuer.example.com/keys", Array("{\"keys\": []}".utf8))]
         state.workers = [
             .init(
                 worker: 40, generation: 7, place: 0, slab: 3, pid: 4_000, link: 30, protocolVersion: 3, passed: 99, pinged: 5,
@@ -58,6 +59,7 @@ import Testing
         #expect(read.setup.config == ServerConfig())
         #expect(Set(read.descriptors) == [5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 20, 21, 22, 30, 31])
         #expect(read.cluster == state.cluster)
+        #expect(read.keySets.map(\.url) == state.keySets.map(\.url) && read.keySets.map(\.bytes) == state.keySets.map(\.bytes))
         #expect(read.nextWorkerProgram == state.nextWorkerProgram && read.signals == [15, 1])
     }
 

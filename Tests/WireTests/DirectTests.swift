@@ -70,6 +70,16 @@ import Testing
         }
     }
 
+    @Test func theEndOfATokenIsKept() {
+        for limit: UInt64 in [0, 9, .max] {
+            let credential = DirectCredential(expiry: 9, agent: Array(1...16), endpoint: Array("e".utf8), limit: limit)
+            let text = text(credential)
+            #expect(read(text) == credential && read(text)?.limit == limit)
+            for index in text.indices { #expect(read(Array(text[..<index])) == nil) }
+        }
+        #expect(read(text(DirectCredential(expiry: 9, agent: Array(1...16), endpoint: [])))?.limit == nil)
+    }
+
     @Test func changedCutAndLongerCredentialsAreRefused() {
         let good = text(DirectCredential(expiry: 9, agent: Array(1...16), endpoint: Array("e".utf8), tenant: Array("t".utf8)))
         for index in good.indices {

@@ -22,6 +22,8 @@ struct ConnectTarget {
     /// A protocol whose bytes are not framed, offered before WebSocket.
     var raw: StaticString?
     var offersWebSocket = true
+    /// Whether the server is shown the token.
+    var showsToken = true
 
     init(_ path: String) { self.path = path }
 }
@@ -40,12 +42,16 @@ final class ServerConnector {
     fileprivate let url: ServerURL
     /// From the first look-up to the 101.
     var timeout: Duration
+    var token: TokenConfig
     /// nil: without TLS.
     fileprivate private(set) var tls: TLSTarget?
 
-    init(loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration, tls: TLSTarget? = nil) {
+    init(
+        loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration, token: TokenConfig = TokenConfig(), tls: TLSTarget? = nil
+    ) {
         self.tls = tls
         self.loop = loop
+        self.token = token
         self.url = url
         self.timeout = timeout
         dialer = Dialer(loop: loop, resolver: resolver, host: url.host, port: url.port)
@@ -56,6 +62,16 @@ final class ServerConnector {
 
     /// What was read from the files of TLS again is for connections to come.
     func use(_ tls: TLSTarget?) { self.tls = tls }
+
+    /// The field with the token, which is read anew when it is in a file; nil: there is none.
+    fileprivate func authorization() throws(ConfigError) -> String? {
+        var text = token.token
+        if !token.file.isEmpty {
+            text = try SecretFile.read(token.file, "connect.token_file", FileContents.read)
+            if let refusal = TokenRule.token(text) { throw ConfigError("connect.token_file: \(token.file): \(refusal)") }
+        }
+        return text.isEmpty ? nil : "Authorization: Bearer \(text)"
+    }
 
     /// Connects and upgrades. `completion` runs once, later, unless the attempt is cancelled.
     func connect(
@@ -108,10 +124,19 @@ final class ConnectAttempt {
             finish(.failure(ConnectError(status: nil, description: error.description)))
         case .success(let channel):
             let peer = channel.peer
+            let authorization: String?
+            do throws(ConfigError) {
+                authorization = target.showsToken ? try connector.authorization() : nil
+            } catch {
+                channel.abort()
+                finish(.failure(ConnectError(status: nil, description: error.description)))
+                return
+            }
             var request = UpgradeRequest(
                 target: connector.url.pathPrefix + target.path, host: connector.url.authority, raw: target.raw,
                 webSocket: target.offersWebSocket)
             request.fields = target.fields
+            if let authorization { request.fields.append(authorization) }
             upgrade = UpgradeClient(
                 connector.loop, over: channel, isConnected: true, request: request, timeout: deadline - connector.loop.now
             ) { [self] result in upgraded(result, peer: peer) }

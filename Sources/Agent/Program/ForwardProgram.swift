@@ -21,7 +21,7 @@ final class ForwardProgram {
         }
         let connector = ServerConnector(
             loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
-            tls: context.target(credentials.server, host: config.connect.url.host))
+            token: config.connect.token, tls: context.target(credentials.server, host: config.connect.url.host))
         let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "piko forward")
         for port in config.ports {
             let context = context

@@ -78,6 +78,7 @@ final class ListenerSet {
         if next.connect.url == config.connect.url, next.connect.tls == config.connect.tls {
             connector.timeout = next.connect.timeout
             connector.use(context.target(credentials.server, host: next.connect.url.host))
+            connector.token = next.connect.token
         } else {
             connector = Self.connector(context, next, credentials)
         }
@@ -135,7 +136,7 @@ final class ListenerSet {
     private static func connector(_ context: ProgramContext, _ config: AgentConfig, _ credentials: AgentCredentials) -> ServerConnector {
         ServerConnector(
             loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
-            tls: context.target(credentials.server, host: config.connect.url.host))
+            token: config.connect.token, tls: context.target(credentials.server, host: config.connect.url.host))
     }
 
     private func makeEntry(_ listener: ListenerConfig, _ secure: TLSContext?) -> Entry {

@@ -86,6 +86,7 @@ final class DataPool {
         target.fields = ["x-piko-credential: \(credential)"]
         target.raw = Direct.dataProtocol
         target.offersWebSocket = false
+        target.showsToken = false
         var key: ObjectIdentifier?
         let session = session
         let attempt = connector.connect(target) { [unowned self] result in

@@ -10,6 +10,7 @@ public struct AgentConfig: Configuration {
         public var transport = TransportChoice.auto
         /// For a server with an https URL.
         public var tls = ClientTLS()
+        public var token = TokenConfig()
 
         public init() {}
     }
@@ -53,6 +54,7 @@ public struct AgentConfig: Configuration {
                 server does.
                 """),
         ]
+            + Setting.group("connect", \.connect.token, TokenConfig.settings)
             + Setting.group("connect.tls", \.connect.tls, ClientTLS.settings)
             + [
                 Setting("server.enabled", \.metrics.isEnabled, "Serve the agent's metrics over HTTP, at /metrics."),
@@ -79,6 +81,7 @@ public struct AgentConfig: Configuration {
 
     public func validate() throws(ConfigError) {
         try connect.tls.validate("connect.tls")
+        try connect.token.validate()
         for (index, listener) in listeners.enumerated() { try listener.validate("listeners.\(index)") }
     }
 }

@@ -33,6 +33,7 @@ public struct ForwardConfig: Configuration {
         public var transport = TransportChoice.auto
         /// For a server with an https URL.
         public var tls = ClientTLS()
+        public var token = TokenConfig()
 
         public init() {}
     }
@@ -59,6 +60,7 @@ public struct ForwardConfig: Configuration {
                 server knows it. auto takes direct where the server does.
                 """),
         ]
+            + Setting.group("connect", \.connect.token, TokenConfig.settings)
             + Setting.group("connect.tls", \.connect.tls, ClientTLS.settings)
             + Setting.group("log", \.log, LogConfig.settings)
             + [Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help)],
@@ -67,5 +69,8 @@ public struct ForwardConfig: Configuration {
                 "ports", \.ports, new: { Port() }, Port.settings, "The local ports, and the endpoint that each leads to.")
         ])
 
-    public func validate() throws(ConfigError) { try connect.tls.validate("connect.tls") }
+    public func validate() throws(ConfigError) {
+        try connect.token.validate()
+        try connect.tls.validate("connect.tls")
+    }
 }

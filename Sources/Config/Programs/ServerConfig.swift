@@ -15,6 +15,7 @@ public struct ServerConfig: Configuration {
         public var tls = PortTLS()
         /// Towards the proxy and admin ports of other nodes.
         public var nodeTLS = ClientTLS()
+        public var auth = AuthConfig()
 
         public init() {}
     }
@@ -35,11 +36,12 @@ public struct ServerConfig: Configuration {
         public init() {}
     }
 
-    /// A port that has nothing but addresses.
+    /// The port for people and for what watches the node.
     public struct Port: Equatable, Sendable {
         public var bindAddress: BindAddress
         public var advertiseAddress = AdvertiseAddress()
         public var tls = PortTLS()
+        public var auth = AuthConfig()
 
         public init(port: UInt16) { bindAddress = BindAddress(host: "", port: port) }
     }
@@ -51,6 +53,7 @@ public struct ServerConfig: Configuration {
         public var rebalance = Rebalance()
         public var direct = Direct()
         public var tls = PortTLS()
+        public var auth = AuthConfig()
 
         public init() {}
     }
@@ -117,6 +120,7 @@ public struct ServerConfig: Configuration {
                     "upstream.advertise_addr", \.upstream.advertiseAddress,
                     AdvertiseAddress.help("upstream.bind_addr")),
             ]
+            + Setting.group("upstream.auth", \.upstream.auth, AuthConfig.settings(hasEndpoints: true, hasTunnels: true))
             + Setting.group("upstream.rebalance", \.upstream.rebalance, Rebalance.settings)
             + Setting.group("upstream.direct", \.upstream.direct, Direct.settings)
             + Setting.group("upstream.tls", \.upstream.tls, PortTLS.settings)
@@ -126,6 +130,7 @@ public struct ServerConfig: Configuration {
                     "Where /health, /ready, /metrics and /status answer. Without a host: all addresses, IPv6 and IPv4."),
                 Setting("admin.advertise_addr", \.admin.advertiseAddress, AdvertiseAddress.help("admin.bind_addr")),
             ]
+            + Setting.group("admin.auth", \.admin.auth, AuthConfig.settings(hasEndpoints: false, hasTunnels: false))
             + Setting.group("admin.tls", \.admin.tls, PortTLS.settings)
             + Setting.group("cluster", \.cluster, Cluster.settings)
             + Setting.group("log", \.log, LogConfig.settings)
@@ -148,6 +153,9 @@ public struct ServerConfig: Configuration {
         _ read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
     ) throws(ConfigError) {
         try cluster.gossip.readKeys(read)
+        try proxy.auth.readFiles("proxy.auth", read)
+        try upstream.auth.readFiles("upstream.auth", read)
+        try admin.auth.readFiles("admin.auth", read)
     }
 
     public func validate() throws(ConfigError) {
@@ -160,6 +168,9 @@ public struct ServerConfig: Configuration {
         try proxy.nodeTLS.validate("proxy.tls.client")
         try upstream.tls.validate("upstream.tls")
         try admin.tls.validate("admin.tls")
+        try proxy.auth.validate("proxy.auth")
+        try upstream.auth.validate("upstream.auth")
+        try admin.auth.validate("admin.auth")
         if upstream.direct.idleMax > upstream.direct.connectionsMax {
             throw ConfigError("upstream.direct.max_idle: is more than upstream.direct.max_connections")
         }
@@ -188,6 +199,7 @@ extension ServerConfig.Proxy {
         ]
         + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
         + Setting.group("http", \.http, ServerConfig.HTTP.settings)
+        + Setting.group("auth", \.auth, AuthConfig.settings(hasEndpoints: true, hasTunnels: false))
         + Setting.group("tls", \.tls, PortTLS.settings)
         + Setting.group("tls.client", \.nodeTLS, ClientTLS.nodeSettings)
 }

@@ -44,7 +44,8 @@ public struct Setting<Root>: Sendable {
     /// A key with one value. `check` says what is wrong with a value that its type allows, or nil.
     init<Value: SettingValue>(
         _ path: String, _ property: Property<Root, Value>, flag: String? = nil,
-        placeholder: String? = nil, isRequired: Bool = false, check: @escaping @Sendable (Value) -> String? = { _ in nil }, _ help: String
+        placeholder: String? = nil, isRequired: Bool = false, check: @escaping @Sendable (Value) -> String? = { _ in nil },
+        isSecret: Bool = false, _ help: String
     ) {
         self.path = path
         self.flag = flag ?? flagName(path)
@@ -53,7 +54,7 @@ public struct Setting<Root>: Sendable {
         self.placeholder = placeholder ?? Value.placeholder
         self.help = help
         self.isRequired = isRequired
-        isSecret = false
+        self.isSecret = isSecret
         assign = { (root: inout Root, text: String) throws(SettingError) in
             let value = try Value(settingText: text)
             if let refusal = check(value) { throw SettingError(refusal) }

@@ -122,7 +122,7 @@ extension Configuration {
             if let setting = settings.first(where: { $0.path == prefix + name }) {
                 let isText = setting.form == .list || setting.form == .scalar(mayBeQuoted: true)
                 let scalars = setting.texts(root).map {
-                    YAMLNode(.scalar(text: setting.isSecret ? "(hidden)" : $0, isQuoted: isText), at: start)
+                    YAMLNode(.scalar(text: setting.isSecret && !$0.isEmpty ? "(hidden)" : $0, isQuoted: isText), at: start)
                 }
                 content = setting.form == .list ? .list(scalars) : scalars[0].content
             } else {

@@ -41,6 +41,12 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
 
     override func requestArrived() {
         let target = AdminTarget(withHeadBytes { bytes in ReservedPath.text(bytes.extracting(head.originTarget)) ?? "" })
+        do throws(HTTPError) {
+            try authorise(target)
+        } catch {
+            respondError(status: error.status, error.reason)
+            return
+        }
         guard let route = AdminRoute(path: target.path) else { return notFound() }
         guard head.method == .get || head.method == .head else {
             respondError(status: 405, "method not allowed")
@@ -64,6 +70,18 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
             entries = []
             statusRequest = worker.askStatus(self, kind: .endpoints)
         case .report(let path): ask(path)
+        }
+    }
+
+    /// Everybody may ask how this node is: what watches it has no token. Another node has asked for the client's.
+    private func authorise(_ target: AdminTarget) throws(HTTPError) {
+        guard worker.adminAuthentication.isEnabled else { return }
+        if target.forward == nil, target.path == "/health" || target.path == "/ready" { return }
+        try withHeadBytes { bytes throws(HTTPError) in
+            let isHop = head.contains(.xPikoNode) || head.contains(.xPikoForward)
+            let now = ProxyConnection.unixSeconds
+            if isHop, worker.hopProof.judge(head, bytes, endpoint: [], now: now, isMember: { worker.nodes.isMember(peer) }) == .node { return }
+            _ = try worker.adminAuthentication.authorise(head, bytes, endpoint: nil, worker)
         }
     }
 
@@ -156,7 +174,8 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
             endWaiting()
             return respondError(status: 502, "upstream unreachable")
         }
-        forward = AdminForward(channel, path: path) { [unowned self] answer in
+        let proof = worker.hopProof.adminFields(path: path, now: ProxyConnection.unixSeconds)
+        forward = AdminForward(channel, path: path, fields: proof) { [unowned self] answer in
             forward = nil
             endWaiting()
             guard isRouting else { return }

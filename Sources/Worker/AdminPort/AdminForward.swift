@@ -22,15 +22,15 @@ final class AdminForward: ChannelDelegate {
 
     private static let answerBytesMax = 24 << 20
 
-    /// Asks for the path. `done` is told the answer once, or nil when there is none.
-    init(_ node: Channel, path: String, done: @escaping (ForwardedAnswer?) -> Void) {
+    /// Asks for the path, with these field lines. `done` is told the answer once, or nil when there is none.
+    init(_ node: Channel, path: String, fields: [UInt8], done: @escaping (ForwardedAnswer?) -> Void) {
         self.node = node
         self.done = done
         super.init()
         node.delegate = self
         node.resumeReading()
-        let request = "GET \(path) HTTP/1.1\r\nHost: \(node.peer?.description ?? "node")\r\nConnection: close\r\n\r\n"
-        node.write(Array(request.utf8).span)
+        let request = "GET \(path) HTTP/1.1\r\nHost: \(node.peer?.description ?? "node")\r\nConnection: close\r\n"
+        node.write((Array(request.utf8) + fields + Array("\r\n".utf8)).span)
     }
 
     /// Gives up; nobody is told.

@@ -24,10 +24,7 @@ struct HopProof {
     /// The field lines for a request to another node.
     func fields(_ head: borrowing Head, _ bytes: Span<UInt8>, endpoint: [UInt8], now: UInt64) -> [UInt8] {
         var line = ByteBuffer()
-        guard let key = keys.first else {
-            line.append("x-piko-forward: true\r\n")
-            return [UInt8](copying: line.span)
-        }
+        guard let key = keys.first else { return Self.bareFields }
         var target = ByteBuffer()
         HeadWriter.writeTarget(head, bytes, into: &target)
         var signed = ByteBuffer()
@@ -37,6 +34,20 @@ struct HopProof {
         NodeProof.writeField(node: node.span, time: now, code: key.code(for: signed.span).span, into: &line)
         return [UInt8](copying: line.span)
     }
+
+    /// Those for a request to another node's admin port, which is for no endpoint.
+    func adminFields(path: String, now: UInt64) -> [UInt8] {
+        guard let key = keys.first else { return Self.bareFields }
+        var signed = ByteBuffer()
+        NodeProof.writeSigned(
+            node: node.span, time: now, method: Array("GET".utf8).span, target: Array(path.utf8).span, endpoint: Span(), tenant: Span(),
+            into: &signed)
+        var line = ByteBuffer()
+        NodeProof.writeField(node: node.span, time: now, code: key.code(for: signed.span).span, into: &line)
+        return [UInt8](copying: line.span)
+    }
+
+    private static let bareFields = Array("x-piko-forward: true\r\n".utf8)
 
     /// What a request says about its way here.
     enum Verdict {

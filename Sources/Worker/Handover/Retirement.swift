@@ -146,17 +146,22 @@ enum MovedTunnel {
         let agent = tunnel.agent ?? []
         writer.write(agent.span)
         writer.write(state)
+        // A worker of before there were tokens reads to here, and has no tunnel that ends.
+        if let expiry = tunnel.expiry { writer.write(expiry) }
         var bytes = ByteBuffer()
         swap(&bytes, &writer.bytes)
         return bytes
     }
 
-    static func read(_ bytes: Span<UInt8>, agent: inout [UInt8]?, state: inout ByteBuffer) throws(StateReadError) {
+    static func read(
+        _ bytes: Span<UInt8>, agent: inout [UInt8]?, expiry: inout UInt64?, state: inout ByteBuffer
+    ) throws(StateReadError) {
         var reader = StateReader()
         var name = ByteBuffer()
         try reader.string(bytes, into: &name)
         agent = name.isEmpty ? nil : [UInt8](copying: name.span)
         try reader.string(bytes, into: &state)
+        if !reader.isAtEnd(bytes) { expiry = try reader.number(bytes) }
         try reader.end(bytes)
     }
 }

@@ -86,14 +86,40 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         patience = nil
         do throws(HTTPError) {
             guard head.method != .connect else { throw HTTPError(status: 501, reason: "CONNECT is not supported") }
-            let found = try findEndpoint()
+            let found = try authenticatedEndpoint()
             endpoint = found
             if head.contains(.xPikoNode) || head.contains(.xPikoForward) { judgeHop(found) }
+            if worker.proxyAuthentication.isEnabled, hopIsSpent, !isFromNode {
+                // A node sent it on without the client's token, and can't prove it any more: it looks elsewhere.
+                giveUp()
+                return
+            }
+            try authorise(found)
         } catch {
             respondError(status: error.status, error.reason)
             return
         }
         route()
+    }
+
+    /// The endpoint; who has no token does not learn what is wrong with his request.
+    private func authenticatedEndpoint() throws(HTTPError) -> Endpoint {
+        do throws(HTTPError) {
+            return try findEndpoint()
+        } catch {
+            if !isRelayed {
+                try withHeadBytes { bytes throws(HTTPError) in try worker.proxyAuthentication.authenticate(head, bytes, worker) }
+            }
+            throw error
+        }
+    }
+
+    /// Refuses the request of a client who may not use the endpoint. What a sibling or another node sends has been checked there.
+    private func authorise(_ endpoint: Endpoint) throws(HTTPError) {
+        guard !isRelayed, !isFromNode else { return }
+        _ = try withHeadBytes { bytes throws(HTTPError) in
+            try worker.proxyAuthentication.authorise(head, bytes, endpoint: endpoint.bytes, worker)
+        }
     }
 
     /// Whether another node sent the request, or somebody who only says so.

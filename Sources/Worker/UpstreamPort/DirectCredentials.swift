@@ -21,9 +21,10 @@ struct DirectCredentials {
 
     private static var now: UInt64 { SystemClock.unixNanoseconds / 1_000_000_000 }
 
-    /// Appends a credential for an agent's data connections of the endpoint.
-    func write(agent: [UInt8], endpoint: [UInt8], into buffer: inout ByteBuffer) {
-        DirectCredential(expiry: Self.now + Self.life, agent: agent, endpoint: endpoint).write(into: &buffer) { bytes in
+    /// Appends a credential for an agent's data connections of the endpoint. `limit`: when the agent's token ends.
+    func write(agent: [UInt8], endpoint: [UInt8], limit: UInt64?, into buffer: inout ByteBuffer) {
+        let expiry = min(Self.now + Self.life, limit ?? .max)
+        DirectCredential(expiry: expiry, agent: agent, endpoint: endpoint, limit: limit).write(into: &buffer) { bytes in
             keys[0].code(for: bytes)
         }
     }
@@ -33,12 +34,12 @@ struct DirectCredentials {
         return false
     }
 
-    /// The agent that the credential was made for; refused when it is not ours, is for another endpoint, or is too old.
-    func agent(of text: Span<UInt8>, endpoint: [UInt8]) throws(HTTPError) -> [UInt8] {
+    /// The credential when it is good; refused when it is not ours, is for another endpoint, or is too old.
+    func credential(_ text: Span<UInt8>, endpoint: [UInt8]) throws(HTTPError) -> DirectCredential {
         guard let credential = DirectCredential(text, isValid: { code, bytes in isValid(code, bytes) }),
             credential.endpoint == endpoint, credential.tenant.isEmpty
         else { throw HTTPError(status: 401, reason: "invalid credential") }
         guard credential.expiry > Self.now else { throw HTTPError(status: 401, reason: "expired credential") }
-        return credential.agent
+        return credential
     }
 }

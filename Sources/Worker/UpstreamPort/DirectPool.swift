@@ -51,6 +51,8 @@ private final class DirectGroup {
     let agent: [UInt8]
     let idle: UpstreamPool
     var count = 0
+    /// When the agent's token ends, and its connections with it; nil: never.
+    var limit: ExpiryTimer?
 
     init(agent: [UInt8], idle: UpstreamPool) {
         self.agent = agent
@@ -97,9 +99,12 @@ final class DirectPool {
 
     // MARK: Coming and going
 
-    /// Takes over a data connection whose upgrade is done, or which a sibling gave.
-    func add(_ channel: Channel, agent: [UInt8], isUsed: Bool) {
+    /// Takes over a data connection whose upgrade is done, or which a sibling gave. `limit`: when the agent's token ends.
+    func add(_ channel: Channel, agent: [UInt8], isUsed: Bool, limit: UInt64? = nil) {
         let group = self.group(of: agent)
+        if let limit, group.limit == nil {
+            group.limit = ExpiryTimer(worker.loop, at: limit) { [unowned self] in agentLeft(agent) }
+        }
         let connection = DataConnection(
             channel, agent: agent, isUsed: isUsed, owner: self, pool: group.idle,
             headLimits: worker.proxyContext.settings.headLimits)
@@ -118,6 +123,11 @@ final class DirectPool {
     func giveIfRetiring() {
         guard let retirement = worker.retirement else { return }
         for group in groups {
+            // Whoever gets one would not know when it ends.
+            if group.limit != nil {
+                group.idle.close()
+                continue
+            }
             while group.idle.count > 0, let sibling = retirement.successor(), let idle = group.idle.take() as? DataConnection {
                 _ = DataGift(worker, idle, of: endpoint, to: sibling)
             }
@@ -200,7 +210,7 @@ final class DirectPool {
 
     /// One that can be spared for a sibling, of an agent of which more than one waits; those with TLS can't move.
     func spare() -> DataConnection? {
-        guard let group = groups.first(where: { $0.idle.count > 1 && $0.idle.next?.channel is Stream }) else { return nil }
+        guard let group = groups.first(where: { $0.idle.count > 1 && $0.limit == nil && $0.idle.next?.channel is Stream }) else { return nil }
         return (group.idle.takeUnused() ?? group.idle.take()) as? DataConnection
     }
 }

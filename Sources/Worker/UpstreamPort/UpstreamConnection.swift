@@ -2,6 +2,7 @@
 // supervisor and only when they are routable through every worker get their 101; and data connections beside a session,
 // which prove themselves by a credential and wait for a stream at once.
 
+import Authentication
 import Base
 import Config
 import Control
@@ -44,12 +45,16 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     // MARK: Sessions
 
     private func beginSession(_ endpoint: String) throws(HTTPError) {
+        var permission: TokenPermission?
         let isDirect = try withHeadBytes { bytes throws(HTTPError) in
+            permission = try worker.upstreamAuthentication.authorise(head, bytes, endpoint: Array(endpoint.utf8), worker)
             if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
             return worker.config.upstream.direct.isEnabled && Direct.names(head, bytes, .xPikoTransport, Direct.transport)
         }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
-        tunnel = worker.register(self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil)
+        let expiry = worker.config.upstream.auth.disablesDisconnectOnExpiry ? nil : permission?.expiry
+        tunnel = worker.register(
+            self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, expiry: expiry)
     }
 
     /// The supervisor took the tunnel into its table.
@@ -57,7 +62,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         guard isRouting, let tunnel else { return }
         var answer = ByteBuffer()
         withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
-        if let agent = tunnel.agent { writeGrant(agent, tunnel.endpoint, into: &answer) }
+        if let agent = tunnel.agent { writeGrant(agent, tunnel, into: &answer) }
         answer.append("\r\n")
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
@@ -71,19 +76,19 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     }
 
     /// What a session's 101 says about data connections.
-    private func writeGrant(_ agent: [UInt8], _ endpoint: Endpoint, into answer: inout ByteBuffer) {
+    private func writeGrant(_ agent: [UInt8], _ tunnel: Tunnel, into answer: inout ByteBuffer) {
         let direct = worker.config.upstream.direct
         answer.append("x-piko-transport: ")
         answer.append(Direct.transport)
         answer.append("\r\nx-piko-pool: ")
         DirectPoolLimits(connectionsMax: direct.connectionsMax, idleMax: direct.idleMax).write(into: &answer)
         answer.append("\r\n")
-        writeCredential(agent, endpoint.bytes, into: &answer)
+        writeCredential(agent, tunnel.endpoint.bytes, limit: tunnel.expiry, into: &answer)
     }
 
-    private func writeCredential(_ agent: [UInt8], _ endpoint: [UInt8], into answer: inout ByteBuffer) {
+    private func writeCredential(_ agent: [UInt8], _ endpoint: [UInt8], limit: UInt64?, into answer: inout ByteBuffer) {
         answer.append("x-piko-credential: ")
-        worker.credentials.write(agent: agent, endpoint: endpoint, into: &answer)
+        worker.credentials.write(agent: agent, endpoint: endpoint, limit: limit, into: &answer)
         answer.append("\r\n")
     }
 
@@ -99,16 +104,16 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
 
     private func acceptData(_ name: String) throws(HTTPError) {
         let endpoint = worker.routes.endpoint(named: name)
-        let agent: [UInt8]
+        let credential: DirectCredential
         do throws(HTTPError) {
-            agent = try withHeadBytes { bytes throws(HTTPError) in try admitted(endpoint, bytes) }
+            credential = try withHeadBytes { bytes throws(HTTPError) in try admitted(endpoint, bytes) }
         } catch {
             worker.telemetry.dataConnectionRefused()
             throw error
         }
         var answer = ByteBuffer()
         RawUpgrade.writeAcceptance(Direct.dataProtocol, into: &answer)
-        writeCredential(agent, endpoint.bytes, into: &answer)
+        writeCredential(credential.agent, endpoint.bytes, limit: credential.limit, into: &answer)
         answer.append("\r\n")
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
@@ -122,25 +127,25 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
             return
         }
         channel.write(answer.span)
-        worker.adoptData(channel, endpoint: endpoint, agent: agent, isUsed: false)
+        worker.adoptData(channel, endpoint: endpoint, agent: credential.agent, isUsed: false, limit: credential.limit)
     }
 
-    /// The agent whose credential the request has, when a data connection of the endpoint may be taken.
-    private func admitted(_ endpoint: Endpoint, _ bytes: Span<UInt8>) throws(HTTPError) -> [UInt8] {
+    /// The credential that the request has, when a data connection of the endpoint may be taken.
+    private func admitted(_ endpoint: Endpoint, _ bytes: Span<UInt8>) throws(HTTPError) -> DirectCredential {
         guard worker.config.upstream.direct.isEnabled else { throw HTTPError(status: 404, reason: "not found") }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
         guard RawUpgrade.isOffered(head, bytes, Direct.dataProtocol) else {
             throw HTTPError(status: 400, reason: "an upgrade to piko-direct/1 is required")
         }
         if let problem = RawUpgrade.problem(head, bytes) { throw problem }
-        guard let credential = head.firstValue(of: .xPikoCredential) else {
+        guard let field = head.firstValue(of: .xPikoCredential) else {
             throw HTTPError(status: 401, reason: "missing credential")
         }
-        let agent = try worker.credentials.agent(of: bytes.extracting(credential), endpoint: endpoint.bytes)
+        let credential = try worker.credentials.credential(bytes.extracting(field), endpoint: endpoint.bytes)
         guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
-        guard !worker.hasLeft(agent) else { throw HTTPError(status: 401, reason: "the session of this credential went away") }
+        guard !worker.hasLeft(credential.agent) else { throw HTTPError(status: 401, reason: "the session of this credential went away") }
         guard endpoint.direct?.hasRoom ?? true else { throw HTTPError(status: 429, reason: "too many data connections") }
-        return agent
+        return credential
     }
 
     override func connectionClosed() {
