@@ -19,6 +19,8 @@ public final class Stream: Channel {
     /// As they were when the stream died.
     private var lastTotals = cio_stream_totals()
     private var failure: DelayedFailure?
+    /// Kept until the stream is dead, for its user.
+    public var attachment: AnyObject?
 
     /// Takes over a connected socket. It delivers nothing until the first `resumeReading`.
     public init(_ loop: Loop, adopting descriptor: consuming OwnedDescriptor) throws(SystemError) {
@@ -204,6 +206,7 @@ public final class Stream: Channel {
         handle = 0
         delegate = nil
         failure = nil
+        attachment = nil
         releaseHandler(self)
     }
 

@@ -151,7 +151,7 @@ final class Node {
         started = SystemClock.unixNanoseconds
         directKey = Random.bytes(ControlLimits.keyBytes)
         processes = ProcessTable(parts.loop, program: parts.program)
-        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room)
+        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room, log: parts.log)
         connectParts()
     }
 
@@ -177,16 +177,22 @@ final class Node {
         isOutOfUse = state.isOutOfUse
         mayBeReady = true
         processes = ProcessTable(parts.loop, program: parts.program)
-        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room)
+        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room, log: parts.log)
         connectParts()
     }
 
     private func connectParts() {
         parts.log.counters = counters
+        configureLimits(setup.config)
         dispatcher.fullChanged = { [unowned self] in fullChanged() }
         clock = CallbackTimer(loop) { [unowned self] in handle(.tick) }
         publisher = CallbackTimer(loop) { [unowned self] in publishLoop() }
         heartbeat = CallbackTimer(loop) { [unowned self] in askWorkers() }
+    }
+
+    private func configureLimits(_ config: ServerConfig) {
+        dispatcher.gate.configure(config)
+        routes.limits.tunnelsMax = config.upstream.tunnelsMax
     }
 
     var loop: Loop { parts.loop }
@@ -414,6 +420,7 @@ final class Node {
         process.isServing = false
         process.isLinked = false
         dispatcher.workerEnded(process)
+        dispatcher.gate.clients.workerEnded(worker)
         process.link.close()
         dials.workerEnded(worker)
         region.fold(process.slab, into: 0, isGauge: Counters.isGauge)
@@ -503,6 +510,7 @@ final class Node {
             process.isServing = serves
         }
         workersChanged()
+        if let setup = setups[generation] { configureLimits(setup.config) }
         reloading?.succeeded()
         dispatcher.workerServes()
     }
@@ -614,6 +622,8 @@ extension Node: WorkerLinkOwner {
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
+        case .clients(let listener, let came, let went):
+            dispatcher.gate.clients.changed(process.worker, listener, came: came, went: went)
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
             .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
@@ -629,7 +639,7 @@ extension Node: WorkerLinkOwner {
             tellCount(endpoint, before: before)
             process.link.send(.registered(tunnel: tunnel))
         case .full:
-            counters.add(.refusedByLimit)
+            counters.add(.refusedTunnels)
             process.link.send(.refused(tunnel: tunnel))
         case .duplicate:
             linkFailed(process.link, reason: "registered tunnel \(tunnel) twice")

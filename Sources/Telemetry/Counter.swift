@@ -132,6 +132,23 @@ public enum Counter: Int, CaseIterable, Sendable {
     /// Connections to other nodes that could not be made.
     case nodeDialFailures = 69
 
+    // Connections turned away at a port, by why. 80 … 95 are for them.
+
+    /// The address is not one that may come.
+    case refusedByAccess = 80
+    /// As many as may be are open.
+    case refusedByConnections = 81
+    /// The address has as many as it may.
+    case refusedByAddress = 82
+    /// Too many came in a second.
+    case refusedByRate = 83
+    /// A load balancer's header was wrong, or did not come in time.
+    case refusedByProxyHeader = 84
+    /// Tunnels turned away because the node has as many as it may.
+    case refusedTunnels = 85
+    /// Requests cut because their body came too slowly.
+    case requestsTooSlow = 86
+
     /// Whether the number is a state, which ends with its process.
     public var isGauge: Bool { description.kind == .gauge }
 }
@@ -267,8 +284,34 @@ extension Counter {
         case .pumpBytesCopied, .pumpBytesSpliced, .pipeShortages, .pumpsOpen, .pipesOpen, .dataConnectionsOpen, .dataStreams,
             .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused, .sessionsMoved, .reconnectWaits:
             carriageDescription
+        case .refusedByAccess, .refusedByConnections, .refusedByAddress, .refusedByRate, .refusedByProxyHeader, .refusedTunnels,
+            .requestsTooSlow:
+            entranceDescription
         case .remoteRequests, .nodeRequests, .nodeRequestsDeclined, .nodeProofsRefused, .nodeConnectionsOpen, .nodeDialFailures:
             nodesDescription
+        }
+    }
+
+    private var entranceDescription: CounterDescription {
+        func refused(_ labels: StaticString) -> CounterDescription {
+            CounterDescription(
+                name: "piko_connections_refused_total", kind: .counter, help: "Connections closed unread, by the reason.", labels: labels)
+        }
+        return switch self {
+        case .refusedByAccess: refused("reason=\"access\"")
+        case .refusedByConnections: refused("reason=\"connections\"")
+        case .refusedByAddress: refused("reason=\"address\"")
+        case .refusedByRate: refused("reason=\"rate\"")
+        case .refusedByProxyHeader: refused("reason=\"proxy_protocol\"")
+        case .refusedTunnels:
+            .init(
+                name: "piko_upstreams_refused_total", kind: .counter,
+                help: "Upstreams turned away because the node has as many as it may.")
+        case .requestsTooSlow:
+            .init(
+                name: "piko_proxy_requests_too_slow_total", kind: .counter,
+                help: "Requests cut because their body came more slowly than it may.")
+        default: preconditionFailure("a counter without a description")
         }
     }
 

@@ -93,7 +93,7 @@ final class ControlClient: MessageDelegate {
                     // Its descriptor found no number here and is closed.
                     worker.shed(listener)
                 } else if let descriptor = descriptors.take(.streamSocket) {
-                    worker.adopt(descriptor, listener: listener, peer: peer)
+                    worker.adopt(descriptor, listener: listener, peer: peer, isNew: true)
                 }
             }
         case .sibling(let id, let generation, let protocolVersion):
@@ -148,7 +148,7 @@ final class ControlClient: MessageDelegate {
         case .dialFailed(let request, let code):
             worker.nodes.dialFailed(request, wasTried: code != DialCode.unknownNode && code != DialCode.notNow)
         case .hello, .configure, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
-            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .clients, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }

@@ -28,11 +28,12 @@ final class Worker {
     let proxyContext: HTTPContext
     let upstreamContext: HTTPContext
     let adminContext: HTTPContext
-    let yamuxLimits = YamuxLimits()
+    let yamuxLimits: YamuxLimits
     let credentials: DirectCredentials
     let hopProof: HopProof
     private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
+    private(set) var entrances: Entrances!
     /// The node's readiness, as the supervisor told it last.
     var isReady = false
     private(set) var isDraining = false
@@ -73,6 +74,7 @@ final class Worker {
         self.config = config
         self.telemetry = telemetry
         self.control = control
+        yamuxLimits = Self.yamuxLimits(config)
         credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
         hopProof = HopProof(keys: setup.clusterKeys, nodeID: setup.nodeID)
         routes = RouteTable(worker: setup.worker)
@@ -80,6 +82,7 @@ final class Worker {
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
         siblings = SiblingTable(self)
+        entrances = Entrances(self, config)
         routes.isLinked = { [unowned self] in siblings.isLinked($0) }
         nodes = NodeTable(self)
         bridgesOut.fell = { [unowned self] in checkDrained() }
@@ -103,13 +106,20 @@ final class Worker {
     private static func proxySettings(_ config: ServerConfig) -> HTTPSettings {
         var settings = HTTPSettings()
         let http = config.proxy.http
-        settings.headLimits = HeadLimits(bytesMax: http.headBytesMax)
+        settings.headLimits = HeadLimits(bytesMax: http.headBytesMax, fieldsMax: http.headersMax)
         settings.headTimeout = http.readHeaderTimeout
         settings.idleTimeout = http.idleTimeout
         settings.responseTimeout = config.proxy.timeout
         settings.readTimeout = http.readTimeout
+        settings.bodyRateMin = http.bodyRateMin
         settings.writeTimeout = http.writeTimeout
         return settings
+    }
+
+    private static func yamuxLimits(_ config: ServerConfig) -> YamuxLimits {
+        var limits = YamuxLimits()
+        limits.streamsMax = config.upstream.streamsMax
+        return limits
     }
 
     /// For the ports on which we answer ourselves: small heads, short times.
@@ -130,7 +140,7 @@ final class Worker {
     /// A connection that the supervisor accepted, or a sibling moved here.
     func adopt(
         _ descriptor: consuming OwnedDescriptor, listener: ListenerKind, peer: PeerAddress, moves: UInt8 = 0,
-        from sibling: UInt32? = nil, input: consuming ByteBuffer = ByteBuffer()
+        from sibling: UInt32? = nil, isNew: Bool = false, input: consuming ByteBuffer = ByteBuffer()
     ) {
         let stream: Stream
         do {
@@ -144,6 +154,18 @@ final class Worker {
         }
         stream.setNoDelay()
         telemetry.connectionOpened(listener, isMoved: sibling != nil)
+        if isNew, entrances.isAnnounced(listener, peer) {
+            return entrances.read(stream, listener, peer)
+        }
+        entrances.lease(stream, listener, peer, isNew: isNew)
+        serve(stream, listener: listener, peer: peer, moves: moves, from: sibling, input: input)
+    }
+
+    /// Serves a connection that is counted, and whose client is known.
+    func serve(
+        _ stream: Stream, listener: ListenerKind, peer: PeerAddress, moves: UInt8 = 0, from sibling: UInt32? = nil,
+        input: consuming ByteBuffer
+    ) {
         let connection: any TrackedConnection =
             switch listener {
             case .proxy: ProxyConnection(self, stream: stream, peer: peer, moves: moves, from: sibling, input: input)
@@ -173,6 +195,16 @@ final class Worker {
         var kept = ByteBuffer()
         kept.append(input)
         adopt(descriptor, listener: listener, peer: peer, moves: moves, input: kept)
+    }
+
+    /// A connection ended that was counted and never served.
+    func connectionNotServed(_ listener: ListenerKind) {
+        telemetry.connectionClosed(listener)
+        checkDrained()
+    }
+
+    func reportClients(_ listener: ListenerKind, came: [PeerAddress], went: [PeerAddress]) {
+        control.send(.clients(listener: listener, came: came, went: went))
     }
 
     /// Another node proves its requests with a time that is not ours.
@@ -340,6 +372,7 @@ final class Worker {
             let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
             nextTunnel += 1
             let stream = try Stream(loop, adopting: descriptor)
+            entrances.lease(stream, .upstream)
             do {
                 try tunnel.resume(over: stream, state: state.span, bridges: ends)
             } catch {
@@ -363,16 +396,13 @@ final class Worker {
 
     // MARK: Requests that wait for an agent
 
-    private static let parkedMax = 4_096
-    private static let parkedBytesMax = 33_554_432
-
     /// Lets the request wait until an agent of the endpoint is back; until when. Nil: it does not wait. `atLeast`: how long
     /// whatever the configuration says.
     func park(_ connection: ProxyConnection, _ endpoint: Endpoint, atLeast: Duration = .zero) -> Instant? {
         guard let lostAt = endpoint.lostAt, !isDraining else { return nil }
         let deadline = lostAt + max(config.proxy.reconnectWait, atLeast)
         guard loop.now < deadline else { return nil }
-        guard parkedCount < Self.parkedMax, parkedBytes + connection.keptBytes <= Self.parkedBytesMax else {
+        guard parkedCount < config.proxy.waitingMax, parkedBytes + connection.keptBytes <= config.proxy.waitingBytesMax else {
             telemetry.parkRefused()
             return nil
         }
@@ -401,6 +431,7 @@ final class Worker {
         // A peer that vanished is noticed before long while nothing is sent. No user timeout: that would also end a stream
         // whose reader merely pauses, and would count instead of the probes.
         dataCount += 1
+        entrances.lease(stream, .upstream)
         stream.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
         let known = routes.endpoint(named: endpoint.name)
         if let pool = known.direct {
@@ -531,7 +562,7 @@ final class Worker {
     /// Whether nothing is left that a worker has to stay for.
     var isEmpty: Bool {
         connections.isEmpty && relayCount == 0 && tunnels.isEmpty && registering.isEmpty && arriving.isEmpty && bridgeCount == 0
-            && dataCount == 0 && bridgesOut.count == 0
+            && dataCount == 0 && bridgesOut.count == 0 && entrances.isIdle
     }
 
     func dataConnectionEnded() {
@@ -572,6 +603,7 @@ final class Worker {
         // Requests that clients have sent already still reach their agents.
         for tunnel in tunnels.values { tunnel.session?.askToLeave() }
         routes.closeData()
+        entrances.close()
         for connection in connections where connection.listener != .admin { connection.finishSoon() }
         let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }
         drainTimer = timer

@@ -70,6 +70,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         self.moves = moves
         isRelayed = moves >= Self.relayedLast
         super.init(worker.proxyContext, channel: stream, clientHost: worker.hostText(of: peer), input: input)
+        forwarding = worker.entrances.forwarding(from: peer)
     }
 
     // MARK: Routing
@@ -419,6 +420,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         if isRaw, hasEnded { relay.channelEnded(client) }
     }
 
+    override func requestIsTooSlow() { worker.telemetry.requestTooSlow() }
+
     override func upstreamDiedUnnoticed(_ upstream: HTTPUpstream) {
         if let connection = upstream as? DataConnection { endpoint?.direct?.diedUnnoticed(connection) }
     }
@@ -515,9 +518,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.requestFinished(head, summary)
         guard worker.telemetry.keepsResponses, !isTCP else { return }
         let kept = responseBytes.count
+        let client = clientAddress
         withHeadBytes { bytes in
             responseBytes.withSpan(0..<kept) { response in
-                worker.telemetry.logAccess(head, bytes, summary: summary, response: responseHead, responseBytes: response)
+                worker.telemetry.logAccess(head, bytes, client: client, summary: summary, response: responseHead, responseBytes: response)
             }
         }
         responseHead = Head()
