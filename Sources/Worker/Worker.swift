@@ -265,8 +265,9 @@ final class Worker {
     // MARK: Tunnels
 
     /// Begins to register a tunnel of the endpoint; `registered` or `registrationRefused` follows.
-    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?) -> Tunnel {
-        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
+    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?, hasPreambles: Bool) -> Tunnel {
+        let tunnel = Tunnel(
+            self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles)
         nextTunnel += 1
         registering[tunnel.id] = connection
         control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
@@ -368,8 +369,10 @@ final class Worker {
         do {
             var agent: [UInt8]?
             var state = ByteBuffer()
-            try MovedTunnel.read(description, agent: &agent, state: &state)
-            let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent)
+            var hasPreambles = false
+            try MovedTunnel.read(description, agent: &agent, hasPreambles: &hasPreambles, state: &state)
+            let tunnel = Tunnel(
+                self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles)
             nextTunnel += 1
             let stream = try Stream(loop, adopting: descriptor)
             entrances.lease(stream, .upstream)

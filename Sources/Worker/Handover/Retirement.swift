@@ -143,7 +143,8 @@ final class Retirement {
 enum MovedTunnel {
     static func description(of tunnel: Tunnel, state: Span<UInt8>) -> ByteBuffer {
         var writer = StateWriter()
-        let agent = tunnel.agent ?? []
+        // One byte more where streams have preambles: whoever does not know of them can't go on with the session.
+        let agent = (tunnel.agent ?? []) + (tunnel.hasPreambles ? [1] : [])
         writer.write(agent.span)
         writer.write(state)
         var bytes = ByteBuffer()
@@ -151,11 +152,14 @@ enum MovedTunnel {
         return bytes
     }
 
-    static func read(_ bytes: Span<UInt8>, agent: inout [UInt8]?, state: inout ByteBuffer) throws(StateReadError) {
+    static func read(_ bytes: Span<UInt8>, agent: inout [UInt8]?, hasPreambles: inout Bool, state: inout ByteBuffer) throws(StateReadError) {
         var reader = StateReader()
         var name = ByteBuffer()
         try reader.string(bytes, into: &name)
-        agent = name.isEmpty ? nil : [UInt8](copying: name.span)
+        var known = [UInt8](copying: name.span)
+        hasPreambles = known.count % ControlLimits.agentBytes == 1
+        if hasPreambles { known.removeLast() }
+        agent = known.isEmpty ? nil : known
         try reader.string(bytes, into: &state)
         try reader.end(bytes)
     }

@@ -323,7 +323,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         let first = endpoint.nextTurn()
         for step in tunnels.indices {
             let tunnel = tunnels[(first &+ step) % tunnels.count]
-            guard let upstream = tunnel.upstream(fresh: fresh) else { continue }
+            guard let upstream = tunnel.upstream(fresh: fresh, for: clientAddress) else { continue }
             if tunnel.agent != nil { worker.telemetry.dataShortage() }
             serve(over: upstream)
             if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
@@ -377,7 +377,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         let first = endpoint.nextTurn()
         let tunnels = endpoint.tunnels
         for step in tunnels.indices {
-            guard let channel = tunnels[(first &+ step) % tunnels.count].open() else { continue }
+            guard let channel = tunnels[(first &+ step) % tunnels.count].open(for: clientAddress) else { continue }
             if endpoint.isDirect { worker.telemetry.dataShortage() }
             relayTCP(to: channel)
             return

@@ -49,7 +49,9 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
             return worker.config.upstream.direct.isEnabled && Direct.names(head, bytes, .xPikoTransport, Direct.transport)
         }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
-        tunnel = worker.register(self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil)
+        let hasPreambles = withHeadBytes { bytes in Direct.names(head, bytes, .xPikoTransport, Direct.preambles) }
+        tunnel = worker.register(
+            self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, hasPreambles: hasPreambles)
     }
 
     /// The supervisor took the tunnel into its table.
@@ -57,6 +59,13 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         guard isRouting, let tunnel else { return }
         var answer = ByteBuffer()
         withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
+        if tunnel.agent != nil || tunnel.hasPreambles {
+            answer.append("x-piko-transport: ")
+            if tunnel.agent != nil { answer.append(Direct.transport) }
+            if tunnel.agent != nil, tunnel.hasPreambles { answer.append(", ") }
+            if tunnel.hasPreambles { answer.append(Direct.preambles) }
+            answer.append("\r\n")
+        }
         if let agent = tunnel.agent { writeGrant(agent, tunnel.endpoint, into: &answer) }
         answer.append("\r\n")
         var leftover = ByteBuffer()
@@ -73,9 +82,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     /// What a session's 101 says about data connections.
     private func writeGrant(_ agent: [UInt8], _ endpoint: Endpoint, into answer: inout ByteBuffer) {
         let direct = worker.config.upstream.direct
-        answer.append("x-piko-transport: ")
-        answer.append(Direct.transport)
-        answer.append("\r\nx-piko-pool: ")
+        answer.append("x-piko-pool: ")
         DirectPoolLimits(connectionsMax: direct.connectionsMax, idleMax: direct.idleMax).write(into: &answer)
         answer.append("\r\n")
         writeCredential(agent, endpoint.bytes, into: &answer)
