@@ -35,7 +35,8 @@ enum GateRefusal: Equatable {
     }
 }
 
-/// Decides about new connections.
+/// Decides about new connections. Other nodes of the cluster, who bring the requests of many clients, are held to the lists and to the
+/// number of connections in all, not to what one address or one second may bring.
 struct ConnectionGate {
     private struct Port {
         var access = AddressAccess()
@@ -75,8 +76,9 @@ struct ConnectionGate {
         let isBrought = address.map(ports[place].speaksForClients.contains) ?? false
         if !isBrought, !ports[place].access.admits(address) { return .access }
         if ports[place].connectionsMax > 0, open() >= UInt64(ports[place].connectionsMax) { return .connections }
-        if !isBrought, ports[place].perAddressMax > 0, let address, clients.count(kind, address) >= ports[place].perAddressMax { return .address }
-        if ports[place].rate != nil, !ports[place].rate!.takes(now) { return .rate }
+        let isNode = address.map(clients.nodes.contains) ?? false
+        if !isBrought, !isNode, ports[place].perAddressMax > 0, let address, clients.count(kind, address) >= ports[place].perAddressMax { return .address }
+        if !isNode, ports[place].rate != nil, !ports[place].rate!.takes(now) { return .rate }
         if let address { clients.arrived(kind, address) }
         return nil
     }
@@ -107,6 +109,8 @@ struct ClientTable {
 
     private var total: [Key: Int] = [:]
     private var atWorkers: [UInt32: [Key: Int]] = [:]
+    /// Addresses of the cluster's other nodes, whose connections are not counted.
+    var nodes: Set<IPAddress> = []
     private var isCounted = [Bool](repeating: false, count: ListenerKind.allCases.count)
     private var uncounted = [AddressBlocks](repeating: AddressBlocks(), count: ListenerKind.allCases.count)
 
@@ -120,7 +124,7 @@ struct ClientTable {
     }
 
     private func key(_ kind: ListenerKind, _ address: IPAddress?) -> Key? {
-        guard isCounted[kind.place], let address, !uncounted[kind.place].contains(address) else { return nil }
+        guard isCounted[kind.place], let address, !nodes.contains(address), !uncounted[kind.place].contains(address) else { return nil }
         return Key(kind: kind, source: address.source)
     }
 

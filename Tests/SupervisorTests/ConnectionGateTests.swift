@@ -143,6 +143,28 @@ import Testing
         #expect(gate.clients.isEmpty)
     }
 
+    /// Other nodes bring the requests of many.
+    @Test func nodesAreNotOneClient() {
+        var gate = ConnectionGate()
+        gate.configure(
+            Self.config {
+                $0.proxy.entrance.connectionsPerAddressMax = 1
+                $0.proxy.entrance.connectionRateMax = 1
+                $0.proxy.entrance.deny = ["192.0.2.2"]
+            })
+        gate.clients.nodes = [IPAddress(text: "192.0.2.1")!, IPAddress(text: "192.0.2.2")!]
+        for _ in 0..<5 {
+            let refusal = Self.judge(&gate, "192.0.2.1")
+            #expect(refusal == nil)
+        }
+        let denied = Self.judge(&gate, "192.0.2.2")
+        #expect(denied == .access)
+        #expect(gate.clients.isEmpty)
+        let client = Self.judge(&gate, "192.0.2.3")
+        let again = Self.judge(&gate, "192.0.2.3", now: Self.start + .seconds(5))
+        #expect(client == nil && again == .address)
+    }
+
     @Test func forgetsWhatIsNotLimitedAnyMore() {
         var gate = ConnectionGate()
         gate.configure(Self.config { $0.proxy.entrance.connectionsPerAddressMax = 1 })
