@@ -24,15 +24,19 @@ extension HTTPConnection {
         self.upstream = upstream
         upstream.connection = self
         self.passage = passage
-        keepsBody = passage.mayBeDeclined && !requestBody.isDone && !bodyWasSent
+        holdsBody = passage.holdsLongBodies && hasLongBody && !requestBody.isDone
+        keepsBody = passage.mayBeDeclined && !requestBody.isDone && !bodyWasSent && !holdsBody
         summary.attempts += 1
         lastProgress = context.loop.now
+        rateStart = context.loop.now
+        rateBytes = summary.requestBodyBytes
         let isDoubtful = upstream.beginExchange()
         writeRequestHead(to: upstream)
+        if !holdsBody { sayContinue() }
         sendWaitingBody()
         guard state == .exchanging else { return }
         upstream.channel.resumeReading()
-        if requestBody.isDone == false { resumeClient() }
+        if !requestBody.isDone, !holdsBody { resumeClient() }
         let timeout = context.settings.responseTimeout
         if isDoubtful {
             setTimer(after: timeout == .zero ? HTTPUpstream.doubtTime : min(HTTPUpstream.doubtTime, timeout))
@@ -61,6 +65,7 @@ extension HTTPConnection {
             rewrite.keepsEndpoint = true
             rewrite.fields = fields
         }
+        if holdsBody { rewrite.fields += Self.expectField }
         rewrite.connection = wantsUpgrade ? .upgrade : .keepAlive
         rewrite.framing = requestFraming
         rewrite.targetPrefix = settings.targetPrefix
@@ -68,9 +73,31 @@ extension HTTPConnection {
         context.flush(to: upstream.channel)
     }
 
+    private static let expectField = Array("x-piko-expect: 100-continue\r\n".utf8)
+
+    /// Whether more of a body comes than is kept to be sent again.
+    public final var hasLongBody: Bool { head.isChunked || head.contentLength ?? 0 > UInt64(context.settings.replayBytesMax) }
+
+    /// Tells the node or process of ours that sent the request that it is served: the body, which it holds back, may come.
+    private func sayContinue() {
+        guard !saidContinue, !requestBody.isDone, head.contains(.xPikoExpect), head.minorVersion >= 1 else { return }
+        saidContinue = true
+        context.scratch.append("HTTP/1.1 100 Continue\r\n\r\n")
+        context.flush(to: channel)
+    }
+
+    /// Whoever has the request serves it.
+    private func releaseBody() {
+        holdsBody = false
+        lastProgress = context.loop.now
+        sayContinue()
+        sendWaitingBody()
+        if state == .exchanging, !requestBody.isDone { resumeClient() }
+    }
+
     /// Forwards what came with the head.
     private func sendWaitingBody() {
-        guard inputOffset < input.count, !requestBody.isDone else { return }
+        guard inputOffset < input.count, !requestBody.isDone, !holdsBody else { return }
         var waiting = ByteBuffer()
         swap(&waiting, &input)
         let used: Int
@@ -117,7 +144,7 @@ extension HTTPConnection {
 
     /// Bytes from the client during an exchange.
     final func exchangeReceived(_ bytes: Span<UInt8>) {
-        guard inputOffset == input.count, !requestBody.isDone else {
+        guard inputOffset == input.count, !requestBody.isDone, !holdsBody else {
             keep(bytes)
             return
         }
@@ -241,7 +268,7 @@ extension HTTPConnection {
     /// Bytes from the upstream.
     final func responseReceived(_ bytes: Span<UInt8>, from upstream: HTTPUpstream) {
         guard state == .exchanging, self.upstream === upstream else { return }
-        if passage == .sibling, responseState == .head, upstream.input.isEmpty, bytes.count > 0, bytes[0] == Self.declinedMark {
+        if passage.isSibling, responseState == .head, upstream.input.isEmpty, bytes.count > 0, bytes[0] == Self.declinedMark {
             declined()
             return
         }
@@ -283,7 +310,10 @@ extension HTTPConnection {
                 startTunnel(head: head, leftover: bytes.extracting(used..<bytes.count))
                 return bytes.count
             }
-            if upstream.head.status < 200 {
+            if upstream.head.status == 100, holdsBody {
+                releaseBody()
+                guard self.upstream === upstream else { return bytes.count }
+            } else if upstream.head.status < 200 {
                 forwardInterim(head, upstream)
             } else if case .node = passage, upstream.head.status == 502, upstream.head.contains(.xPikoNode) {
                 declined(keeping: upstream.head.contentLength == 0)
@@ -329,10 +359,7 @@ extension HTTPConnection {
         case .none, .length, .tunnel:
             break
         }
-        // A client that waits for 100 (Continue) and gets a final status may or may not send its body: with neither a
-        // promise kept, the next bytes could be body or request (RFC 9110 section 10.1.1).
-        if head.expectContinue && !requestBody.isDone { keepsAlive = false }
-        if inputEnded && !hasMoreInput { keepsAlive = false }
+        decideOnConnection()
         hasResponded = true
         forgetBody()
         summary.status = upstream.head.status
@@ -382,7 +409,7 @@ extension HTTPConnection {
     final func upstreamDrained(_ upstream: HTTPUpstream) {
         guard state == .exchanging, self.upstream === upstream else { return }
         lastProgress = context.loop.now
-        if !requestBody.isDone { resumeClient() }
+        if !requestBody.isDone, !holdsBody { resumeClient() }
     }
 
     /// The upstream finished sending: the end of a response without a length, else a cut.

@@ -31,7 +31,7 @@ extension HTTPConnection {
         pumpsSoon = false
         guard state == .exchanging, let upstream, let client = channel as? Stream, let service = upstream.channel as? Stream
         else { return }
-        if requestPumpedBefore == nil, isLong(requestBody), inputOffset == input.count, case .length(let left) = requestBody {
+        if requestPumpedBefore == nil, !holdsBody, isLong(requestBody), inputOffset == input.count, case .length(let left) = requestBody {
             let before = client.pumpedBytes
             if client.pump(to: service, length: left) {
                 requestPumpedBefore = before

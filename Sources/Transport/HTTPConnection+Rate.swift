@@ -12,8 +12,8 @@ extension HTTPConnection {
         guard settings.bodyRateMin > 0, settings.readTimeout != .zero, !requestBody.isDone, time >= settings.readTimeout else { return false }
         var received = summary.requestBodyBytes
         if let before = requestPumpedBefore, let stream = channel as? Stream { received &+= stream.pumpedBytes &- before }
-        // The client is not to blame for what the service does not take, nor for a body that is sent again.
-        let isExcused = isReadPaused || lastBlocked >= rateStart || received < rateBytes
+        // The client is not to blame for what the service does not take or has not asked for, nor for a body that is sent again.
+        let isExcused = isReadPaused || holdsBody || lastBlocked >= rateStart || received < rateBytes
         let isSlow = !isExcused && received - rateBytes < UInt64(settings.bodyRateMin) * UInt64(time.components.seconds)
         rateStart = now
         rateBytes = received

@@ -21,8 +21,7 @@ extension HTTPConnection {
     ) {
         guard state == .routing || state == .exchanging else { return }
         discardUpstream()
-        if head.expectContinue && !requestBody.isDone { keepsAlive = false }
-        if inputEnded && !hasMoreInput { keepsAlive = false }
+        decideOnConnection()
         // More of the body is to come than is worth dropping: the client is told, and the connection closes.
         if case .length(let left) = requestBody, left > UInt64(context.settings.drainBytesMax) { keepsAlive = false }
         hasResponded = true
@@ -54,6 +53,15 @@ extension HTTPConnection {
         case 426: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         default: ""
         }
+    }
+
+    /// Whether the connection goes on behind the response whose head is about to go out.
+    final func decideOnConnection() {
+        // A client that waits for 100 (Continue) and gets a final status may or may not send its body: with neither a
+        // promise kept, the next bytes could be body or request (RFC 9110 section 10.1.1).
+        if !requestBody.isDone, head.expectContinue || head.contains(.xPikoExpect) && !saidContinue { keepsAlive = false }
+        if inputEnded && !hasMoreInput { keepsAlive = false }
+        if context.endsConnections { keepsAlive = false }
     }
 
     /// How the response's head speaks of the connection.

@@ -98,6 +98,11 @@ open class HTTPConnection: ChannelDelegate {
     final var passage = Passage.service
     /// Whether what was sent of the request's body stands in `input`, before `inputOffset`, for the case that it is declined.
     final var keepsBody = false
+    /// Whether the request's body waits for the word of the node or process of ours that got the head: none of it was sent, all
+    /// can go elsewhere.
+    final var holdsBody = false
+    /// Whether who holds the body back was told that it may come.
+    final var saidContinue = false
     final var isReadPaused = false
     /// While a pump carries the rest of a body, what its source's pumps had taken before.
     final var requestPumpedBefore: UInt64?
@@ -274,11 +279,17 @@ open class HTTPConnection: ChannelDelegate {
         connectionClosed()
     }
 
-    /// No further request is taken: an idle connection closes, one that serves says `Connection: close`.
-    public final func finishSoon() {
+    /// The next response is the last: it says `Connection: close`. An idle connection closes once nothing has come for `quiet`:
+    /// a request that is on its way meanwhile is served.
+    public final func finishSoon(quiet: Duration) {
         keepsAlive = false
-        if isIdle { close() }
+        guard isIdle else { return }
+        let end = lastProgress + quiet
+        if end <= context.loop.now { close() } else { setTimer(at: end) }
     }
+
+    /// The same, and an idle connection closes at once.
+    public final func finishSoon() { finishSoon(quiet: .zero) }
 
     final func die() {
         state = .dead
@@ -419,6 +430,8 @@ open class HTTPConnection: ChannelDelegate {
         hasResponded = false
         bodyWasSent = false
         keepsBody = false
+        holdsBody = false
+        saidContinue = false
         responseState = .head
         requestPumpedBefore = nil
         responsePumpedBefore = nil
@@ -502,7 +515,7 @@ open class HTTPConnection: ChannelDelegate {
                 if clientTakes() { setTimer(after: context.settings.writeTimeout) } else { drop() }
             } else if !input.isEmpty {
                 refuse(HTTPError(status: 408, reason: "request head took too long"))
-            } else if holdsMemory {
+            } else if holdsMemory, keepsAlive {
                 becomeIdle()
             } else {
                 close()

@@ -48,10 +48,22 @@ public enum Passage: Equatable, Sendable {
     case service
     /// The same, but the client's address stands in the request already: another node of ours wrote it.
     case serviceAfterNode
-    /// Another process of this node, which serves the request in our place: what only we may read goes along.
-    case sibling
+    /// Another process of this node, which serves the request in our place: what only we may read goes along. `saysContinue`: of
+    /// a long body it says when it may come.
+    case sibling(saysContinue: Bool)
     /// Another node of ours, with field lines that say so.
     case node([UInt8])
+
+    var isSibling: Bool { if case .sibling = self { true } else { false } }
+
+    /// Whether whoever gets it says when a long body may come: none of it is sent before, so that it can still go elsewhere.
+    var holdsLongBodies: Bool {
+        switch self {
+        case .sibling(let saysContinue): saysContinue
+        case .node: true
+        case .service, .serviceAfterNode: false
+        }
+    }
 
     /// Whether whoever gets it may say that it was not tried.
     var mayBeDeclined: Bool {
@@ -66,6 +78,8 @@ public enum Passage: Equatable, Sendable {
 public final class HTTPContext {
     public let loop: Loop
     public var settings: HTTPSettings
+    /// Whether each response is the last of its connection: clients should go elsewhere.
+    public var endsConnections = false
     /// Heads are written here before they go to a channel. Empty between uses.
     var scratch = ByteBuffer()
     private var pumpStart: PumpStart?

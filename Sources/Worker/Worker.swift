@@ -35,7 +35,10 @@ final class Worker {
     private(set) var siblings: SiblingTable!
     private(set) var entrances: Entrances!
     /// The node's readiness, as the supervisor told it last.
-    var isReady = false
+    var isReady = false {
+        // Who is not to come is told so.
+        didSet { proxyContext.endsConnections = !isReady }
+    }
     private(set) var isDraining = false
     /// Set once a newer generation serves.
     private(set) var retirement: Retirement?
@@ -61,6 +64,8 @@ final class Worker {
     private var statusRequests: [UInt64: AdminConnection] = [:]
     private var nextRequest: UInt64 = 1
     private var drainTimer: CallbackTimer?
+    private var drainEarliest = Instant.never
+    private var agentsLeaveBy = Instant.never
     /// Looks again whether what was queued is sent.
     private var sendingTimer: CallbackTimer?
     private static let sendingStep = Duration.milliseconds(20)
@@ -176,7 +181,7 @@ final class Worker {
         connections.append(connection)
         connection.start(isKept: sibling != nil)
         // The admin port answers to the end: that the node drains is read there.
-        if isDraining, listener != .admin { connection.finishSoon() }
+        if isDraining, listener != .admin { connection.finishSoon(quiet: Self.drainQuiet) }
         if let retirement, !isDraining, retirement.successor() != nil { connection.moveSoon() }
     }
 
@@ -402,7 +407,8 @@ final class Worker {
     /// Lets the request wait until an agent of the endpoint is back; until when. Nil: it does not wait. `atLeast`: how long
     /// whatever the configuration says.
     func park(_ connection: ProxyConnection, _ endpoint: Endpoint, atLeast: Duration = .zero) -> Instant? {
-        guard let lostAt = endpoint.lostAt, !isDraining else { return nil }
+        // When this node ends, the agent comes back at another, if there is one.
+        guard let lostAt = endpoint.lostAt, !isDraining || !nodes.isEmpty else { return nil }
         let deadline = lostAt + max(config.proxy.reconnectWait, atLeast)
         guard loop.now < deadline else { return nil }
         guard parkedCount < config.proxy.waitingMax, parkedBytes + connection.keptBytes <= config.proxy.waitingBytesMax else {
@@ -599,6 +605,14 @@ final class Worker {
         for tunnel in tunnels.values { tunnel.session?.askToLeave() }
     }
 
+    /// How long clients must have been silent for their connections to be closed at the end: what is on its way is not lost.
+    private static let drainQuiet = Duration.seconds(1)
+
+    /// The least time that a drain takes: connections that were accepted before it may still be on their way here.
+    private static let drainMin = Duration.milliseconds(100)
+    /// How long agents may take to connect to another node before their sessions are closed.
+    private static let leaveTime = Duration.seconds(3)
+
     /// Takes nothing new, lets what runs finish within the time, says `drained`.
     func drain(within time: Duration) {
         guard !isDraining else { return }
@@ -607,19 +621,22 @@ final class Worker {
         for tunnel in tunnels.values { tunnel.session?.askToLeave() }
         routes.closeData()
         entrances.close()
-        for connection in connections where connection.listener != .admin { connection.finishSoon() }
+        for connection in connections where connection.listener != .admin { connection.finishSoon(quiet: Self.drainQuiet) }
+        // In a cluster agents have another node to go to, and other nodes may just be sending something.
+        drainEarliest = loop.now + (nodes.isEmpty ? Self.drainMin : Self.drainQuiet)
+        agentsLeaveBy = nodes.isEmpty ? loop.now : loop.now + Self.leaveTime
         let timer = CallbackTimer(loop) { [unowned self] in self.endDrain() }
         drainTimer = timer
         timer.schedule(after: time)
         checkDrained()
     }
 
-    /// Requests and relays hold a drain up; tunnels do not: they carry nothing once those are gone.
+    /// Requests and relays hold a drain up, tunnels for the time only that their agents need to leave.
     private func checkDrained() {
         retirement?.check()
         guard isDraining, drainTimer != nil, relayCount == 0 else { return }
         guard !connections.contains(where: { $0 is ProxyConnection }) else { return }
-        guard isSent else {
+        guard isSent, loop.now >= drainEarliest, tunnels.isEmpty || loop.now >= agentsLeaveBy else {
             sendingTimer?.schedule(after: Self.sendingStep)
             return
         }

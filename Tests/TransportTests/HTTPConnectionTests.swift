@@ -15,6 +15,7 @@ private final class OneServiceConnection: HTTPConnection {
     var retries = 0
     var refusals: [Int] = []
     var isClosed = false
+    var passage = Passage.service
 
     init(_ context: HTTPContext, channel: Channel, makeUpstream: @escaping () -> HTTPUpstream?) {
         self.makeUpstream = makeUpstream
@@ -23,7 +24,7 @@ private final class OneServiceConnection: HTTPConnection {
 
     override func requestArrived() {
         if let upstream = makeUpstream() {
-            proceed(with: upstream)
+            proceed(with: upstream, as: passage)
         } else {
             respondError(status: 502, "no available upstreams")
         }
@@ -31,6 +32,12 @@ private final class OneServiceConnection: HTTPConnection {
 
     override func upstreamBroke(repeatable: Bool) -> Bool {
         guard repeatable else { return false }
+        retries += 1
+        requestArrived()
+        return true
+    }
+
+    override func upstreamDeclined() -> Bool {
         retries += 1
         requestArrived()
         return true
@@ -226,6 +233,46 @@ private let exchangeRows = [
         #expect(bench.loop.turn { bench.clientUser.text.hasSuffix(#"{"error":"upstream unreachable"}"#) })
         #expect(bench.clientUser.text.hasPrefix("HTTP/1.1 502 Bad Gateway\r\n"))
         #expect(bench.services.count == 1)
+    }
+
+    @Test func aLongBodyWaitsForTheWordOfWhoServesIt() throws {
+        let bench = try Bench { $0.replayBytesMax = 10 }
+        bench.connection.passage = .sibling(saysContinue: true)
+        let head = "POST / HTTP/1.1\r\nHost: e\r\n"
+        let body = "Content-Length: 11\r\n\r\nhello world"
+        bench.send(head + body)
+        #expect(bench.loop.turn { !bench.services.isEmpty && !bench.services[0].user.text.isEmpty })
+        for _ in 0..<5 { bench.loop.runTurn(until: SystemClock.now + .milliseconds(1)) }
+        #expect(bench.services[0].user.text == head + "x-piko-expect: 100-continue\r\nContent-Length: 11\r\n\r\n")
+        // Not here: it goes to the next one whole.
+        bench.answer("\u{15}")
+        #expect(bench.loop.turn { bench.services.count == 2 && !bench.services[1].user.text.isEmpty })
+        bench.answer("HTTP/1.1 100 Continue\r\n\r\n", from: 1)
+        #expect(bench.loop.turn { bench.services[1].user.text.hasSuffix("hello world") })
+        bench.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", from: 1)
+        #expect(bench.loop.turn { bench.clientUser.text.hasSuffix("ok") })
+        // The client did not ask for 100 (Continue).
+        #expect(bench.clientUser.text == "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        #expect(bench.connection.retries == 1)
+    }
+
+    @Test func whoHoldsABodyBackIsToldThatItMayCome() throws {
+        let bench = try Bench()
+        bench.send("POST / HTTP/1.1\r\nHost: e\r\nx-piko-expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        #expect(bench.loop.turn { bench.clientUser.text == "HTTP/1.1 100 Continue\r\n\r\n" })
+        bench.send("hello")
+        #expect(bench.loop.turn { !bench.services.isEmpty && bench.services[0].user.text.hasSuffix("hello") })
+        #expect(bench.services[0].user.text == "POST / HTTP/1.1\r\nHost: e\r\n\(forwardedFor)Content-Length: 5\r\n\r\nhello")
+    }
+
+    @Test func theLastAnswerSaysSo() throws {
+        let bench = try Bench()
+        bench.send("GET / HTTP/1.1\r\nHost: e\r\n\r\n")
+        #expect(bench.loop.turn { !bench.services.isEmpty && !bench.services[0].user.text.isEmpty })
+        bench.connection.context.endsConnections = true
+        bench.answer("HTTP/1.1 204 No Content\r\n\r\n")
+        #expect(bench.loop.turn { bench.clientUser.hasEnded })
+        #expect(bench.clientUser.text == "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
     }
 
     @Test func slowServiceIsATimeout() throws {

@@ -33,6 +33,8 @@ struct ListenerMachine {
         var stableAfter: Duration = .seconds(10)
         /// After a session that lived this long the wait is no longer than its life.
         var boundsAfter: Duration = .milliseconds(100)
+        /// A server that asks to go elsewhere after that long is obeyed at once.
+        var obeysAfter: Duration = .seconds(1)
         var retiredSessionsMax = 4
     }
 
@@ -191,14 +193,15 @@ struct ListenerMachine {
         }
     }
 
-    /// A server that drains after a stable time deserves a new session at once: another node or worker takes it. One
-    /// that sends every session away again is approached with growing waits.
+    /// A server that drains deserves a new session at once: another node or worker takes it, and the one before is served until
+    /// then. One that sends sessions away as soon as they are there is approached with growing waits.
     private mutating func replace(since: Instant, now: Instant) -> Action {
-        guard now - since >= limits.stableAfter else {
+        let lived = now - since
+        guard lived >= limits.obeysAfter else {
             state = .replacing(since: since, isConnecting: false)
             return .wait(backoff.next())
         }
-        backoff.reset()
+        if lived >= limits.stableAfter { backoff.reset() }
         state = .replacing(since: since, isConnecting: true)
         return .connect
     }

@@ -154,8 +154,9 @@ public struct ServerConfig: Configuration {
                 Setting(
                     "shutdown_delay", \.shutdownDelay, check: Rule.notNegative,
                     """
-                    How long the node goes on as before after SIGTERM, but for /ready, which says 503 at once: the time that a \
-                    load balancer needs to send clients and agents elsewhere. grace_period begins after it.
+                    How long the node goes on as before after SIGTERM, but for /ready, which says 503 at once, and answers to \
+                    clients, which say "Connection: close": the time that a load balancer needs to send clients and agents \
+                    elsewhere. grace_period begins after it.
                     """),
             ]
             + Setting.group("reload", \.reload, Reload.settings)

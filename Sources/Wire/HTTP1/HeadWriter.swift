@@ -74,7 +74,7 @@ public enum HeadWriter {
         copyFields(head, bytes, into: &output) { field in
             switch field.known {
             case .other: !field.isConnectionNamed
-            case .contentLength, .xPikoCredential: false
+            case .contentLength, .xPikoCredential, .xPikoExpect: false
             case .xPikoForward, .xPikoNode: rewrite.keepsNode
             case .xForwardedFor, .xForwardedProto, .xForwardedHost, .forwarded, .xRealIP:
                 rewrite.client.isEmpty || rewrite.forwarding.keeps(field.known)

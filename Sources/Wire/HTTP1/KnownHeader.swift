@@ -9,7 +9,7 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
     case keepAlive, proxyConnection, proxyAuthenticate, proxyAuthorization
     case date, server, contentType, origin, authorization, userAgent
     case forwarded, xForwardedFor, xForwardedHost, xForwardedProto, xRealIP
-    case xPikoEndpoint, xPikoAuthorization, xPikoForward, xPikoTenant, xPikoNode
+    case xPikoEndpoint, xPikoAuthorization, xPikoForward, xPikoTenant, xPikoNode, xPikoExpect
     case xPikoTransport, xPikoPool, xPikoCredential
     case secWebSocketKey, secWebSocketVersion, secWebSocketAccept, secWebSocketProtocol, secWebSocketExtensions
     // Recognised because a trailer section may not carry them (RFC 9110 section 6.5.1).
@@ -47,6 +47,7 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
         case .xPikoForward: "x-piko-forward"
         case .xPikoTenant: "x-piko-tenant-id"
         case .xPikoNode: "x-piko-node"
+        case .xPikoExpect: "x-piko-expect"
         case .xPikoTransport: "x-piko-transport"
         case .xPikoPool: "x-piko-pool"
         case .xPikoCredential: "x-piko-credential"
@@ -95,6 +96,7 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
         case 11 where matches(.xPikoPool): self = .xPikoPool
         case 12 where matches(.contentType): self = .contentType
         case 12 where matches(.maxForwards): self = .maxForwards
+        case 13 where matches(.xPikoExpect): self = .xPikoExpect
         case 13 where matches(.authorization): self = .authorization
         case 13 where matches(.cacheControl): self = .cacheControl
         case 13 where matches(.contentRange): self = .contentRange
@@ -138,7 +140,7 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
     var isProtected: Bool {
         switch self {
         case .host, .contentLength, .authorization, .forwarded, .xForwardedFor, .xForwardedHost, .xForwardedProto, .xRealIP,
-            .xPikoEndpoint, .xPikoAuthorization, .xPikoForward, .xPikoTenant, .xPikoNode, .xPikoTransport, .xPikoPool,
+            .xPikoEndpoint, .xPikoAuthorization, .xPikoForward, .xPikoTenant, .xPikoNode, .xPikoExpect, .xPikoTransport, .xPikoPool,
             .xPikoCredential, .cacheControl, .expect, .date,
             .trailer, .contentType, .contentEncoding, .contentRange:
             true

@@ -96,6 +96,9 @@ final class NodeTable {
         watch = CallbackTimer(worker.loop) { [unowned self] in dropLateDials() }
     }
 
+    /// Whether this node is alone.
+    var isEmpty: Bool { nodes.isEmpty }
+
     /// The node of that identifier.
     func node(_ id: String) -> PeerNode? { nodes[id] }
 

@@ -99,9 +99,6 @@ extension ProxyConnection {
 
     static var unixSeconds: UInt64 { SystemClock.unixNanoseconds / 1_000_000_000 }
 
-    /// Whether more of a body comes than the node that sent the request keeps: it can't send that again.
-    var hasLongBody: Bool { head.isChunked || head.contentLength ?? 0 > UInt64(context.settings.replayBytesMax) }
-
     /// The client's address, for logs and for services that are told by other means than HTTP. Of a request from another node that is
     /// what the node wrote last into X-Forwarded-For. Where that is a trusted proxy's, it is who that one says.
     var clientAddress: PeerAddress {

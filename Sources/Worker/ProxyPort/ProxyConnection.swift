@@ -194,8 +194,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             decline()
             return
         }
-        // The node that sent it here looks elsewhere, and waits, unless it has not kept what it would send again.
-        if let endpoint, !hopIsSpent || hasLongBody {
+        // The node that sent it here looks elsewhere, and waits.
+        if let endpoint, !hopIsSpent {
             if nodes.wasDeclined { endpoint.noteLoss(at: context.loop.now) }
             if waitsForTunnel(endpoint) { return }
         }
@@ -477,8 +477,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func relay(to sibling: UInt32) {
         hasServed = true
+        let passage = Passage.sibling(saysContinue: worker.siblings.saysContinue(sibling))
         if let idle = relays[sibling], idle.isIdle {
-            proceed(with: idle, as: .sibling)
+            proceed(with: idle, as: passage)
             return
         }
         let mark = isRelayed ? moves - 1 : Self.relayedMark
@@ -489,7 +490,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.relayed()
         let upstream = HTTPUpstream(stream, pool: nil, keepsOpen: true, headLimits: context.settings.headLimits)
         relays[sibling] = upstream
-        proceed(with: upstream, as: .sibling)
+        proceed(with: upstream, as: passage)
     }
 
     // MARK: Ends
