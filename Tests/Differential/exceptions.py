@@ -32,8 +32,3 @@ RULES = [
 def explains(proxy, text):
     """Whether it is right that more reaches the service through us."""
     return any(proxy in who and re.search(pattern, text, re.S) for who, pattern, _ in RULES)
-
-
-def explains_body(proxy, text):
-    """Whether it is right that bodies differ."""
-    return False

@@ -99,7 +99,11 @@ def judge(outcomes, text):
         if len(whole) > theirs.count and not exceptions.explains(name, text):
             return f"{len(whole)} requests reached the service through us, {theirs.count} through {name}"
         readable = all(entry[0] == "request" for entry in theirs.reached)
-        if readable and len(whole) == theirs.count and ours.bodies != theirs.bodies and not exceptions.explains_body(name, text):
+        if not readable or len(whole) != theirs.count or ours.bodies == theirs.bodies:
+            continue
+        # As many, but others: each of the two let through what the other refused.
+        are_others = [entry[1] for entry in whole] != [entry[1] for entry in theirs.reached]
+        if not are_others or not exceptions.explains(name, text):
             return f"the bodies differ from those through {name}"
     return None
 
