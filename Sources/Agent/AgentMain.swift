@@ -10,6 +10,7 @@ enum AgentMain {
     static func main() {
         System.raiseDescriptorLimit()
         SignalSource.ignorePipeSignal()
+        ProcessorTurns.hurry()
         let outcome: CommandLineOutcome
         do {
             outcome = try CommandLineParser(Commands.agentProgram).parse(Array(CommandLine.arguments.dropFirst()))

@@ -488,6 +488,7 @@ final class Node {
         if process.generation == machine.currentGeneration { process.isServing = true }
         workersChanged()
         handle(.workerReady(process.worker))
+        ProcessorTurns.hurry(process.child.pid)
         if process.isServing { dispatcher.workerServes() }
     }
 

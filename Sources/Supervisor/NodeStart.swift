@@ -45,6 +45,7 @@ enum NodeStart {
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         System.raiseLockedMemoryLimit()
         SignalSource.ignorePipeSignal()
+        ProcessorTurns.hurry()
         let loop = try makeLoop(config)
         logStart(loop, log)
         guard let ownPath = ProgramEnvironment.executablePath, let workerPath = ProgramEnvironment.siblingPath("piko-worker")
@@ -92,6 +93,7 @@ enum NodeStart {
         let room = WorkerRoom(descriptors: System.raiseDescriptorLimit())
         System.raiseLockedMemoryLimit()
         SignalSource.ignorePipeSignal()
+        ProcessorTurns.hurry()
         let loop = try makeLoop(inherited.setup.config)
         let confinement = try WorkerConfinement(inherited.setup.config, log: log)
         if takeOver.mode == .upgrade { logStart(loop, log) }

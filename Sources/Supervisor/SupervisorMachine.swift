@@ -366,7 +366,11 @@ struct SupervisorMachine {
         guard let at = find(worker), case .starting = state(of: worker) else { return }
         generations[at.generation].places[at.place].state = .ready(worker: worker, since: now)
         generations[at.generation].places[at.place].failures = 0
-        guard generations[at.generation].places.allSatisfy(\.state.isReady) else { return }
+        guard generations[at.generation].places.allSatisfy(\.state.isReady) else {
+            let next = generations[at.generation].places.firstIndex { $0.state == .empty }
+            if let next, generations[at.generation].number == coming { start(at.generation, next, now, &actions) }
+            return
+        }
         if phase == .starting {
             phase = .serving
             actions += [.serve, .announceReady(true)]
@@ -476,8 +480,11 @@ struct SupervisorMachine {
             Generation(number: nextGeneration, policy: policy, places: Array(repeating: Place(), count: workers)))
         nextGeneration += 1
         let index = generations.count - 1
-        for place in generations[index].places.indices { start(index, place, now, &actions) }
+        for place in generations[index].places.indices.prefix(Self.startsAtOnce(of: workers)) { start(index, place, now, &actions) }
     }
+
+    /// How many workers of a new generation start at the same time: those that serve meanwhile keep most of the processors.
+    private static func startsAtOnce(of workers: Int) -> Int { max(1, workers / 4) }
 
     /// All workers of the generation that was coming are READY.
     private mutating func switchOver(_ now: Instant, _ actions: inout [SupervisorAction]) {

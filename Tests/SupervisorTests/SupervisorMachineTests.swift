@@ -195,16 +195,14 @@ private struct Driver {
 
     @Test func goesOverToTheNextGenerationWhenAllOfItIsReady() {
         var driver = Driver.serving(workers: 2)
-        #expect(
-            driver.send(.reload(workers: 2, SupervisorPolicy())) == [
-                .start(worker: 3, generation: 2, place: 0), .start(worker: 4, generation: 2, place: 1),
-            ])
+        // One at a time, so that those that serve keep a processor.
+        #expect(driver.send(.reload(workers: 2, SupervisorPolicy())) == [.start(worker: 3, generation: 2, place: 0)])
         #expect(!driver.machine.mayReload && driver.machine.currentGeneration == 1 && driver.machine.comingGeneration == 2)
         // Another one meanwhile is nothing.
         #expect(driver.send(.reload(workers: 2, SupervisorPolicy())) == [])
-        #expect(driver.send(.workerReady(4)) == [])
+        #expect(driver.send(.workerReady(3)) == [.start(worker: 4, generation: 2, place: 1)])
         #expect(
-            driver.send(.workerReady(3)) == [
+            driver.send(.workerReady(4)) == [
                 .switchOver(generation: 2), .retire(1, within: .zero), .retire(2, within: .zero),
             ])
         #expect(driver.machine.currentGeneration == 2 && driver.machine.mayReload)
