@@ -1,7 +1,8 @@
-// `piko fetch-key-set`: what the supervisor starts to fetch a key set over HTTP. It parses what strangers send, so it gives up its
-// privileges first, and it ends with the one answer. Redirects are not followed.
+// `piko fetch-key-set`: what the supervisor starts to fetch a key set over HTTP or HTTPS. It parses what strangers send, so it gives up its
+// privileges first, and it ends with the one answer. Redirects are not followed. Servers must prove their name to whom the system trusts.
 internal import Base
 internal import Config
+internal import Crypto
 internal import Reactor
 internal import Wire
 
@@ -32,7 +33,7 @@ enum KeySetFetchCommand {
     }
 
     private static func fetch(_ text: String, within time: Duration) throws(CommandFailure) -> [UInt8] {
-        guard let url = FetchURL(text) else { throw CommandFailure("not an http URL") }
+        guard let url = FetchURL(text) else { throw CommandFailure("not an http or https URL") }
         let request = """
             GET \(url.target) HTTP/1.1\r
             Host: \(url.server.authority)\r
@@ -44,7 +45,8 @@ enum KeySetFetchCommand {
             """
         // Room for the head, too.
         let questioner = try Questioner(within: time, answerBytesMax: KeySetHelper.bytesMax + 65_536)
-        let bytes = try questioner.ask(.tcp(host: url.server.host, port: url.server.port), Array(request.utf8)) { bytes in
+        let target = QuestionTarget.tcp(host: url.server.host, port: url.server.port, try secure(url))
+        let bytes = try questioner.ask(target, Array(request.utf8)) { bytes in
             // What is wrong is said below, once for all.
             (try? HTTPAnswer.decode(bytes, hasEnded: false)) != nil
         }
@@ -52,6 +54,15 @@ enum KeySetFetchCommand {
         guard answer.status == 200 else { throw CommandFailure("status \(answer.status)") }
         guard answer.body.count <= KeySetHelper.bytesMax else { throw CommandFailure("larger than \(KeySetHelper.bytesMax) bytes") }
         return answer.body
+    }
+
+    private static func secure(_ url: FetchURL) throws(CommandFailure) -> TLSContext? {
+        guard url.server.isSecure else { return nil }
+        do {
+            return try TLSClientMaterial(trust: .system).context()
+        } catch {
+            throw CommandFailure("TLS: \(error.description)")
+        }
     }
 
     private static func write(_ kind: UInt8, _ bytes: [UInt8]) -> Bool {

@@ -25,7 +25,7 @@ public enum ControlLimits {
     /// Bytes of a version's text.
     public static let versionBytesMax = 64
     /// Settings in `configure`.
-    public static let settingsMax = 512
+    public static let settingsMax = 2_048
     /// Bytes of a setting's key.
     public static let keyBytesMax = 256
     /// Bytes of a setting's value.
@@ -46,6 +46,8 @@ public enum ControlLimits {
     public static let tokenKeyBytesMax = 65_536
     /// Entries of one status page.
     public static let statusEntriesMax = 256
+    /// Addresses in one list of `clients`.
+    public static let clientsMax = 256
     /// Bytes of an agent's identifier.
     public static let agentBytes = 16
     /// Bytes of the key in `configure`.
@@ -110,6 +112,7 @@ enum ControlType: UInt16 {
     case dialAdmin = 72
     case reportRequest = 73
     case keyMissing = 74
+    case clients = 79
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -191,6 +194,7 @@ extension ControlMessage {
         case .dial: .dial
         case .dialAdmin: .dialAdmin
         case .reportRequest: .reportRequest
+        case .clients: .clients
         case .move: .move
         case .moveData: .moveData
         case .agentLeft: .agentLeft
@@ -278,6 +282,13 @@ extension ControlMessage {
         case .statusRequest(let request, let kind):
             buffer.append(request)
             buffer.append(kind.rawValue)
+        case .clients(let listener, let came, let went):
+            precondition(came.count <= ControlLimits.clientsMax && went.count <= ControlLimits.clientsMax)
+            buffer.append(listener.rawValue)
+            for list in [came, went] {
+                buffer.append(UInt16(list.count))
+                for peer in list { buffer.append(peer.bytes.span) }
+            }
         case .move(let listener, let client, let moves, let moved):
             buffer.append(listener.rawValue)
             buffer.append(moves)

@@ -87,9 +87,17 @@ extension ControlMessage {
         case .credentials: return .credentials(bytes: try cursor.u64(bytes))
         case .shutdown: return .shutdown
         case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
-            .keyMissing, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .keyMissing, .clients, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
+    }
+
+    private static func peers(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> [PeerAddress] {
+        let count = Int(try cursor.u16(bytes))
+        guard count <= ControlLimits.clientsMax else { throw .oversized }
+        var list: [PeerAddress] = []
+        for _ in 0..<count { list.append(try cursor.peer(bytes)) }
+        return list
     }
 
     private static func fromWorker(
@@ -120,6 +128,10 @@ extension ControlMessage {
         case .reportRequest:
             let request = try cursor.u64(bytes)
             return .reportRequest(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))
+        case .clients:
+            let listener = try cursor.listener(bytes)
+            let came = try peers(bytes, &cursor)
+            return .clients(listener: listener, came: came, went: try peers(bytes, &cursor))
         case .move: return try move(inMemory: flags & flagInMemory != 0, bytes, &cursor)
         case .moveData:
             let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)

@@ -107,6 +107,9 @@ public enum ControlMessage: Equatable, Sendable {
     case reportRequest(request: UInt64, path: String)
     /// A token for the port names a key that is not among those that were told.
     case keyMissing(listener: ListenerKind)
+    /// Connections of a port that came from a sibling, and such that ended or went to one, by their clients' addresses. Said where the
+    /// port limits the connections of an address.
+    case clients(listener: ListenerKind, came: [PeerAddress], went: [PeerAddress])
 
     // Worker to sibling worker.
 
@@ -294,6 +297,12 @@ public struct PeerAddress: Equatable, Sendable {
         for index in 0..<PeerAddress.encodedBytes { bytes[index] = encoded[index] }
     }
 
+    /// The address without its port; nil when there is none.
+    public var ip: IPAddress? {
+        if self == .none { return nil }
+        return IPAddress(bytes: bytes.span, at: 0)
+    }
+
     public static func == (left: PeerAddress, right: PeerAddress) -> Bool {
         for index in 0..<encodedBytes where left.bytes[index] != right.bytes[index] { return false }
         return true
@@ -319,7 +328,7 @@ extension ControlMessage {
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
             .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
             .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
-            .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest:
+            .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest, .clients:
             0
         }
     }

@@ -63,6 +63,12 @@ open class Channel {
 
     /// The other end's address, where it has one.
     open var peer: SocketAddress? { nil }
+
+    /// Kept until the channel is dead, for its user.
+    open var attachment: AnyObject? {
+        get { nil }
+        set {}
+    }
 }
 
 /// The user of one or more channels.

@@ -2,6 +2,7 @@
 // plain IPv4, so that a client looks the same whichever way it came.
 internal import CIOCore
 internal import Glibc
+public import Base
 public import Memory
 
 /// An IPv4 or IPv6 address and a port.
@@ -15,6 +16,9 @@ public struct SocketAddress: Equatable, Hashable, Sendable, CustomStringConverti
     public var port: UInt16
 
     private static let mappedPrefix: UInt64 = 0x0000_ffff_0000_0000
+
+    /// The address without its port and zone.
+    public var ip: IPAddress { IPAddress(high: high, low: low) }
 
     /// Whether it is an IPv4 address.
     public var isIPv4: Bool { high == 0 && low & 0xffff_ffff_0000_0000 == SocketAddress.mappedPrefix }

@@ -19,6 +19,7 @@ public final class Stream: Channel {
     /// As they were when the stream died.
     private var lastTotals = cio_stream_totals()
     private var failure: DelayedFailure?
+    private var attached: AnyObject?
 
     /// Takes over a connected socket. It delivers nothing until the first `resumeReading`.
     public init(_ loop: Loop, adopting descriptor: consuming OwnedDescriptor) throws(SystemError) {
@@ -186,6 +187,11 @@ public final class Stream: Channel {
     /// Nil for a Unix socket.
     override public var peer: SocketAddress? { SocketAddress.peer(of: descriptor) }
 
+    override public var attachment: AnyObject? {
+        get { attached }
+        set { attached = newValue }
+    }
+
     override public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
 
     override public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
@@ -201,6 +207,7 @@ public final class Stream: Channel {
         handle = 0
         delegate = nil
         failure = nil
+        attached = nil
         releaseHandler(self)
     }
 

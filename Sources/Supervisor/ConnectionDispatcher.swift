@@ -23,6 +23,10 @@ final class ConnectionDispatcher: AfterTurn {
     private let processes: ProcessTable
     private let counters: Counters
     private let room: WorkerRoom
+    private let log: Logger
+    private var refusalWarning = WarningLimit()
+    /// Who may come in.
+    var gate = ConnectionGate()
     private var retry: CallbackTimer?
     /// No worker has room for clients and agents.
     private(set) var isFull = false
@@ -37,11 +41,12 @@ final class ConnectionDispatcher: AfterTurn {
     /// How often it is looked whether full workers have room again.
     private static let retryEvery = Duration.milliseconds(50)
 
-    init(_ loop: Loop, processes: ProcessTable, counters: Counters, room: WorkerRoom) {
+    init(_ loop: Loop, processes: ProcessTable, counters: Counters, room: WorkerRoom, log: Logger) {
         self.loop = loop
         self.processes = processes
         self.counters = counters
         self.room = room
+        self.log = log
         super.init()
         retry = CallbackTimer(loop) { [unowned self] in lookForRoom() }
     }
@@ -50,7 +55,24 @@ final class ConnectionDispatcher: AfterTurn {
     func dispatch(_ descriptor: consuming OwnedDescriptor, listener: ListenerKind) {
         let address = SocketAddress.peer(of: descriptor.raw)
         let peer = address.flatMap { PeerAddress(encoded: $0.encoded.span) } ?? .none
+        let refusal = gate.judge(listener, peer.ip, now: loop.now) {
+            processes.workers.reduce(0) { $0 + $1.connections(of: listener) }
+        }
+        if let refusal { return refuse(descriptor, listener, refusal, address) }
         put(Waiting(descriptor: descriptor.take(), peer: peer, listener: listener))
+    }
+
+    /// Closes a connection of which nothing was read.
+    private func refuse(
+        _ descriptor: consuming OwnedDescriptor, _ listener: ListenerKind, _ refusal: GateRefusal, _ address: SocketAddress?
+    ) {
+        counters.add(refusal.counter)
+        guard refusalWarning.isDue(loop.now) else { return }
+        log.warn(.server, "connection refused") {
+            $0.field("port", listener.name)
+            $0.field("reason", refusal.text)
+            if let address { $0.field("client_addr", address.description) }
+        }
     }
 
     private func put(_ connection: Waiting) {
@@ -67,6 +89,7 @@ final class ConnectionDispatcher: AfterTurn {
         }
         let worker = workers[chosen]
         worker.passed += 1
+        gate.clients.given(worker.worker, connection.listener, connection.peer)
         let batch = connection.listener.batchIndex
         worker.batches[batch].descriptors.append(connection.descriptor)
         worker.batches[batch].peers.append(connection.peer)
@@ -79,6 +102,7 @@ final class ConnectionDispatcher: AfterTurn {
             waiting.append(connection)
         } else {
             counters.add(.refusedByLimit)
+            gate.clients.dropped(connection.listener, connection.peer)
             _ = OwnedDescriptor(connection.descriptor)
         }
     }
@@ -153,6 +177,7 @@ final class ConnectionDispatcher: AfterTurn {
         let batch = worker.batches[listener.batchIndex]
         worker.batches[listener.batchIndex] = ConnectionBatch()
         for index in batch.descriptors.indices {
+            gate.clients.takenBack(worker.worker, listener, batch.peers[index])
             put(Waiting(descriptor: batch.descriptors[index], peer: batch.peers[index], listener: listener))
         }
     }

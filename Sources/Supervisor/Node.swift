@@ -165,7 +165,7 @@ final class Node {
         started = SystemClock.unixNanoseconds
         directKey = Random.bytes(ControlLimits.keyBytes)
         processes = ProcessTable(parts.loop, program: parts.program)
-        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room)
+        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room, log: parts.log)
         connectParts()
     }
 
@@ -193,12 +193,13 @@ final class Node {
         isOutOfUse = state.isOutOfUse
         mayBeReady = true
         processes = ProcessTable(parts.loop, program: parts.program)
-        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room)
+        dispatcher = ConnectionDispatcher(parts.loop, processes: processes, counters: counters, room: parts.room, log: parts.log)
         connectParts()
     }
 
     private func connectParts() {
         parts.log.counters = counters
+        configureLimits(setup.config)
         tls = NodeTLS(self)
         keySets.changed = { [unowned self] in if !isFrozen { refreshTokenKeys() } }
         dispatcher.fullChanged = { [unowned self] in fullChanged() }
@@ -209,6 +210,11 @@ final class Node {
             refreshTokenKeys()
             keyTimer?.schedule(after: TokenKeyring.refreshEvery)
         }
+    }
+
+    private func configureLimits(_ config: ServerConfig) {
+        dispatcher.gate.configure(config)
+        routes.limits.tunnelsMax = config.upstream.tunnelsMax
     }
 
     var loop: Loop { parts.loop }
@@ -442,6 +448,7 @@ final class Node {
         process.isServing = false
         process.isLinked = false
         dispatcher.workerEnded(process)
+        dispatcher.gate.clients.workerEnded(worker)
         process.link.close()
         dials.workerEnded(worker)
         region.fold(process.slab, into: 0, isGauge: Counters.isGauge)
@@ -532,6 +539,7 @@ final class Node {
             process.isServing = serves
         }
         workersChanged()
+        if let setup = setups[generation] { configureLimits(setup.config) }
         reloading?.succeeded()
         dispatcher.workerServes()
     }
@@ -647,6 +655,8 @@ extension Node: WorkerLinkOwner {
         case .pong(let number): process.ponged = number
         case .keyMissing(let listener):
             if !isFrozen, let url = setup.tokenKeys.fetchedURL(listener) { keySets.keyIsMissing(url) }
+        case .clients(let listener, let came, let went):
+            dispatcher.gate.clients.changed(process.worker, listener, came: came, went: went)
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
             .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .tokenKeys, .credentials, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken,
@@ -663,7 +673,7 @@ extension Node: WorkerLinkOwner {
             tellCount(endpoint, before: before)
             process.link.send(.registered(tunnel: tunnel))
         case .full:
-            counters.add(.refusedByLimit)
+            counters.add(.refusedTunnels)
             process.link.send(.refused(tunnel: tunnel))
         case .duplicate:
             linkFailed(process.link, reason: "registered tunnel \(tunnel) twice")

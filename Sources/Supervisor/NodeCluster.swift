@@ -13,12 +13,19 @@ extension Node {
         guard id != nodeID, !id.isEmpty, id.utf8.count <= ControlLimits.nodeBytesMax,
             routes.remote.setNode(id, status, proxyAddress), let node = routes.remote.node(id)
         else { return }
+        noteNodes()
         for process in processes.workers where process.isLinked { tell(process.link, node) }
+    }
+
+    /// The ports know who the other nodes are.
+    private func noteNodes() {
+        dispatcher.gate.clients.nodes = Set(routes.remote.nodes.compactMap { $0.proxyAddress?.ip })
     }
 
     /// A node left, or has been gone for so long that it is forgotten. What it had goes with it.
     func removeNode(_ id: String) {
         guard let changed = routes.remote.removeNode(id) else { return }
+        noteNodes()
         for process in processes.workers where process.isLinked && process.link.knowsNodes { process.link.send(.nodeGone(id: id)) }
         for (endpoint, isLeft) in changed { remoteChanged(endpoint, isLost: !isLeft) }
     }

@@ -54,6 +54,13 @@ final class WorkerProcess {
         for port in PortLabel.allCases { open &+= min(counters.value(port.open), UInt64(UInt32.max)) }
         return WorkerLoad(passed: passed, received: counters.value(.connectionsReceived), open: open)
     }
+
+    /// Connections of a port that it has open, with those on their way to it, whatever their port.
+    func connections(of listener: ListenerKind) -> UInt64 {
+        let received = counters.value(.connectionsReceived)
+        let waiting = passed >= received ? passed - received : 0
+        return min(counters.value(listener.label.open), UInt64(UInt32.max)) + min(waiting, UInt64(UInt32.max))
+    }
 }
 
 /// Connections of one port on their way to one worker.

@@ -53,7 +53,7 @@ struct RoutingTable {
         var entries: [RouteEntry]
     }
 
-    private let limits: RoutingLimits
+    var limits: RoutingLimits
     /// What other nodes of the cluster have.
     var remote = RemoteRoutes()
     private var routes: [String: Route] = [:]

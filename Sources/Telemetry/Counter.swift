@@ -138,6 +138,24 @@ public enum Counter: Int, CaseIterable, Sendable {
     case tokensRefused = 70
     /// Tunnels that were closed because the time of their token was over.
     case tunnelsExpired = 71
+
+    // Connections turned away at a port, by why. 80 … 95 are for them.
+
+    /// The address is not one that may come.
+    case refusedByAccess = 80
+    /// As many as may be are open.
+    case refusedByConnections = 81
+    /// The address has as many as it may.
+    case refusedByAddress = 82
+    /// Too many came in a second.
+    case refusedByRate = 83
+    /// A load balancer's header was wrong, or did not come in time.
+    case refusedByProxyHeader = 84
+    /// Tunnels turned away because the node has as many as it may.
+    case refusedTunnels = 85
+    /// Requests cut because their body came too slowly.
+    case requestsTooSlow = 86
+
     // TLS. 112 … 119 are for it.
 
     /// Handshakes that were done, as a server and as a client.
@@ -282,6 +300,9 @@ extension Counter {
         case .pumpBytesCopied, .pumpBytesSpliced, .pipeShortages, .pumpsOpen, .pipesOpen, .dataConnectionsOpen, .dataStreams,
             .dataShortages, .dataConnectionsMoved, .dataConnectionsRefused, .sessionsMoved, .reconnectWaits:
             carriageDescription
+        case .refusedByAccess, .refusedByConnections, .refusedByAddress, .refusedByRate, .refusedByProxyHeader, .refusedTunnels,
+            .requestsTooSlow:
+            entranceDescription
         case .remoteRequests, .nodeRequests, .nodeRequestsDeclined, .nodeProofsRefused, .nodeConnectionsOpen, .nodeDialFailures:
             nodesDescription
         case .tokensRefused:
@@ -303,6 +324,29 @@ extension Counter {
             .init(name: "piko_tls_handshakes_resumed_total", kind: .counter, help: "TLS handshakes that went on with an earlier session.")
         case .handshakesFailed:
             .init(name: "piko_tls_handshakes_failed_total", kind: .counter, help: "TLS handshakes that failed.")
+        default: preconditionFailure("a counter without a description")
+        }
+    }
+
+    private var entranceDescription: CounterDescription {
+        func refused(_ labels: StaticString) -> CounterDescription {
+            CounterDescription(
+                name: "piko_connections_refused_total", kind: .counter, help: "Connections closed unread, by the reason.", labels: labels)
+        }
+        return switch self {
+        case .refusedByAccess: refused("reason=\"access\"")
+        case .refusedByConnections: refused("reason=\"connections\"")
+        case .refusedByAddress: refused("reason=\"address\"")
+        case .refusedByRate: refused("reason=\"rate\"")
+        case .refusedByProxyHeader: refused("reason=\"proxy_protocol\"")
+        case .refusedTunnels:
+            .init(
+                name: "piko_upstreams_refused_total", kind: .counter,
+                help: "Upstreams turned away because the node has as many as it may.")
+        case .requestsTooSlow:
+            .init(
+                name: "piko_proxy_requests_too_slow_total", kind: .counter,
+                help: "Requests cut because their body came more slowly than it may.")
         default: preconditionFailure("a counter without a description")
         }
     }

@@ -28,6 +28,8 @@ extension HTTPConnection {
         keepsBody = passage.mayBeDeclined && !requestBody.isDone && !bodyWasSent && !holdsBody
         summary.attempts += 1
         lastProgress = context.loop.now
+        rateStart = context.loop.now
+        rateBytes = summary.requestBodyBytes
         let isDoubtful = upstream.beginExchange()
         writeRequestHead(to: upstream)
         if !holdsBody { sayContinue() }
@@ -48,6 +50,8 @@ extension HTTPConnection {
         let settings = context.settings
         rewrite.keepsAuthorization = settings.keepsAuthorization
         rewrite.keepsEndpoint = settings.keepsEndpoint
+        rewrite.forwarding = forwarding
+        rewrite.isSecure = isSecure
         switch passage {
         case .service, .serviceAfterNode:
             rewrite.client = passage == .service ? clientHost : []
@@ -590,11 +594,13 @@ extension HTTPConnection {
         if requestPumpedBefore != nil, let service = upstream?.channel as? Stream, service.pendingBytes > 0 { lastBlocked = now }
         let stalled = !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
             && now - max(lastProgress, lastBlocked) >= settings.readTimeout
+        let isSlow = bodyIsTooSlow(now)
+        if isSlow { requestIsTooSlow() }
         if responseState == .head {
-            if stalled {
+            if stalled || isSlow {
                 discardUpstream()
                 keepsAlive = false
-                respondError(status: 408, "request body made no progress")
+                respondError(status: 408, stalled ? "request body made no progress" : "request body came too slowly")
                 return
             }
             if let upstream, now - lastProgress >= HTTPUpstream.doubtTime, upstream.isUnanswered {
@@ -615,7 +621,7 @@ extension HTTPConnection {
             if hasResponded { cut() } else { respondError(status: 504, "upstream timeout") }
             return
         }
-        if clientTakes(), !stalled {
+        if clientTakes(), !stalled, !isSlow {
             setTimer(after: progressStep)
             return
         }

@@ -60,6 +60,10 @@ open class HTTPConnection: ChannelDelegate {
     public internal(set) final var channel: Channel
     /// The client's address as text, for X-Forwarded-For and logs.
     public final let clientHost: [UInt8]
+    /// What becomes of what requests say about how they came.
+    public final var forwarding = Forwarding.append
+    /// Whether the client came over TLS, for what is said of that.
+    public final var isSecure = false
     /// The request that is being served; valid from `requestArrived` to `exchangeFinished`.
     public internal(set) final var head = Head()
     /// What became of it so far.
@@ -109,6 +113,9 @@ open class HTTPConnection: ChannelDelegate {
     final var lastProgress = Instant(nanoseconds: 0)
     /// When the upstream was seen last not to take what a pump brought from the client.
     final var lastBlocked = Instant(nanoseconds: 0)
+    /// Where the stretch began in which the request's body is measured, and what had come of it then.
+    final var rateStart = Instant(nanoseconds: 0)
+    final var rateBytes: UInt64 = 0
     /// When the client was last seen to take what waits for it, and how much it had taken in all; nil: nothing waited.
     final var lastTaken = Instant(nanoseconds: 0)
     final var takenThen: UInt64?
@@ -149,6 +156,9 @@ open class HTTPConnection: ChannelDelegate {
 
     /// The request could not be parsed and was answered with `status`; the connection closes.
     open func requestRefused(status: Int) {}
+
+    /// The request is about to be cut: its body comes more slowly than it may.
+    open func requestIsTooSlow() {}
 
     /// The chosen upstream broke before it answered anything. `repeatable`: the request may be sent again; true means
     /// that the subclass routes it again, as in `requestArrived`. False: it is answered with 502.
@@ -328,6 +338,7 @@ open class HTTPConnection: ChannelDelegate {
     final func resumeClient() {
         guard isReadPaused else { return }
         isReadPaused = false
+        lastBlocked = context.loop.now
         channel.resumeReading()
     }
 
@@ -422,6 +433,8 @@ open class HTTPConnection: ChannelDelegate {
         summary = ExchangeSummary()
         summary.started = context.loop.now
         lastProgress = context.loop.now
+        rateStart = context.loop.now
+        rateBytes = 0
         hasResponded = false
         bodyWasSent = false
         keepsBody = false

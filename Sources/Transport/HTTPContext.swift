@@ -17,6 +17,8 @@ public struct HTTPSettings: Sendable {
     public var responseTimeout: Duration = .seconds(30)
     /// The longest a request's body may stand still while we wait for it.
     public var readTimeout: Duration = .seconds(60)
+    /// The bytes a second that a request's body has to bring, counted over stretches of `readTimeout`; zero: one byte in each will do.
+    public var bodyRateMin = 0
     /// The longest that a client may take nothing of what waits for it.
     public var writeTimeout: Duration = .seconds(60)
     /// The most of a request's body that is read and dropped to keep a connection after an early answer.

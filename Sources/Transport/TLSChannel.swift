@@ -52,6 +52,7 @@ public final class TLSChannel: Channel, SocketWatchUser {
     private var timer: CallbackTimer?
     private var closingMark: UInt64?
     private var countsAsClosing = false
+    private var attached: AnyObject?
 
     /// Called once, when the handshake is done.
     public var secured: (() -> Void)?
@@ -104,6 +105,11 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     /// Nil for a Unix socket, or after the end.
     public override var peer: SocketAddress? { watch.peer }
+
+    public override var attachment: AnyObject? {
+        get { attached }
+        set { attached = newValue }
+    }
 
     public override func setNoDelay() { watch.setNoDelay() }
 
@@ -422,6 +428,7 @@ public final class TLSChannel: Channel, SocketWatchUser {
         delegate = nil
         secured = nil
         output = ByteBuffer()
+        attached = nil
         timer?.cancel()
         timer = nil
         task = nil

@@ -67,6 +67,8 @@ public struct Upgraded {
     public var carrier: Carrier
     /// Whether the server takes data connections beside this session, within these limits.
     public var pool: DirectPoolLimits?
+    /// Whether every stream of the session begins with a preamble.
+    public var sendsPreambles = false
     /// The credential for data connections.
     public var credential: String?
 }
@@ -203,6 +205,7 @@ public final class UpgradeClient: ChannelDelegate {
         if let value = head.firstValue(of: .xPikoCredential), value.count <= DirectCredential.textBytesMax {
             result.credential = String(decoding: [UInt8](copying: bytes.extracting(value)), as: UTF8.self)
         }
+        result.sendsPreambles = Direct.names(head, bytes, .xPikoTransport, Direct.preambles)
         if Direct.names(head, bytes, .xPikoTransport, Direct.transport), let value = head.firstValue(of: .xPikoPool) {
             result.pool = DirectPoolLimits(bytes, value)
         }

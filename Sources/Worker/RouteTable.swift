@@ -92,7 +92,7 @@ final class Endpoint {
         defer { isServingWaiting = false }
         let count = waitingForStream.count
         var served = 0
-        while served < count, hasIdleData || !isServedHere || tunnels.contains(where: { !$0.isFull }) {
+        while served < count, hasIdleData || !isServedHere || tunnels.contains(where: { !$0.isFull || $0.hasIdle }) {
             let connection = waitingForStream[served]
             served += 1
             connection.streamMayOpen()

@@ -1,10 +1,24 @@
 // An agent's session and the endpoint it serves. In routing from its registration until it goes away or ends.
 
 import Base
+import Control
 import Memory
 import Reactor
 import Transport
 import Wire
+
+/// A stream of a tunnel that serves one request after another.
+private final class TunnelUpstream: HTTPUpstream {
+    private weak var tunnel: Tunnel?
+
+    init(_ channel: YamuxChannel, of tunnel: Tunnel, headLimits: HeadLimits) {
+        self.tunnel = tunnel
+        super.init(channel, pool: tunnel.pool, headLimits: headLimits)
+    }
+
+    /// A request that waits for a stream may have this one.
+    override func becameIdle() { tunnel?.endpoint.serveWaiting() }
+}
 
 /// One tunnel of this worker.
 final class Tunnel: MuxSessionDelegate {
@@ -13,6 +27,8 @@ final class Tunnel: MuxSessionDelegate {
     var endpoint: Endpoint
     /// The identifier of the agent's data connections beside this session; nil: it opens none.
     let agent: [UInt8]?
+    /// Whether every stream begins with who its client is: the agent asked for that.
+    let hasPreambles: Bool
     /// Idle HTTP connections over streams of the session.
     let pool: UpstreamPool
     private let worker: Worker
@@ -32,12 +48,13 @@ final class Tunnel: MuxSessionDelegate {
     private static let idleStreamsMax = 1_024
     private static let idleStreamTime = Duration.seconds(30)
 
-    init(_ worker: Worker, id: UInt64, endpoint: Endpoint, agent: [UInt8]?, expiry: UInt64?) {
+    init(_ worker: Worker, id: UInt64, endpoint: Endpoint, agent: [UInt8]?, hasPreambles: Bool, expiry: UInt64?) {
         self.expiry = expiry
         self.worker = worker
         self.id = id
         self.endpoint = endpoint
         self.agent = agent
+        self.hasPreambles = hasPreambles
         pool = UpstreamPool(worker.loop, idleMax: Self.idleStreamsMax, idleTimeout: Self.idleStreamTime)
     }
 
@@ -64,6 +81,9 @@ final class Tunnel: MuxSessionDelegate {
     /// Whether the agent takes no stream at the moment, but will.
     var isFull: Bool { isMoving || session?.isFull ?? false }
 
+    /// Whether a stream waits for a request.
+    var hasIdle: Bool { pool.count > 0 }
+
     /// Whether the session is on its way to another worker.
     private(set) var isMoving = false
 
@@ -82,15 +102,25 @@ final class Tunnel: MuxSessionDelegate {
     }
 
     /// A new stream to the agent; nil when it takes none.
-    func open() -> YamuxChannel? {
-        session?.open()
+    func open(for client: PeerAddress) -> YamuxChannel? {
+        guard let channel = session?.open() else {
+            // Streams that only wait for requests make room, for whoever waits.
+            if isFull, !isMoving { pool.take()?.closeIfIdle() }
+            return nil
+        }
+        if hasPreambles {
+            var preamble = ByteBuffer()
+            DirectPreamble.write(client: client.bytes.span, into: &preamble)
+            channel.write(preamble.span)
+        }
+        return channel
     }
 
     /// A connection for one request: an idle one when that may be tried, else a new stream.
-    func upstream(fresh: Bool) -> HTTPUpstream? {
+    func upstream(fresh: Bool, for client: PeerAddress) -> HTTPUpstream? {
         if !fresh, let idle = pool.take() { return idle }
-        guard let channel = open() else { return nil }
-        return HTTPUpstream(channel, pool: pool, headLimits: worker.proxyContext.settings.headLimits)
+        guard let channel = open(for: client) else { return nil }
+        return TunnelUpstream(channel, of: self, headLimits: worker.proxyContext.settings.headLimits)
     }
 
     override func sessionWentAway(_ session: MuxSession) {

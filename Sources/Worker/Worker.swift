@@ -29,7 +29,7 @@ final class Worker {
     let proxyContext: HTTPContext
     let upstreamContext: HTTPContext
     let adminContext: HTTPContext
-    let yamuxLimits = YamuxLimits()
+    let yamuxLimits: YamuxLimits
     let credentials: DirectCredentials
     let hopProof: HopProof
     let tls: WorkerTLS
@@ -38,6 +38,7 @@ final class Worker {
     let adminAuthentication: PortAuthentication
     private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
+    private(set) var entrances: Entrances!
     /// The node's readiness, as the supervisor told it last.
     var isReady = false {
         // Who is not to come is told so.
@@ -84,6 +85,7 @@ final class Worker {
         self.config = config
         self.telemetry = telemetry
         self.control = control
+        yamuxLimits = Self.yamuxLimits(config)
         credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
         hopProof = HopProof(keys: setup.clusterKeys, nodeID: setup.nodeID)
         proxyAuthentication = PortAuthentication(.proxy, config.proxy.auth)
@@ -95,6 +97,7 @@ final class Worker {
         adminContext = HTTPContext(loop, settings: Self.ownSettings())
         tls = WorkerTLS(loop, config: config)
         siblings = SiblingTable(self)
+        entrances = Entrances(self, config)
         routes.isLinked = { [unowned self] in siblings.isLinked($0) }
         nodes = NodeTable(self)
         tls.engine.handshakeDone = { [unowned self] session in self.telemetry.handshakeDone(isResumed: session.isResumed) }
@@ -120,13 +123,20 @@ final class Worker {
     private static func proxySettings(_ config: ServerConfig) -> HTTPSettings {
         var settings = HTTPSettings()
         let http = config.proxy.http
-        settings.headLimits = HeadLimits(bytesMax: http.headBytesMax)
+        settings.headLimits = HeadLimits(bytesMax: http.headBytesMax, fieldsMax: http.headersMax)
         settings.headTimeout = http.readHeaderTimeout
         settings.idleTimeout = http.idleTimeout
         settings.responseTimeout = config.proxy.timeout
         settings.readTimeout = http.readTimeout
+        settings.bodyRateMin = http.bodyRateMin
         settings.writeTimeout = http.writeTimeout
         return settings
+    }
+
+    private static func yamuxLimits(_ config: ServerConfig) -> YamuxLimits {
+        var limits = YamuxLimits()
+        limits.streamsMax = config.upstream.streamsMax
+        return limits
     }
 
     /// For the ports on which we answer ourselves: small heads, short times.
@@ -146,18 +156,22 @@ final class Worker {
 
     /// A connection that the supervisor accepted (`isNew`), or a sibling moved here.
     func adopt(
-        _ descriptor: consuming OwnedDescriptor, listener: ListenerKind, peer: PeerAddress, isNew: Bool = false, moves: UInt8 = 0,
-        from sibling: UInt32? = nil, input: consuming ByteBuffer = ByteBuffer()
+        _ descriptor: consuming OwnedDescriptor, listener: ListenerKind, peer: PeerAddress, moves: UInt8 = 0,
+        from sibling: UInt32? = nil, isNew: Bool = false, input: consuming ByteBuffer = ByteBuffer()
     ) {
+        let isAnnounced = isNew && entrances.isAnnounced(listener, peer)
         let channel: Channel
         do {
-            // What was served before was without TLS: with it, nothing moves.
-            switch isNew ? tls.beginning(listener) : .plain {
+            // What was served before was without TLS: with it, nothing moves. A load balancer's header comes before it.
+            switch isNew && !isAnnounced ? tls.beginning(listener) : .plain {
             case .plain: channel = try Stream(loop, adopting: descriptor)
             case .secure(let context): channel = try TLSChannel(tls.engine, adopting: descriptor, context: context)
-            case .refused: return withoutCertificate(listener)
+            case .refused:
+                if isNew { entrances.lost(listener, peer) }
+                return withoutCertificate(listener)
             }
         } catch {
+            if isNew { entrances.lost(listener, peer) }
             shed(listener)
             if shedWarning.isDue(loop.now) {
                 telemetry.log.warn(.server, "connection dropped") { $0.field("error", error.description) }
@@ -166,6 +180,18 @@ final class Worker {
         }
         channel.setNoDelay()
         telemetry.connectionOpened(listener, isMoved: sibling != nil)
+        if isAnnounced, let stream = channel as? Stream {
+            return entrances.read(stream, listener, peer)
+        }
+        entrances.lease(channel, listener, isNew: isNew)
+        serve(channel, listener: listener, peer: peer, moves: moves, from: sibling, input: input)
+    }
+
+    /// Serves a connection that is counted, and whose client is known.
+    func serve(
+        _ channel: Channel, listener: ListenerKind, peer: PeerAddress, moves: UInt8 = 0, from sibling: UInt32? = nil,
+        input: consuming ByteBuffer
+    ) {
         let connection: any TrackedConnection =
             switch listener {
             case .proxy: ProxyConnection(self, channel: channel, peer: peer, moves: moves, from: sibling, input: input)
@@ -197,6 +223,16 @@ final class Worker {
         adopt(descriptor, listener: listener, peer: peer, moves: moves, input: kept)
     }
 
+    /// A connection ended that was counted and never served.
+    func connectionNotServed(_ listener: ListenerKind) {
+        telemetry.connectionClosed(listener)
+        checkDrained()
+    }
+
+    func reportClients(_ listener: ListenerKind, came: [PeerAddress], went: [PeerAddress]) {
+        control.send(.clients(listener: listener, came: came, went: went))
+    }
+
     /// Another node proves its requests with a time that is not ours.
     func warnOfClocks() {
         guard clockWarning.isDue(loop.now) else { return }
@@ -206,6 +242,10 @@ final class Worker {
     /// The port is to speak TLS, and its certificates did not come.
     private func withoutCertificate(_ listener: ListenerKind) {
         shed(listener)
+        warnOfCertificate(listener)
+    }
+
+    func warnOfCertificate(_ listener: ListenerKind) {
         guard shedWarning.isDue(loop.now) else { return }
         telemetry.log.error(.server, "no certificate for the port; connections are dropped") { $0.field("port", listener.settingName) }
     }
@@ -271,8 +311,11 @@ final class Worker {
     // MARK: Tunnels
 
     /// Begins to register a tunnel of the endpoint; `registered` or `registrationRefused` follows.
-    func register(_ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?, expiry: UInt64?) -> Tunnel {
-        let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, expiry: expiry)
+    func register(
+        _ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?, hasPreambles: Bool, expiry: UInt64?
+    ) -> Tunnel {
+        let tunnel = Tunnel(
+            self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles, expiry: expiry)
         nextTunnel += 1
         registering[tunnel.id] = connection
         control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
@@ -382,10 +425,13 @@ final class Worker {
             var agent: [UInt8]?
             var expiry: UInt64?
             var state = ByteBuffer()
-            try MovedTunnel.read(description, agent: &agent, expiry: &expiry, state: &state)
-            let tunnel = Tunnel(self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, expiry: expiry)
+            var hasPreambles = false
+            try MovedTunnel.read(description, agent: &agent, hasPreambles: &hasPreambles, expiry: &expiry, state: &state)
+            let tunnel = Tunnel(
+                self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles, expiry: expiry)
             nextTunnel += 1
             let stream = try Stream(loop, adopting: descriptor)
+            entrances.lease(stream, .upstream)
             do {
                 try tunnel.resume(over: stream, state: state.span, bridges: ends)
             } catch {
@@ -409,9 +455,6 @@ final class Worker {
 
     // MARK: Requests that wait for an agent
 
-    private static let parkedMax = 4_096
-    private static let parkedBytesMax = 33_554_432
-
     /// Lets the request wait until an agent of the endpoint is back; until when. Nil: it does not wait. `atLeast`: how long
     /// whatever the configuration says.
     func park(_ connection: ProxyConnection, _ endpoint: Endpoint, atLeast: Duration = .zero) -> Instant? {
@@ -419,7 +462,7 @@ final class Worker {
         guard let lostAt = endpoint.lostAt, !isDraining || !nodes.isEmpty else { return nil }
         let deadline = lostAt + max(config.proxy.reconnectWait, atLeast)
         guard loop.now < deadline else { return nil }
-        guard parkedCount < Self.parkedMax, parkedBytes + connection.keptBytes <= Self.parkedBytesMax else {
+        guard parkedCount < config.proxy.waitingMax, parkedBytes + connection.keptBytes <= config.proxy.waitingBytesMax else {
             telemetry.parkRefused()
             return nil
         }
@@ -448,6 +491,7 @@ final class Worker {
         // A peer that vanished is noticed before long while nothing is sent. No user timeout: that would also end a stream
         // whose reader merely pauses, and would count instead of the probes.
         dataCount += 1
+        entrances.lease(channel, .upstream)
         channel.setKeepAlive(idle: .seconds(5), interval: .seconds(2), count: 3, userTimeout: .zero)
         let known = routes.endpoint(named: endpoint.name)
         if let pool = known.direct {
@@ -586,7 +630,7 @@ final class Worker {
     /// Whether nothing is left that a worker has to stay for.
     var isEmpty: Bool {
         connections.isEmpty && relayCount == 0 && tunnels.isEmpty && registering.isEmpty && arriving.isEmpty && bridgeCount == 0
-            && dataCount == 0 && bridgesOut.count == 0
+            && dataCount == 0 && bridgesOut.count == 0 && entrances.isIdle
     }
 
     func dataConnectionEnded() {
@@ -635,6 +679,7 @@ final class Worker {
         // Requests that clients have sent already still reach their agents.
         for tunnel in tunnels.values { tunnel.session?.askToLeave() }
         routes.closeData()
+        entrances.close()
         for connection in connections where connection.listener != .admin { connection.finishSoon(quiet: Self.drainQuiet) }
         // In a cluster agents have another node to go to, and other nodes may just be sending something.
         drainEarliest = loop.now + (nodes.isEmpty ? Self.drainMin : Self.drainQuiet)

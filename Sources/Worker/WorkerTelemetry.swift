@@ -61,6 +61,9 @@ final class WorkerTelemetry {
         counters.add(.refusedByLimit)
     }
 
+    /// A connection was turned away unread.
+    func refused(_ counter: Counter) { counters.add(counter) }
+
     /// Something else that a sibling sent could not be taken.
     func shed() { counters.add(.refusedByLimit) }
 
@@ -119,6 +122,7 @@ final class WorkerTelemetry {
     func requestStarted() { counters.add(.requestsInFlight) }
     func headRefused() { counters.add(.requestHeadErrors) }
     func upstreamRequest() { counters.add(.upstreamRequests) }
+    func requestTooSlow() { counters.add(.requestsTooSlow) }
     func retried() { counters.add(.requestRetries) }
     func withoutUpstream() { counters.add(.requestsWithoutUpstream) }
 
@@ -155,7 +159,7 @@ final class WorkerTelemetry {
 
     /// Writes the access log's line.
     func logAccess(
-        _ head: borrowing Head, _ bytes: Span<UInt8>, summary: ExchangeSummary, response: borrowing Head,
+        _ head: borrowing Head, _ bytes: Span<UInt8>, client: PeerAddress, summary: ExchangeSummary, response: borrowing Head,
         responseBytes: Span<UInt8>
     ) {
         guard logsAccess, summary.status != 0 else { return }
@@ -177,6 +181,7 @@ final class WorkerTelemetry {
             line.field("status", summary.status)
             line.field("duration", loop.now - summary.started)
             line.endObject()
+            if let address = client.ip { line.field("client_addr", address.description) }
         }
     }
 

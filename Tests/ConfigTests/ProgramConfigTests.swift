@@ -49,6 +49,18 @@ func refusal<Value: Configuration>(
         #expect(config.log.level == .info)
     }
 
+    /// What the file has about who may come to a port.
+    private func entrance(_ number: Int) -> ServerConfig.Entrance {
+        var entrance = ServerConfig.Entrance()
+        entrance.allow = ["10.\(number).0.0/16"]
+        entrance.deny = ["10.\(number).0.1"]
+        entrance.usesProxyProtocol = true
+        entrance.connectionsMax = 10 + number
+        entrance.connectionsPerAddressMax = 100 + number
+        entrance.connectionRateMax = 1_000 + number
+        return entrance
+    }
+
     @Test func takesEveryKeyFromAFile() throws {
         let config = try load(
             ServerConfig.self, "server --config.path file.yaml",
@@ -72,6 +84,11 @@ func refusal<Value: Configuration>(
                 write_timeout: 3s
                 idle_timeout: 4s
                 max_header_bytes: 65536
+                max_headers: 20
+                min_body_rate: 21
+              access: {allow: [10.1.0.0/16], deny: [10.1.0.1]}
+              proxy_protocol: true
+              limits: {max_connections: 11, max_connections_per_ip: 101, max_connection_rate: 1001, max_waiting_requests: 18, max_waiting_bytes: 19}
               tls:
                 cert: a.pem
                 key: a.key
@@ -106,6 +123,9 @@ func refusal<Value: Configuration>(
               advertise_addr: node-1.example.com:12
               rebalance: {threshold: 0.25, shed_rate: 0.01, min_conns: 7}
               direct: {enabled: false, max_connections: 9, max_idle: 8, idle_timeout: 7s}
+              access: {allow: [10.2.0.0/16], deny: [10.2.0.1]}
+              proxy_protocol: true
+              limits: {max_connections: 12, max_connections_per_ip: 102, max_connection_rate: 1002, max_tunnels: 22, max_streams: 23}
             admin:
               bind_addr: '[::1]:3'
               tls: {cert: j.pem, key: j.key, certs: ["k.pem:k.key"], client_cas: l.pem}
@@ -115,6 +135,9 @@ func refusal<Value: Configuration>(
                 audience: q
                 issuer: r
                 disable_disconnect_on_expiry: true
+              access: {allow: [10.3.0.0/16], deny: [10.3.0.1]}
+              proxy_protocol: true
+              limits: {max_connections: 13, max_connections_per_ip: 103, max_connection_rate: 1003}
             cluster:
               node_id: node-1
               node_id_prefix: piko-
@@ -139,8 +162,19 @@ func refusal<Value: Configuration>(
               io_backend: epoll
               user: piko:tunnels
               seccomp: false
+            trusted_proxies: [10.0.0.0/8, "::1"]
             """)
         var expected = ServerConfig()
+        expected.trustedProxies.texts = ["10.0.0.0/8", "::1"]
+        expected.proxy.entrance = entrance(1)
+        expected.upstream.entrance = entrance(2)
+        expected.admin.entrance = entrance(3)
+        expected.proxy.waitingMax = 18
+        expected.proxy.waitingBytesMax = 19
+        expected.proxy.http.headersMax = 20
+        expected.proxy.http.bodyRateMin = 21
+        expected.upstream.tunnelsMax = 22
+        expected.upstream.streamsMax = 23
         expected.proxy.bindAddress = BindAddress(host: "127.0.0.1", port: 1)
         expected.proxy.timeout = .seconds(90)
         expected.proxy.reconnectWait = .seconds(9)

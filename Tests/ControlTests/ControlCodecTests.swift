@@ -108,6 +108,7 @@ private let rows: [Row] = [
     Row(name: "dial-admin", sender: .worker, message: .dialAdmin(request: 7, node: "node-2")),
     Row(name: "report-request", sender: .worker, message: .reportRequest(request: 6, path: "cluster/nodes")),
     Row(name: "dial", sender: .worker, message: .dial(request: 5, node: "node-2")),
+    Row(name: "clients", sender: .worker, message: .clients(listener: .proxy, came: [peer(1)], went: [peer(2), peer(3)])),
     Row(name: "pong", sender: .worker, message: .pong(1 << 50)),
     Row(name: "move-streams", sender: .sibling, message: .moveStreams(handover: 3, count: 64)),
     Row(name: "move-session", sender: .sibling, message: .moveSession(handover: 3, endpoint: "my-endpoint", stateBytes: 70_000)),

@@ -234,7 +234,7 @@ def test_row_47_key_sets(new_node, host, tmp_path, form):
     ("proxy: {auth: {rsa_public_key_file: /nowhere}}", ["proxy.auth.rsa_public_key_file", "/nowhere"]),
     ("upstream: {auth: {hmac_secret_key: a, hmac_secret_key_file: /etc/hostname}}", ["upstream.auth.hmac_secret_key"]),
     ("admin: {auth: {jwks: {endpoint: 'file:///nowhere.json'}}}", ["admin.auth.jwks.endpoint", "nowhere"]),
-    ("proxy: {auth: {jwks: {endpoint: 'https://issuer.example.com/jwks.json'}}}", ["proxy.auth.jwks.endpoint"]),
+    ("proxy: {auth: {jwks: {endpoint: 'ftp://issuer.example.com/jwks.json'}}}", ["proxy.auth.jwks.endpoint"]),
     ("proxy: {auth: {jwks: {endpoint: '../jwks.json'}}}", ["proxy.auth.jwks.endpoint"]),
     ("proxy: {auth: {hmac_secret_key: a, jwks: {endpoint: 'file:///etc/hostname'}}}", ["jwks.endpoint", "hmac_secret_key"]),
     ("proxy: {auth: {audience: a}}", ["proxy.auth.audience"]),

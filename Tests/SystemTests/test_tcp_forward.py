@@ -18,8 +18,8 @@ from programs import SLOW
 class TcpTunnel:
     """A blocking client of /_piko/v1/tcp."""
 
-    def __init__(self, node, endpoint, headers=""):
-        self.connection = http1.Connection(node.proxy)
+    def __init__(self, node, endpoint, headers="", source=None):
+        self.connection = http1.Connection(node.proxy, source=source)
         self.connection.send(f"GET /_piko/v1/tcp/{endpoint} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                              f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n")
         self.answer = self.connection.read_response()

@@ -70,6 +70,13 @@ private func response(_ status: Int, _ lines: String) -> HeadRow { HeadRow(statu
         line(400, "GET http://a.c/ HTTP/1.1"), line(400, "GET http://a.b:80/ HTTP/1.1"), line(400, "GET //a.b HTTP/1.1 x"),
         line(400, "CONNECT / HTTP/1.1"), line(400, "CONNECT a.b HTTP/1.1"), line(400, "CONNECT a.b:1 HTTP/1.1"),
         line(501, String(repeating: "M", count: 65) + " / HTTP/1.1"),
+        line(400, "PRI / HTTP/1.1"), line(0, "PRIX / HTTP/1.1"),
+        // Percent-encoding is whole in a path; a query may hold a bare sign.
+        line(0, "GET /a%2Fb?c=100%&d=%zz HTTP/1.1"), line(0, "GET http://a.b?% HTTP/1.1"), line(400, "GET /% HTTP/1.1"), line(400, "GET /%4 HTTP/1.1"),
+        line(400, "GET /%zz HTTP/1.1"), line(400, "GET /%4g?a HTTP/1.1"), line(400, "GET /%?41 HTTP/1.1"), line(400, "GET http://a.b/%% HTTP/1.1"),
+        HeadRow(0, "TRACE / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 0\r\n\r\n"),
+        HeadRow(400, "TRACE / HTTP/1.1\r\nHost: a.b\r\nContent-Length: 1\r\n\r\n"),
+        HeadRow(400, "TRACE / HTTP/1.1\r\nHost: a.b\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ])
     func requestLines(_ row: HeadRow) { row.check(.request) }
 

@@ -10,6 +10,7 @@ internal import Config
 internal import Crypto
 internal import Reactor
 internal import Telemetry
+internal import Wire
 
 /// The listeners of the process.
 final class ListenerSet {
@@ -258,6 +259,11 @@ extension HTTPServiceSettings {
 extension TCPServiceSettings {
     init(_ listener: ListenerConfig) {
         timeout = listener.timeout
+        switch listener.proxyProtocol {
+        case .off: break
+        case .v1: proxyProtocol = .one
+        case .v2: proxyProtocol = .two
+        }
         accessLog = AccessLogSettings(listener.accessLog)
     }
 }

@@ -7,11 +7,14 @@ internal import Memory
 internal import Reactor
 internal import Telemetry
 internal import Transport
+internal import Wire
 
 /// How a TCP listener reaches its service.
 struct TCPServiceSettings {
     /// To connect.
     var timeout: Duration = .seconds(10)
+    /// The header that the service gets in front of a connection's bytes; nil: none.
+    var proxyProtocol: ProxyVersion?
     var accessLog = AccessLogSettings()
 }
 
@@ -30,6 +33,8 @@ final class TCPService: TunnelService {
         self.settings = settings
         self.logger = logger
     }
+
+    override var needsClients: Bool { settings.proxyProtocol != nil }
 
     override func change(_ accessLog: AccessLogSettings) { settings.accessLog = accessLog }
 
@@ -81,6 +86,7 @@ private final class TCPConnection: ChannelDelegate, DrainableConnection {
         stream.setNoDelay()
         stream.setKeepAlive(idle: .seconds(30), interval: .seconds(30), count: 3, userTimeout: .zero)
         log("connection opened")
+        if let version = service.settings.proxyProtocol { writeHeader(version, to: stream) }
         let waiting = early
         early = []
         stream.write(waiting.span)
@@ -92,6 +98,18 @@ private final class TCPConnection: ChannelDelegate, DrainableConnection {
         }
         relay.start()
         if hasEnded { relay.channelEnded(channel) }
+    }
+
+    /// Tells the service who the client is. It connected to the server, which does not say where: so the service's own address stands
+    /// for that.
+    private func writeHeader(_ version: ProxyVersion, to stream: Stream) {
+        var header = ProxyHeader()
+        if let client, let own = stream.peer {
+            header = ProxyHeader(source: ProxyEnd(client.ip, client.port), destination: ProxyEnd(own.ip, own.port))
+        }
+        var bytes = ByteBuffer()
+        header.write(version, into: &bytes)
+        stream.write(bytes.span)
     }
 
     private func unreachable(_ error: DialError) {

@@ -93,7 +93,7 @@ final class DataConnection: ChannelDelegate, StreamOwner {
         state = .serving(nil)
         channel.delegate = nil
         beUsed()
-        pool.service.serve(IncomingStream(channel, owner: self, client: client?.port == 0 ? nil : client, early: early))
+        pool.service.serve(IncomingStream(channel, owner: self, client: client?.isUnspecified ?? true ? nil : client, early: early))
     }
 
     override func channelEnded(_ channel: Channel) {

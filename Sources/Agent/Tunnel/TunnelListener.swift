@@ -78,7 +78,11 @@ final class TunnelListener {
 
     /// The server opened a stream.
     func serve(_ channel: YamuxChannel, of session: TunnelSession) {
-        service.serve(IncomingStream(channel, owner: session))
+        if session.hasPreambles {
+            StreamPreamble(channel, owner: session, service: service).start()
+        } else {
+            service.serve(IncomingStream(channel, owner: session))
+        }
     }
 
     /// An exchange or a raw stream began on the session: no data connection was at hand.
@@ -124,7 +128,8 @@ final class TunnelListener {
             return
         }
         previous = current
-        current = TunnelSession(carrier, peer: connection.peer, listener: self, loop: loop)
+        current = TunnelSession(
+            carrier, peer: connection.peer, hasPreambles: connection.upgraded.sendsPreambles, listener: self, loop: loop)
         logger.info(.client, "connected") {
             $0.field("endpoint-id", endpoint)
             $0.field("addr", connection.peer?.description ?? connector.target)
@@ -190,7 +195,8 @@ final class TunnelListener {
 
     private func connect() {
         var target = ConnectTarget("/piko/v1/upstream/\(endpoint)")
-        if pool != nil { target.fields = ["x-piko-transport: \(Direct.transport)"] }
+        let offers = (pool != nil ? ["\(Direct.transport)"] : []) + (service.needsClients ? ["\(Direct.preambles)"] : [])
+        if !offers.isEmpty { target.fields = ["x-piko-transport: \(offers.joined(separator: ", "))"] }
         attempt = connector.connect(target) { [unowned self] result in
             switch result {
             case .success(let connection): self.connected(connection)

@@ -30,6 +30,9 @@ struct IncomingStream: ~Copyable {
 
 /// Serves the streams of one listener.
 class TunnelService {
+    /// Whether it has to know who the client of a stream is.
+    var needsClients: Bool { false }
+
     /// Serves a new stream.
     func serve(_ stream: consuming IncomingStream) {}
 

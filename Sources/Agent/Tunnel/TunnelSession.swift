@@ -16,6 +16,8 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
 
     /// The server's address as text, for X-Forwarded-For.
     let peerHost: String
+    /// Whether every stream begins with who its client is.
+    let hasPreambles: Bool
     private let listener: TunnelListener
     private let loop: Loop
     private var mux: MuxSession?
@@ -27,8 +29,9 @@ final class TunnelSession: MuxSessionDelegate, StreamOwner {
     private(set) var isRetired = false
 
     /// Starts the session over the connection; its events go to `listener`.
-    init(_ carrier: WebSocketChannel, peer: SocketAddress?, listener: TunnelListener, loop: Loop) {
+    init(_ carrier: WebSocketChannel, peer: SocketAddress?, hasPreambles: Bool, listener: TunnelListener, loop: Loop) {
         self.listener = listener
+        self.hasPreambles = hasPreambles
         self.loop = loop
         peerHost = peer?.host ?? ""
         super.init()

@@ -11,19 +11,19 @@ public enum KeySetHelper {
     public static let bytesMax = 262_144
 }
 
-/// An http URL to fetch from: with a query, unlike those of servers.
+/// An http or https URL to fetch from: with a query, unlike those of servers.
 public struct FetchURL: Equatable, Sendable {
     public let server: ServerURL
     /// The path and the query, as they stand in the request.
     public let target: String
 
-    /// Nil for anything but a plain http URL.
+    /// Nil for anything but a plain http or https URL.
     public init?(_ text: String) {
-        guard text.hasPrefix("http://"), text.utf8.count <= 2_048 else { return nil }
-        let rest = text.dropFirst("http://".count)
+        guard let scheme = ["http://", "https://"].first(where: text.hasPrefix), text.utf8.count <= 2_048 else { return nil }
+        let rest = text.dropFirst(scheme.count)
         let authority = rest.prefix { $0 != "/" && $0 != "?" }
         let target = rest.dropFirst(authority.count)
-        guard let server = try? ServerURL(settingText: "http://\(authority)"), target.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f && $0 != 0x23 })
+        guard let server = try? ServerURL(settingText: scheme + authority), target.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f && $0 != 0x23 })
         else { return nil }
         self.server = server
         self.target = target.hasPrefix("/") ? String(target) : "/\(target)"

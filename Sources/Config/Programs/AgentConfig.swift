@@ -91,6 +91,11 @@ public enum ListenerProtocol: String, Sendable, SettingWord {
     case http, tcp
 }
 
+/// How a TCP service is told who its client is.
+public enum ProxyProtocolChoice: String, Sendable, SettingWord {
+    case off, v1, v2
+}
+
 /// One endpoint and the service behind it.
 public struct ListenerConfig: Equatable, Sendable {
     /// How the service is talked to.
@@ -116,6 +121,7 @@ public struct ListenerConfig: Equatable, Sendable {
     public var httpClient = HTTPClient()
     /// For a service with an https URL.
     public var tls = ClientTLS()
+    public var proxyProtocol = ProxyProtocolChoice.off
 
     public init(endpointID: String, address: ServiceAddress, protocol: ListenerProtocol = .http) {
         self.endpointID = endpointID
@@ -136,7 +142,7 @@ public struct ListenerConfig: Equatable, Sendable {
             Setting(
                 "protocol", \.protocol,
                 "What connections carry: http requests, which are logged and forwarded one by one, or the bytes of tcp."),
-        ] + optionSettings
+        ] + optionSettings + tcpOnlySettings
 
     /// The keys that are also flags of `agent http`.
     static let optionSettings: [Setting<ListenerConfig>] =
@@ -169,11 +175,24 @@ public struct ListenerConfig: Equatable, Sendable {
     /// The keys that are also flags of `agent tcp`.
     static let tcpOptionSettings = optionSettings.filter {
         ["access_log.level", "access_log.disable", "timeout"].contains($0.path)
-    }
+    } + tcpOnlySettings
+
+    private static let tcpOnlySettings: [Setting<ListenerConfig>] = [
+        Setting(
+            "proxy_protocol", \.proxyProtocol,
+            """
+            TCP: whether each connection to the service begins with a header of the PROXY protocol, and of which version, that says \
+            who the client is. The service must expect it. A server that does not say who its clients are (one that is not of this \
+            version) makes it a header without addresses.
+            """)
+    ]
 
     func validate(_ path: String) throws(ConfigError) {
         try accessLog.validate("\(path).access_log")
         try tls.validate("\(path).tls")
+        if self.protocol != .tcp && proxyProtocol != .off {
+            throw ConfigError("\(path).proxy_protocol: is for tcp listeners; an http service is told by X-Forwarded-For")
+        }
         if self.protocol == .tcp && address.isURL {
             throw ConfigError("\(path).addr: a tcp listener takes a port or host:port, not a URL")
         }

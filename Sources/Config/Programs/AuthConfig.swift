@@ -135,7 +135,10 @@ extension AuthConfig {
             Setting("ecdsa_public_key_file", \.ecdsaPublicKeyFile, "A file with the elliptic curve key. Read again when it changes."),
             Setting(
                 "jwks.endpoint", \.jwks.endpoint, check: AuthRule.endpoint,
-                "Where a set of keys (JWKS) is, in place of the keys above: file:///PATH or http://HOST/PATH. Whoever is on the way of an http URL can exchange the keys."),
+                """
+                Where a set of keys (JWKS) is, in place of the keys above: file:///PATH, https://HOST/PATH (of a server that the system trusts), \
+                or http://HOST/PATH. Whoever is on the way of an http URL can exchange the keys.
+                """),
             Setting(
                 "jwks.cache_ttl", \.jwks.cacheTTL, check: Rule.notNegative,
                 "How often the set is fetched, and how long a key is good for that a newer set lacks. 0 means 1h."),
@@ -169,8 +172,7 @@ enum AuthRule {
         if text.isEmpty { return nil }
         if filePath(text) != nil { return nil }
         if FetchURL(text) != nil { return nil }
-        if text.hasPrefix("https://") { return "needs TLS, which this version does not have; use a file:///PATH or an http URL" }
-        return "is no URL of a key set (file:///PATH or http://HOST/PATH)"
+        return "is no URL of a key set (file:///PATH, https://HOST/PATH or http://HOST/PATH)"
     }
 
     static func filePath(_ text: String) -> String? {

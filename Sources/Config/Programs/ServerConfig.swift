@@ -12,6 +12,10 @@ public struct ServerConfig: Configuration {
         public var reconnectWait = Duration.seconds(2)
         public var accessLog = AccessLogConfig()
         public var http = HTTP()
+        /// Requests that wait for an agent at one worker, and the bytes that they hold.
+        public var waitingMax = 4_096
+        public var waitingBytesMax = 33_554_432
+        public var entrance = Entrance()
         public var tls = PortTLS()
         /// Towards the proxy and admin ports of other nodes.
         public var nodeTLS = ClientTLS()
@@ -32,6 +36,10 @@ public struct ServerConfig: Configuration {
         public var idleTimeout = Duration.seconds(300)
         /// The largest head of a request.
         public var headBytesMax = 1_048_576
+        /// The most field lines of a head.
+        public var headersMax = 200
+        /// The bytes a second that a request's body has to bring; zero: no more than `readTimeout` asks for.
+        public var bodyRateMin = 0
 
         public init() {}
     }
@@ -40,6 +48,7 @@ public struct ServerConfig: Configuration {
     public struct Port: Equatable, Sendable {
         public var bindAddress: BindAddress
         public var advertiseAddress = AdvertiseAddress()
+        public var entrance = Entrance()
         public var tls = PortTLS()
         public var auth = AuthConfig()
 
@@ -52,6 +61,11 @@ public struct ServerConfig: Configuration {
         public var advertiseAddress = AdvertiseAddress()
         public var rebalance = Rebalance()
         public var direct = Direct()
+        /// Tunnels of the node.
+        public var tunnelsMax = 262_144
+        /// Streams of one tunnel.
+        public var streamsMax = 16_384
+        public var entrance = Entrance()
         public var tls = PortTLS()
         public var auth = AuthConfig()
 
@@ -107,11 +121,13 @@ public struct ServerConfig: Configuration {
     public var shutdownDelay = Duration.zero
     public var reload = Reload()
     public var server = Process()
+    public var trustedProxies = TrustedProxies()
 
     public init() {}
 
     public static let schema = Schema<ServerConfig>(
         Setting.group("proxy", \.proxy, Proxy.settings)
+            + Setting.group("proxy", \.proxy.entrance, Entrance.settings)
             + [
                 Setting(
                     "upstream.bind_addr", \.upstream.bindAddress,
@@ -119,11 +135,18 @@ public struct ServerConfig: Configuration {
                 Setting(
                     "upstream.advertise_addr", \.upstream.advertiseAddress,
                     AdvertiseAddress.help("upstream.bind_addr")),
+                Setting(
+                    "upstream.limits.max_tunnels", \.upstream.tunnelsMax, check: Rule.within(1...262_144),
+                    "The most tunnels that the node has at once. An agent that comes beyond gets 503, and tries again."),
+                Setting(
+                    "upstream.limits.max_streams", \.upstream.streamsMax, check: Rule.within(1...1_048_576),
+                    "The most streams that one tunnel carries at once. A request beyond waits for one, at most proxy.timeout."),
             ]
             + Setting.group("upstream.auth", \.upstream.auth, AuthConfig.settings(hasEndpoints: true, hasTunnels: true))
             + Setting.group("upstream.rebalance", \.upstream.rebalance, Rebalance.settings)
             + Setting.group("upstream.direct", \.upstream.direct, Direct.settings)
             + Setting.group("upstream.tls", \.upstream.tls, PortTLS.settings)
+            + Setting.group("upstream", \.upstream.entrance, Entrance.settings)
             + [
                 Setting(
                     "admin.bind_addr", \.admin.bindAddress,
@@ -132,6 +155,8 @@ public struct ServerConfig: Configuration {
             ]
             + Setting.group("admin.auth", \.admin.auth, AuthConfig.settings(hasEndpoints: false, hasTunnels: false))
             + Setting.group("admin.tls", \.admin.tls, PortTLS.settings)
+            + Setting.group("admin", \.admin.entrance, Entrance.settings)
+            + [TrustedProxies.setting]
             + Setting.group("cluster", \.cluster, Cluster.settings)
             + Setting.group("log", \.log, LogConfig.settings)
             + [
@@ -171,6 +196,15 @@ public struct ServerConfig: Configuration {
         try proxy.auth.validate("proxy.auth")
         try upstream.auth.validate("upstream.auth")
         try admin.auth.validate("admin.auth")
+        try trustedProxies.validate()
+        for (path, entrance) in [("proxy", proxy.entrance), ("upstream", upstream.entrance), ("admin", admin.entrance)] {
+            try entrance.validate(path, hasTrusted: !trustedProxies.blocks.isEmpty)
+        }
+        // Workers get it in one message.
+        let all = flattened
+        if all.count > 2_000 || all.reduce(0, { $0 + $1.0.utf8.count + $1.1.utf8.count + 6 }) > 120_000 {
+            throw ConfigError("the lists in it hold too much: 2,000 values and 120,000 bytes are the most in all")
+        }
         if upstream.direct.idleMax > upstream.direct.connectionsMax {
             throw ConfigError("upstream.direct.max_idle: is more than upstream.direct.max_connections")
         }
@@ -196,6 +230,12 @@ extension ServerConfig.Proxy {
                 How long a request waits for an agent when the endpoint's last one went away a moment ago, before the client \
                 gets 502. 0 means not at all.
                 """),
+            Setting(
+                "limits.max_waiting_requests", \.waitingMax, check: Rule.within(0...1_048_576),
+                "The most requests that wait for an agent (reconnect_wait) at one worker. Further ones get 502 at once."),
+            Setting(
+                "limits.max_waiting_bytes", \.waitingBytesMax, check: Rule.within(0...1_099_511_627_776),
+                "The most bytes that the requests which wait for an agent hold at one worker. Further ones get 502 at once."),
         ]
         + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
         + Setting.group("http", \.http, ServerConfig.HTTP.settings)
@@ -261,6 +301,16 @@ extension ServerConfig.HTTP {
         Setting(
             "max_header_bytes", \.headBytesMax, check: Rule.within(1024...16_777_216),
             "The largest head of a request: its first line and headers, in bytes."),
+        Setting(
+            "max_headers", \.headersMax, check: Rule.within(16...10_000),
+            "The most header lines of a request. More get 431."),
+        Setting(
+            "min_body_rate", \.bodyRateMin, check: Rule.within(0...1_000_000_000),
+            """
+            The bytes a second that a request's body has to bring, on the average of each stretch of read_timeout; one that \
+            is slower is cut with 408. Time in which the service takes nothing does not count. It does not concern responses. 0 \
+            means that one byte in read_timeout is enough.
+            """),
     ]
 }
 

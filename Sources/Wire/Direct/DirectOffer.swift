@@ -7,6 +7,8 @@ public import Memory
 public enum Direct {
     /// In `x-piko-transport`, of the session's request and of its 101.
     public static let transport: StaticString = "direct/1"
+    /// In `x-piko-transport` too: every stream of the session begins with a preamble, as those of data connections do.
+    public static let preambles: StaticString = "preamble/1"
     /// In `Upgrade`, of a data connection.
     public static let dataProtocol: StaticString = "piko-direct/1"
     /// In `Upgrade`, of a raw TCP connection through the proxy port.

@@ -223,6 +223,10 @@ public struct HeadParser: Sendable {
             guard head.contentLength == nil else { throw .malformed("both Content-Length and Transfer-Encoding") }
             guard head.minorVersion >= 1 else { throw .malformed("Transfer-Encoding in an HTTP/1.0 message") }
         }
+        // RFC 9110 section 9.3.8.
+        if head.method == .trace, kind == .request, head.isChunked || head.contentLength ?? 0 > 0 {
+            throw .malformed("content in a TRACE request")
+        }
         head.upgradePresent =
             head.contains(.upgrade) && head.connectionUpgrade && head.minorVersion >= 1 && !head.upgradeIsRefused
         if head.hasNamedOptions { markNamedFields(bytes, &head) }

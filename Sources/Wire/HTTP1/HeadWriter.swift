@@ -23,8 +23,12 @@ public struct RequestRewrite: Sendable {
     public var connection = ConnectionMode.keepAlive
     /// How the body will be sent: `none`, `length` or `chunked`.
     public var framing = BodyFraming.none
-    /// The client's address as text, appended to X-Forwarded-For; empty: what came is passed on as it is.
+    /// The client's address as text, for X-Forwarded-For; empty: what says how the request came is passed on as it is.
     public var client: [UInt8] = []
+    /// What becomes of what the request says about how it came.
+    public var forwarding = Forwarding.append
+    /// Whether the client came over TLS.
+    public var isSecure = false
     /// Whether to say `x-piko-forward: true`.
     public var forward = false
     /// Whether `x-piko-authorization` goes along.
@@ -72,7 +76,8 @@ public enum HeadWriter {
             case .other: !field.isConnectionNamed
             case .contentLength, .xPikoCredential, .xPikoExpect: false
             case .xPikoForward, .xPikoNode: rewrite.keepsNode
-            case .xForwardedFor: rewrite.client.isEmpty
+            case .xForwardedFor, .xForwardedProto, .xForwardedHost, .forwarded, .xRealIP:
+                rewrite.client.isEmpty || rewrite.forwarding.keeps(field.known)
             case .xPikoAuthorization: rewrite.keepsAuthorization
             case .xPikoEndpoint: rewrite.keepsEndpoint
             case .upgrade: rewrite.connection == .upgrade
@@ -80,7 +85,7 @@ public enum HeadWriter {
             default: !field.isConnectionNamed && !field.known.isHopByHop
             }
         }
-        writeForwardedFor(head, bytes, client: rewrite.client.span, into: &output)
+        if !rewrite.client.isEmpty { ForwardedFields.write(head, bytes, rewrite, into: &output) }
         output.append(rewrite.fields.span)
         if rewrite.forward { output.append("x-piko-forward: true\r\n") }
         if head.acceptsTrailers { output.append("TE: trailers\r\n") }
@@ -165,21 +170,6 @@ public enum HeadWriter {
             if bytes[path.lowerBound] != 0x2f { output.append(0x2f) }
             output.append(bytes.extracting(path))
         }
-    }
-
-    private static func writeForwardedFor(
-        _ head: Head, _ bytes: Span<UInt8>, client: Span<UInt8>, into output: inout ByteBuffer
-    ) {
-        if client.isEmpty { return }
-        output.append("X-Forwarded-For: ")
-        if head.contains(.xForwardedFor) {
-            for field in head.fields where field.known == .xForwardedFor && !field.value.isEmpty {
-                output.append(bytes.extracting(field.value))
-                output.append(", ")
-            }
-        }
-        output.append(client)
-        output.append("\r\n")
     }
 
     static func writeFraming(_ framing: BodyFraming, into output: inout ByteBuffer) {

@@ -18,6 +18,8 @@ enum StartLine {
         let targetEnd = firstIndex(of: 0x20, in: bytes, range: methodEnd + 1..<line.upperBound)
         guard targetEnd < line.upperBound, targetEnd > methodEnd + 1 else { throw .malformed("invalid request line") }
         try parseVersion(bytes, targetEnd + 1..<line.upperBound, into: &head)
+        // The preface of HTTP/2, which no request begins with (RFC 9113 section 3.4).
+        guard !equals(bytes, line.lowerBound..<methodEnd, "PRI") else { throw .malformed("invalid request line") }
         head.methodRange = line.lowerBound..<methodEnd
         head.method = Method(bytes, head.methodRange)
         head.target = methodEnd + 1..<targetEnd
@@ -63,12 +65,19 @@ enum StartLine {
     }
 
     /// Splits the target by its form. Raw bytes above ASCII are let through, as clients do send them; a fragment is not,
-    /// for it is no part of a target (RFC 9112 section 3.2) and services differ in what they make of it.
+    /// for it is no part of a target (RFC 9112 section 3.2) and services differ in what they make of it. So do they of a `%` in a path
+    /// that no two digits follow (RFC 3986 section 2.1); in a query clients leave it lying about.
     private static func parseTarget(_ bytes: Span<UInt8>, into head: inout Head) throws(HTTPError) {
         let target = head.target
+        var isPath = true
         for index in target {
             let byte = bytes[index]
             guard byte > 0x20, byte != 0x7f, byte != 0x23 else { throw .malformed("invalid character in the request target") }
+            if byte == 0x3f { isPath = false }
+            guard byte == 0x25, isPath else { continue }
+            guard index + 2 < target.upperBound, CharacterClass.hexadecimal(bytes[index + 1]) != nil,
+                CharacterClass.hexadecimal(bytes[index + 2]) != nil
+            else { throw .malformed("invalid percent-encoding in the request target") }
         }
         if head.method == .connect {
             guard let host = HostName(bytes, target), host.hasPort else { throw .malformed("invalid CONNECT target") }

@@ -99,17 +99,21 @@ extension ProxyConnection {
 
     static var unixSeconds: UInt64 { SystemClock.unixNanoseconds / 1_000_000_000 }
 
-    /// The client's address, for whom the service is told by other means than HTTP. Of a request from another node that is what the
-    /// node wrote last into X-Forwarded-For.
+    /// The client's address, for logs and for services that are told by other means than HTTP. Of a request from another node that is
+    /// what the node wrote last into X-Forwarded-For. Where that is a trusted proxy's, it is who that one says.
     var clientAddress: PeerAddress {
-        guard isFromNode else { return peer }
-        let text = withHeadBytes { bytes -> String? in
-            guard let field = head.fields.last(where: { $0.known == .xForwardedFor }) else { return nil }
-            var start = field.value.upperBound
-            while start > field.value.lowerBound, bytes[start - 1] != 0x2c, bytes[start - 1] != 0x20 { start -= 1 }
-            return ReservedPath.text(bytes.extracting(start..<field.value.upperBound))
+        let entrances = worker.entrances!
+        guard isFromNode || entrances.isTrusted(peer.ip) else { return peer }
+        guard let ip = peer.ip else { return .none }
+        let client = withHeadBytes { bytes in
+            var isNode = isFromNode
+            return head.client(bytes, peer: ip) { address in
+                // The node itself is the first.
+                defer { isNode = false }
+                return isNode || entrances.isTrusted(address)
+            }
         }
-        guard let text, let address = SocketAddress(address: text, port: 0) else { return .none }
-        return PeerAddress(encoded: address.encoded.span) ?? .none
+        guard let client else { return isFromNode ? .none : peer }
+        return PeerAddress(ip: client, port: 0)
     }
 }

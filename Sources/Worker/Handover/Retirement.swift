@@ -143,7 +143,8 @@ final class Retirement {
 enum MovedTunnel {
     static func description(of tunnel: Tunnel, state: Span<UInt8>) -> ByteBuffer {
         var writer = StateWriter()
-        let agent = tunnel.agent ?? []
+        // One byte more where streams have preambles: whoever does not know of them can't go on with the session.
+        let agent = (tunnel.agent ?? []) + (tunnel.hasPreambles ? [1] : [])
         writer.write(agent.span)
         writer.write(state)
         // A worker of before there were tokens reads to here, and has no tunnel that ends.
@@ -154,12 +155,15 @@ enum MovedTunnel {
     }
 
     static func read(
-        _ bytes: Span<UInt8>, agent: inout [UInt8]?, expiry: inout UInt64?, state: inout ByteBuffer
+        _ bytes: Span<UInt8>, agent: inout [UInt8]?, hasPreambles: inout Bool, expiry: inout UInt64?, state: inout ByteBuffer
     ) throws(StateReadError) {
         var reader = StateReader()
         var name = ByteBuffer()
         try reader.string(bytes, into: &name)
-        agent = name.isEmpty ? nil : [UInt8](copying: name.span)
+        var known = [UInt8](copying: name.span)
+        hasPreambles = known.count % ControlLimits.agentBytes == 1
+        if hasPreambles { known.removeLast() }
+        agent = known.isEmpty ? nil : known
         try reader.string(bytes, into: &state)
         if !reader.isAtEnd(bytes) { expiry = try reader.number(bytes) }
         try reader.end(bytes)

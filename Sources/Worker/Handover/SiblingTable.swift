@@ -26,6 +26,9 @@ final class SiblingTable {
     /// Whether it says when the body of a request that was relayed to it may come: since version 4.
     func saysContinue(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 4 } ?? false }
 
+    /// Whether it knows relays for clients that came over TLS: since version 5.
+    func knowsSecureRelays(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 5 } ?? false }
+
     /// The living siblings of the newest generation above this one that speak as we do.
     func successors(of generation: UInt32) -> [UInt32] {
         var newest = generation

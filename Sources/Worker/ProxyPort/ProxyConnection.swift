@@ -60,6 +60,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     static let relayedMark: UInt8 = 255
     /// The number of moves of one that came over so many relays that it is not relayed again.
     private static let relayedLast: UInt8 = 253
+    /// What is less in both for a client that came over TLS. Siblings know it since version 5.
+    private static let relayedSecurely: UInt8 = 3
 
     init(
         _ worker: Worker, channel: Channel, peer: PeerAddress, moves: UInt8, from sibling: UInt32?, input: consuming ByteBuffer
@@ -68,9 +70,13 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         self.worker = worker
         self.peer = peer
         self.moves = moves
-        isRelayed = moves >= Self.relayedLast
+        isRelayed = moves >= Self.relayedLast - Self.relayedSecurely
         super.init(worker.proxyContext, channel: channel, clientHost: worker.hostText(of: peer), input: input)
+        forwarding = worker.entrances.forwarding(from: peer)
+        isSecure = channel is TLSChannel || isRelayed && moves < Self.relayedLast
     }
+
+    private var isRelayedLast: Bool { moves == Self.relayedLast || moves == Self.relayedLast - Self.relayedSecurely }
 
     // MARK: Routing
 
@@ -178,7 +184,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         guard let endpoint else { return }
         // Whoever relayed a request without a body looks again where it is served. One with a body has sent some of it, so this
         // worker sends it on: its tunnel moved from here while it was on its way.
-        if isRelayed, endpoint.isServedHere || !hasBodyToSend || moves == Self.relayedLast {
+        if isRelayed, endpoint.isServedHere || !hasBodyToSend || isRelayedLast {
             if endpoint.isServedHere { serveHere(endpoint) } else { noUpstream() }
             return
         }
@@ -348,7 +354,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         let first = endpoint.nextTurn()
         for step in tunnels.indices {
             let tunnel = tunnels[(first &+ step) % tunnels.count]
-            guard let upstream = tunnel.upstream(fresh: fresh) else { continue }
+            guard let upstream = tunnel.upstream(fresh: fresh, for: clientAddress) else { continue }
             if tunnel.agent != nil { worker.telemetry.dataShortage() }
             serve(over: upstream)
             if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
@@ -402,7 +408,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         let first = endpoint.nextTurn()
         let tunnels = endpoint.tunnels
         for step in tunnels.indices {
-            guard let channel = tunnels[(first &+ step) % tunnels.count].open() else { continue }
+            guard let channel = tunnels[(first &+ step) % tunnels.count].open(for: clientAddress) else { continue }
             if endpoint.isDirect { worker.telemetry.dataShortage() }
             relayTCP(to: channel)
             return
@@ -444,6 +450,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         relay.start()
         if isRaw, hasEnded { relay.channelEnded(client) }
     }
+
+    override func requestIsTooSlow() { worker.telemetry.requestTooSlow() }
 
     override func upstreamDiedUnnoticed(_ upstream: HTTPUpstream) {
         if let connection = upstream as? DataConnection { endpoint?.direct?.diedUnnoticed(connection) }
@@ -505,7 +513,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             proceed(with: idle, as: passage)
             return
         }
-        let mark = isRelayed ? moves - 1 : Self.relayedMark
+        var mark = isRelayed ? moves - 1 : Self.relayedMark
+        let saysSecure = isSecure && worker.siblings.knowsSecureRelays(sibling)
+        if isRelayed, isSecure, !saysSecure { mark += Self.relayedSecurely }
+        if !isRelayed, saysSecure { mark -= Self.relayedSecurely }
         guard !isRelayed || worker.siblings.takesRelaysOfRelays(sibling), let stream = worker.siblings.openRelay(to: sibling, client: peer, moves: mark) else {
             noUpstream()
             return
@@ -542,9 +553,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.requestFinished(head, summary)
         guard worker.telemetry.keepsResponses, !isTCP else { return }
         let kept = responseBytes.count
+        let client = clientAddress
         withHeadBytes { bytes in
             responseBytes.withSpan(0..<kept) { response in
-                worker.telemetry.logAccess(head, bytes, summary: summary, response: responseHead, responseBytes: response)
+                worker.telemetry.logAccess(head, bytes, client: client, summary: summary, response: responseHead, responseBytes: response)
             }
         }
         responseHead = Head()

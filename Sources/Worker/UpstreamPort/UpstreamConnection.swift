@@ -52,9 +52,11 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
             return worker.config.upstream.direct.isEnabled && Direct.names(head, bytes, .xPikoTransport, Direct.transport)
         }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
+        let hasPreambles = withHeadBytes { bytes in Direct.names(head, bytes, .xPikoTransport, Direct.preambles) }
         let expiry = worker.config.upstream.auth.disablesDisconnectOnExpiry ? nil : permission?.expiry
         tunnel = worker.register(
-            self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, expiry: expiry)
+            self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, hasPreambles: hasPreambles,
+            expiry: expiry)
     }
 
     /// The supervisor took the tunnel into its table.
@@ -62,6 +64,13 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         guard isRouting, let tunnel else { return }
         var answer = ByteBuffer()
         withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
+        if tunnel.agent != nil || tunnel.hasPreambles {
+            answer.append("x-piko-transport: ")
+            if tunnel.agent != nil { answer.append(Direct.transport) }
+            if tunnel.agent != nil, tunnel.hasPreambles { answer.append(", ") }
+            if tunnel.hasPreambles { answer.append(Direct.preambles) }
+            answer.append("\r\n")
+        }
         if let agent = tunnel.agent { writeGrant(agent, tunnel, into: &answer) }
         answer.append("\r\n")
         var leftover = ByteBuffer()
@@ -78,9 +87,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     /// What a session's 101 says about data connections.
     private func writeGrant(_ agent: [UInt8], _ tunnel: Tunnel, into answer: inout ByteBuffer) {
         let direct = worker.config.upstream.direct
-        answer.append("x-piko-transport: ")
-        answer.append(Direct.transport)
-        answer.append("\r\nx-piko-pool: ")
+        answer.append("x-piko-pool: ")
         DirectPoolLimits(connectionsMax: direct.connectionsMax, idleMax: direct.idleMax).write(into: &answer)
         answer.append("\r\n")
         writeCredential(agent, tunnel.endpoint.bytes, limit: tunnel.expiry, into: &answer)
