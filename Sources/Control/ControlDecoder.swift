@@ -77,12 +77,7 @@ extension ControlMessage {
             guard length <= ControlLimits.reportBytesMax else { throw .oversized }
             let page = try cursor.array(bytes, count: length)
             return .reportPage(request: request, status: status, bytes: page, last: flags & flagLast != 0)
-        case .tokenKeys:
-            guard let listener = ListenerKind(rawValue: try cursor.u8(bytes)), let kind = TokenKeyKind(rawValue: try cursor.u8(bytes))
-            else { throw .invalidValue }
-            let length = Int(try cursor.u32(bytes))
-            guard length <= ControlLimits.tokenKeyBytesMax else { throw .oversized }
-            return .tokenKeys(listener: listener, kind: kind, bytes: try cursor.array(bytes, count: length))
+        case .tokenKeys: return try tokenKeys(bytes, &cursor)
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .credentials: return .credentials(bytes: try cursor.u64(bytes))
         case .shutdown: return .shutdown
@@ -90,6 +85,14 @@ extension ControlMessage {
             .keyMissing, .clients, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
+    }
+
+    private static func tokenKeys(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> ControlMessage {
+        let listener = try cursor.listener(bytes)
+        guard let kind = TokenKeyKind(rawValue: try cursor.u8(bytes)) else { throw .invalidValue }
+        let length = Int(try cursor.u32(bytes))
+        guard length <= ControlLimits.tokenKeyBytesMax else { throw .oversized }
+        return .tokenKeys(listener: listener, kind: kind, bytes: try cursor.array(bytes, count: length))
     }
 
     private static func peers(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> [PeerAddress] {
