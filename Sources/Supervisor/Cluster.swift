@@ -54,7 +54,7 @@ final class Cluster {
             attributes: [.proxyAddress: advertised.proxy, .adminAddress: advertised.admin, .version: BuildInfo.version])
         machine = GossipMachine(
             configuration: Self.configuration(config.cluster), node: local, seed: Random.number(), now: node.loop.now)
-        join = Self.makeJoin(node, config, port, advertised, hasJoined: false)
+        join = Self.makeJoin(node, config, port, advertised, hasJoined: false, hasServed: false)
         connect(config)
     }
 
@@ -85,7 +85,7 @@ final class Cluster {
             machine = GossipMachine(configuration: configuration, node: local, seed: Random.number(), now: node.loop.now)
             hasJoined = false
         }
-        join = Self.makeJoin(node, config, port, advertised, hasJoined: hasJoined)
+        join = Self.makeJoin(node, config, port, advertised, hasJoined: hasJoined, hasServed: true)
         connect(config)
     }
 
@@ -114,12 +114,12 @@ final class Cluster {
     }
 
     private static func makeJoin(
-        _ node: Node, _ config: ServerConfig, _ port: GossipPort, _ advertised: AdvertisedAddresses, hasJoined: Bool
+        _ node: Node, _ config: ServerConfig, _ port: GossipPort, _ advertised: AdvertisedAddresses, hasJoined: Bool, hasServed: Bool
     ) -> ClusterJoin {
         let own = port.address
         let name = SocketAddress(text: advertised.gossip)
         return ClusterJoin(
-            node.loop, config.cluster.joinAddresses(defaultPort: own.port), hasJoined: hasJoined
+            node.loop, config.cluster.joinAddresses(defaultPort: own.port), hasJoined: hasJoined, hasServed: hasServed
         ) { address in
             if address == name || address == own { return true }
             guard address.port == own.port, own.isUnspecified else { return false }

@@ -43,15 +43,18 @@ final class ClusterJoin {
     private static let pauseMax = Duration.seconds(10)
     private static let readinessMax = Duration.seconds(5)
 
-    /// `isOwn`: whether an address is this node's own. `hasJoined`: the node joined before.
-    init(_ loop: Loop, _ addresses: [BindAddress], hasJoined: Bool, isOwn: @escaping (SocketAddress) -> Bool) {
+    /// `isOwn`: whether an address is this node's own. `hasJoined`: the node joined before. `hasServed`: it was ready before, joined
+    /// or not, and stays so.
+    init(
+        _ loop: Loop, _ addresses: [BindAddress], hasJoined: Bool, hasServed: Bool = false, isOwn: @escaping (SocketAddress) -> Bool
+    ) {
         self.loop = loop
         resolver = Resolver(loop)
         self.addresses = addresses
         self.isOwn = isOwn
         let joins = !addresses.isEmpty && !hasJoined
         state = joins ? .joining : .joined
-        holdsReadiness = joins
+        holdsReadiness = joins && !hasServed
     }
 
     /// Begins. `timeout`: the time to the first join.

@@ -169,6 +169,12 @@ private func addresses(_ texts: [String]) -> [SocketAddress] {
         #expect(join.state == .joined && seen.changes == 1)
     }
 
+    @Test func oneThatServedBeforeStaysReady() throws {
+        let loop = try Loop(backend: .epoll)
+        let join = ClusterJoin(loop, [BindAddress(host: "127.0.0.2", port: 7)], hasJoined: false, hasServed: true) { $0 == Self.own }
+        #expect(join.state == .joining && !join.holdsReadiness)
+    }
+
     @Test func failsWhenTheTimeIsOver() throws {
         let loop = try Loop(backend: .epoll)
         let seen = Seen()
