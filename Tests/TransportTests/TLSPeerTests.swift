@@ -36,7 +36,7 @@ private final class TLSEchoServer: ListenerDelegate {
             guard user.bytes.last == UInt8(ascii: "\n") else { return }
             let bytes = user.bytes
             channel.write(bytes.span)
-            if user.text.hasSuffix("bye\n") { channel.close() }
+            if bytes.suffix(4).elementsEqual("bye\n".utf8) { channel.close() }
             user.bytes = []
         }
         channel.resumeReading()
