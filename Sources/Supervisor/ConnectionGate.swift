@@ -66,7 +66,7 @@ struct ConnectionGate {
                 if port.rate?.perSecond != entrance.connectionRateMax { port.rate = ConnectionRate(perSecond: entrance.connectionRateMax) }
             }
             ports[kind.place] = port
-            clients.setCounted(kind, port.perAddressMax > 0, besides: port.speaksForClients)
+            clients.setCounted(kind, port.perAddressMax > 0, besides: trusted)
         }
     }
 
@@ -77,7 +77,7 @@ struct ConnectionGate {
         if !isBrought, !ports[place].access.admits(address) { return .access }
         if ports[place].connectionsMax > 0, open() >= UInt64(ports[place].connectionsMax) { return .connections }
         let isNode = address.map(clients.nodes.contains) ?? false
-        if !isBrought, !isNode, ports[place].perAddressMax > 0, let address, clients.count(kind, address) >= ports[place].perAddressMax { return .address }
+        if !isNode, ports[place].perAddressMax > 0, let address, clients.count(kind, address) >= ports[place].perAddressMax { return .address }
         if !isNode, ports[place].rate != nil, !ports[place].rate!.takes(now) { return .rate }
         if let address { clients.arrived(kind, address) }
         return nil
@@ -100,7 +100,7 @@ struct ConnectionRate: Equatable {
     }
 }
 
-/// The connections of each address: in all, and at each worker, whose connections end with it.
+/// The connections of each address, but of those that bring the requests of many (trusted proxies, other nodes): in all, and at each worker, whose connections end with it.
 struct ClientTable {
     private struct Key: Hashable {
         var kind: ListenerKind

@@ -162,7 +162,7 @@ final class Worker {
         if isNew, entrances.isAnnounced(listener, peer) {
             return entrances.read(stream, listener, peer)
         }
-        entrances.lease(stream, listener, peer, isNew: isNew)
+        entrances.lease(stream, listener, isNew: isNew)
         serve(stream, listener: listener, peer: peer, moves: moves, from: sibling, input: input)
     }
 

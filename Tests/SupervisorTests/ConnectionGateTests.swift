@@ -82,6 +82,19 @@ import Testing
         #expect(gate.clients.isEmpty)
     }
 
+    /// Nor are the connections of an HTTP proxy those of one client; but the lists are for it.
+    @Test func trustedProxiesAreNotOneClient() {
+        var gate = ConnectionGate()
+        gate.configure(
+            Self.config {
+                $0.trustedProxies.texts = ["10.0.0.0/8"]
+                $0.proxy.entrance.deny = ["10.0.0.2"]
+                $0.proxy.entrance.connectionsPerAddressMax = 1
+            })
+        let refusals = ["10.0.0.1", "10.0.0.1", "10.0.0.2", "192.0.2.1", "192.0.2.1"].map { Self.judge(&gate, $0) }
+        #expect(refusals == [nil, nil, .access, nil, .address])
+    }
+
     @Test func connectionsInAll() {
         var gate = ConnectionGate()
         gate.configure(Self.config { $0.upstream.entrance.connectionsMax = 2 })

@@ -109,19 +109,15 @@ final class Entrances {
 
     // MARK: The connections of each address
 
-    /// Counts the connection for its client while the stream lives here. `isNew`: the supervisor has counted it already.
-    func lease(_ stream: Stream, _ listener: ListenerKind, _ peer: PeerAddress, isNew: Bool) {
-        let port = ports[listener.place]
-        guard port.countsAddresses, stream.attachment == nil, !(port.isAnnounced && isTrusted(peer.ip)), peer != .none else { return }
+    /// Counts the connection for the address that its socket has, while the stream lives here; not that of a proxy, which brings the
+    /// connections of many. `isNew`: the supervisor has counted it already.
+    func lease(_ stream: Stream, _ listener: ListenerKind, isNew: Bool = false) {
+        guard ports[listener.place].countsAddresses, stream.attachment == nil, let address = stream.peer, !isTrusted(address.ip),
+            let peer = PeerAddress(encoded: address.encoded.span)
+        else { return }
         let report = reports[listener.place]
         if !isNew { report.came(peer) }
         stream.attachment = ClientLease(report, peer)
-    }
-
-    /// The same of a socket whose client's address did not come with it.
-    func lease(_ stream: Stream, _ listener: ListenerKind) {
-        guard ports[listener.place].countsAddresses, let address = stream.peer else { return }
-        lease(stream, listener, PeerAddress(encoded: address.encoded.span) ?? .none, isNew: false)
     }
 }
 
