@@ -183,7 +183,7 @@ final class Worker {
         if isAnnounced, let stream = channel as? Stream {
             return entrances.read(stream, listener, peer)
         }
-        entrances.lease(channel, listener, isNew: isNew)
+        entrances.lease(channel, listener, accepted: isNew ? peer : nil)
         serve(channel, listener: listener, peer: peer, moves: moves, from: sibling, input: input)
     }
 

@@ -133,14 +133,19 @@ final class Entrances {
     // MARK: The connections of each address
 
     /// Counts the connection for the address that its socket has, while the channel lives here; not that of a proxy, which brings the
-    /// connections of many. `isNew`: the supervisor has counted it already.
-    func lease(_ channel: Channel, _ listener: ListenerKind, isNew: Bool = false) {
-        guard ports[listener.place].countsAddresses, channel.attachment == nil, let address = channel.peer, !isTrusted(address.ip),
-            let peer = PeerAddress(encoded: address.encoded.span)
+    /// connections of many. `accepted`: the supervisor has counted it already, for this address, which the socket of a client that has
+    /// left meanwhile does not know any more.
+    func lease(_ channel: Channel, _ listener: ListenerKind, accepted: PeerAddress? = nil) {
+        guard ports[listener.place].countsAddresses, channel.attachment == nil, let peer = accepted ?? Self.address(of: channel),
+            !isTrusted(peer.ip)
         else { return }
         let report = reports[listener.place]
-        if !isNew { report.came(peer) }
+        if accepted == nil { report.came(peer) }
         channel.attachment = ClientLease(report, peer)
+    }
+
+    private static func address(of channel: Channel) -> PeerAddress? {
+        channel.peer.flatMap { PeerAddress(encoded: $0.encoded.span) }
     }
 
     /// A connection that the supervisor has counted could not be taken.
