@@ -247,12 +247,7 @@ extension ControlMessage {
         case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
             encodeOfNodes(into: &buffer)
         case .keyMissing(let listener): buffer.append(listener.rawValue)
-        case .tokenKeys(let listener, let kind, let bytes):
-            precondition(bytes.count <= ControlLimits.tokenKeyBytesMax)
-            buffer.append(listener.rawValue)
-            buffer.append(kind.rawValue)
-            buffer.append(UInt32(bytes.count))
-            buffer.append(bytes.span)
+        case .tokenKeys(let listener, let kind, let bytes): Self.encode(listener, kind, bytes, into: &buffer)
         case .statusPage(let request, let kind, let entries, _):
             precondition(entries.count <= ControlLimits.statusEntriesMax)
             buffer.append(request)
@@ -283,12 +278,9 @@ extension ControlMessage {
             buffer.append(request)
             buffer.append(kind.rawValue)
         case .clients(let listener, let came, let went):
-            precondition(came.count <= ControlLimits.clientsMax && went.count <= ControlLimits.clientsMax)
             buffer.append(listener.rawValue)
-            for list in [came, went] {
-                buffer.append(UInt16(list.count))
-                for peer in list { buffer.append(peer.bytes.span) }
-            }
+            Self.encode(came, into: &buffer)
+            Self.encode(went, into: &buffer)
         case .move(let listener, let client, let moves, let moved):
             buffer.append(listener.rawValue)
             buffer.append(moves)
@@ -326,6 +318,20 @@ extension ControlMessage {
             buffer.append(entry.directTunnels)
             buffer.append(UInt8(entry.hasData ? 1 : 0))
         }
+    }
+
+    private static func encode(_ listener: ListenerKind, _ kind: TokenKeyKind, _ key: [UInt8], into buffer: inout ByteBuffer) {
+        precondition(key.count <= ControlLimits.tokenKeyBytesMax)
+        buffer.append(listener.rawValue)
+        buffer.append(kind.rawValue)
+        buffer.append(UInt32(key.count))
+        buffer.append(key.span)
+    }
+
+    private static func encode(_ clients: [PeerAddress], into buffer: inout ByteBuffer) {
+        precondition(clients.count <= ControlLimits.clientsMax)
+        buffer.append(UInt16(clients.count))
+        for peer in clients { buffer.append(peer.bytes.span) }
     }
 
     /// What is about other nodes.

@@ -95,6 +95,13 @@ extension ControlMessage {
         return .tokenKeys(listener: listener, kind: kind, bytes: try cursor.array(bytes, count: length))
     }
 
+    private static func clients(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> ControlMessage {
+        let listener = try cursor.listener(bytes)
+        let came = try peers(bytes, &cursor)
+        let went = try peers(bytes, &cursor)
+        return .clients(listener: listener, came: came, went: went)
+    }
+
     private static func peers(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> [PeerAddress] {
         let count = Int(try cursor.u16(bytes))
         guard count <= ControlLimits.clientsMax else { throw .oversized }
@@ -131,10 +138,7 @@ extension ControlMessage {
         case .reportRequest:
             let request = try cursor.u64(bytes)
             return .reportRequest(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))
-        case .clients:
-            let listener = try cursor.listener(bytes)
-            let came = try peers(bytes, &cursor)
-            return .clients(listener: listener, came: came, went: try peers(bytes, &cursor))
+        case .clients: return try clients(bytes, &cursor)
         case .move: return try move(inMemory: flags & flagInMemory != 0, bytes, &cursor)
         case .moveData:
             let agent = try cursor.array(bytes, count: ControlLimits.agentBytes)
