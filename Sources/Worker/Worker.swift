@@ -120,33 +120,6 @@ final class Worker {
         publishTimer?.schedule(after: Self.publishInterval)
     }
 
-    private static func proxySettings(_ config: ServerConfig) -> HTTPSettings {
-        var settings = HTTPSettings()
-        let http = config.proxy.http
-        settings.headLimits = HeadLimits(bytesMax: http.headBytesMax, fieldsMax: http.headersMax)
-        settings.headTimeout = http.readHeaderTimeout
-        settings.idleTimeout = http.idleTimeout
-        settings.responseTimeout = config.proxy.timeout
-        settings.readTimeout = http.readTimeout
-        settings.bodyRateMin = http.bodyRateMin
-        settings.writeTimeout = http.writeTimeout
-        return settings
-    }
-
-    private static func yamuxLimits(_ config: ServerConfig) -> YamuxLimits {
-        var limits = YamuxLimits()
-        limits.streamsMax = config.upstream.streamsMax
-        return limits
-    }
-
-    /// For the ports on which we answer ourselves: small heads, short times.
-    private static func ownSettings() -> HTTPSettings {
-        var settings = HTTPSettings()
-        settings.headLimits = HeadLimits(bytesMax: 16_384)
-        settings.idleTimeout = .seconds(60)
-        return settings
-    }
-
     /// The address as text, for X-Forwarded-For and logs.
     func hostText(of peer: PeerAddress) -> [UInt8] {
         SocketAddress(encoded: peer.bytes.span).map { Array($0.host.utf8) } ?? []
