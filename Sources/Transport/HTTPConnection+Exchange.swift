@@ -78,9 +78,12 @@ extension HTTPConnection {
     /// Whether more of a body comes than is kept to be sent again.
     public final var hasLongBody: Bool { head.isChunked || head.contentLength ?? 0 > UInt64(context.settings.replayBytesMax) }
 
+    /// Whether a node or process of ours holds the request's body back.
+    final var isAskedToContinue: Bool { !requestBody.isDone && head.contains(.xPikoExpect) && comesFromOurs }
+
     /// Tells the node or process of ours that sent the request that it is served: the body, which it holds back, may come.
     private func sayContinue() {
-        guard !saidContinue, !requestBody.isDone, head.contains(.xPikoExpect), head.minorVersion >= 1 else { return }
+        guard isAskedToContinue, !saidContinue, head.minorVersion >= 1 else { return }
         saidContinue = true
         context.scratch.append("HTTP/1.1 100 Continue\r\n\r\n")
         context.flush(to: channel)
@@ -92,7 +95,8 @@ extension HTTPConnection {
         lastProgress = context.loop.now
         sayContinue()
         sendWaitingBody()
-        if state == .exchanging, !requestBody.isDone { resumeClient() }
+        guard state == .exchanging, !requestBody.isDone else { return }
+        if inputEnded { clientEndedInExchange() } else { resumeClient() }
     }
 
     /// Forwards what came with the head.
@@ -250,6 +254,8 @@ extension HTTPConnection {
 
     /// The client finished sending. A whole request still gets its answer (half-close).
     final func clientEndedInExchange() {
+        // Whether it is whole is seen when it is sent on.
+        if holdsBody { return }
         guard requestBody.isDone else {
             summary.wasCut = true
             discardUpstream()
@@ -525,7 +531,7 @@ extension HTTPConnection {
         exchangeFinished()
         guard state != .dead else { return }
         if requestBody.isDone {
-            if keepsAlive { next() } else { close() }
+            if keepsAlive || lingers > .zero { next() } else { close() }
         } else {
             beginDraining()
         }
@@ -592,7 +598,7 @@ extension HTTPConnection {
         let settings = context.settings
         // The client is not to blame while the upstream does not take what came.
         if requestPumpedBefore != nil, let service = upstream?.channel as? Stream, service.pendingBytes > 0 { lastBlocked = now }
-        let stalled = !requestBody.isDone && !isReadPaused && settings.readTimeout != .zero
+        let stalled = !requestBody.isDone && !holdsBody && !isReadPaused && settings.readTimeout != .zero
             && now - max(lastProgress, lastBlocked) >= settings.readTimeout
         let isSlow = bodyIsTooSlow(now)
         if isSlow { requestIsTooSlow() }

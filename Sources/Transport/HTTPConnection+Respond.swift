@@ -60,7 +60,7 @@ extension HTTPConnection {
     final func decideOnConnection() {
         // A client that waits for 100 (Continue) and gets a final status may or may not send its body: with neither a
         // promise kept, the next bytes could be body or request (RFC 9110 section 10.1.1).
-        if !requestBody.isDone, head.expectContinue || head.contains(.xPikoExpect) && !saidContinue { keepsAlive = false }
+        if !requestBody.isDone && head.expectContinue || isAskedToContinue && !saidContinue { keepsAlive = false }
         if inputEnded && !hasMoreInput { keepsAlive = false }
         if context.endsConnections { keepsAlive = false }
     }

@@ -88,6 +88,8 @@ open class HTTPConnection: ChannelDelegate {
     final var sendsChunks = false
     /// Whether the response ends with the upstream's connection.
     final var isFramedByClose = false
+    /// How long the client may still send its last request, after a response that did not say that the connection ends.
+    final var lingers = Duration.zero
     final var wantsUpgrade = false
     /// Whether any byte of a final response was sent.
     final var hasResponded = false
@@ -187,6 +189,9 @@ open class HTTPConnection: ChannelDelegate {
     /// Another process or node of ours could not serve the request and has not tried; true means that the subclass routes it
     /// again, as in `requestArrived`.
     open func upstreamDeclined() -> Bool { false }
+
+    /// Whether another process or node of ours sent the request, which may hold its body back until it is told that it is served.
+    open var comesFromOurs: Bool { false }
 
     /// The decision about the routed request takes a while: when it takes longer than the response's head may, the request is
     /// answered with 504.
@@ -290,8 +295,13 @@ open class HTTPConnection: ChannelDelegate {
     /// The next response is the last: it says `Connection: close`. An idle connection closes once nothing has come for `quiet`:
     /// a request that is on its way meanwhile is served.
     public final func finishSoon(quiet: Duration) {
+        let wasKept = keepsAlive
         keepsAlive = false
-        guard isIdle else { return }
+        guard isIdle else {
+            // The response that goes out does not say it any more: the one to a request behind it will.
+            if wasKept, hasResponded, state == .exchanging { lingers = quiet }
+            return
+        }
         let end = lastProgress + quiet
         if end <= context.loop.now { close() } else { setTimer(at: end) }
     }
@@ -440,6 +450,7 @@ open class HTTPConnection: ChannelDelegate {
         keepsBody = false
         holdsBody = false
         saidContinue = false
+        lingers = .zero
         responseState = .head
         requestPumpedBefore = nil
         responsePumpedBefore = nil
@@ -468,13 +479,13 @@ open class HTTPConnection: ChannelDelegate {
             return
         }
         if input.isEmpty {
-            if inputEnded || !keepsAlive {
+            if inputEnded || !keepsAlive && lingers == .zero {
                 close()
                 return
             }
             lastProgress = context.loop.now
             holdsMemory = true
-            setTimer(after: Self.memoryTime)
+            setTimer(after: keepsAlive ? Self.memoryTime : lingers)
         } else {
             setTimer(after: context.settings.headTimeout)
         }

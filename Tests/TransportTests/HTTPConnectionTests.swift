@@ -16,6 +16,9 @@ private final class OneServiceConnection: HTTPConnection {
     var refusals: [Int] = []
     var isClosed = false
     var passage = Passage.service
+    var isFromOurs = false
+
+    override var comesFromOurs: Bool { isFromOurs }
 
     init(_ context: HTTPContext, channel: Channel, makeUpstream: @escaping () -> HTTPUpstream?) {
         self.makeUpstream = makeUpstream
@@ -258,11 +261,65 @@ private let exchangeRows = [
 
     @Test func whoHoldsABodyBackIsToldThatItMayCome() throws {
         let bench = try Bench()
+        bench.connection.isFromOurs = true
         bench.send("POST / HTTP/1.1\r\nHost: e\r\nx-piko-expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         #expect(bench.loop.turn { bench.clientUser.text == "HTTP/1.1 100 Continue\r\n\r\n" })
         bench.send("hello")
         #expect(bench.loop.turn { !bench.services.isEmpty && bench.services[0].user.text.hasSuffix("hello") })
         #expect(bench.services[0].user.text == "POST / HTTP/1.1\r\nHost: e\r\n\(forwardedFor)Content-Length: 5\r\n\r\nhello")
+    }
+
+    @Test func nobodyElseIs() throws {
+        let bench = try Bench()
+        bench.send("POST / HTTP/1.1\r\nHost: e\r\nx-piko-expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        #expect(bench.loop.turn { bench.services.first?.user.text.isEmpty == false })
+        bench.answer("HTTP/1.1 204 No Content\r\n\r\n")
+        #expect(bench.loop.turn { !bench.clientUser.text.isEmpty })
+        #expect(bench.clientUser.text.hasPrefix("HTTP/1.1 204 No Content\r\n"))
+    }
+
+    /// A client that ends its direction while its body is held back: a whole request is answered, another is cut.
+    @Test(arguments: [true, false]) func theEndOfTheClientWhileItsBodyIsHeld(isWhole: Bool) throws {
+        let bench = try Bench()
+        bench.connection.passage = .node([])
+        bench.send("POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" + (isWhole ? "0\r\n\r\n" : ""))
+        bench.client.finish()
+        #expect(bench.loop.turn { bench.services.first?.user.text.hasSuffix("\r\n\r\n") == true })
+        for _ in 0..<5 { bench.loop.runTurn(until: SystemClock.now + .milliseconds(1)) }
+        bench.answer("HTTP/1.1 100 Continue\r\n\r\n")
+        guard isWhole else {
+            #expect(bench.loop.turn { bench.connection.isClosed })
+            #expect(bench.connection.summaries.first?.wasCut == true)
+            return
+        }
+        #expect(bench.loop.turn { bench.services[0].user.text.hasSuffix("0\r\n\r\n") })
+        bench.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        #expect(bench.loop.turn { bench.clientUser.text.hasSuffix("ok") })
+    }
+
+    @Test func aLastRequestBehindAnAnswerThatDidNotSaySo() throws {
+        let bench = try Bench()
+        bench.send("GET / HTTP/1.1\r\nHost: e\r\n\r\n")
+        #expect(bench.loop.turn { bench.services.first?.user.text.isEmpty == false })
+        bench.answer("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+        #expect(bench.loop.turn { bench.clientUser.text.hasSuffix("ha") })
+        bench.connection.finishSoon(quiet: .seconds(1))
+        bench.answer("lf")
+        #expect(bench.loop.turn { bench.clientUser.text.hasSuffix("half") })
+        bench.clientUser.forget()
+        bench.services[0].user.forget()
+        bench.send("POST / HTTP/1.1\r\nHost: e\r\nContent-Length: 2\r\n\r\nhi")
+        #expect(bench.loop.turn { bench.services.last?.user.text.hasSuffix("hi") == true })
+        bench.answer("HTTP/1.1 204 No Content\r\n\r\n", from: bench.services.count - 1)
+        #expect(bench.loop.turn { bench.clientUser.hasEnded })
+        #expect(bench.clientUser.text == "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    }
+
+    @Test func anEndAfterSilence() throws {
+        let bench = try Bench()
+        bench.connection.finishSoon(quiet: .milliseconds(20))
+        #expect(!bench.connection.isClosed)
+        #expect(bench.loop.turn { bench.connection.isClosed })
     }
 
     @Test func theLastAnswerSaysSo() throws {

@@ -10,9 +10,9 @@
 // a server that only asks to go elsewhere still sends streams through it. Then it is retired (it finishes its streams). At most
 // `retiredSessionsMax` retired sessions live; beyond that the oldest is closed.
 //
-// The waits start over only after a session that lasted `stableAfter`: a server that accepts and drops at once is not
-// hammered. But no wait is longer than the session before it was, or half a second when that was less: workers of the server that
-// end one after the other, each with what it had, don't keep an agent away for long.
+// The waits start over only after a session that lasted `stableAfter`. But no wait is longer than the session before it was, or
+// half a second when that was less: workers of the server that end one after the other, each with what it had, don't keep an
+// agent away for long. A server that accepts and drops at once is asked twice a second.
 
 internal import Base
 

@@ -309,12 +309,12 @@ pid_t cio_process_spawn(const char *path, int executable, char *const arguments[
                         uint32_t descriptor_count, bool die_with_parent, int *pidfd);
 /* A handle of a child that this program did not start itself, for cio_process_signal and to hear of its end: -errno. */
 int cio_process_open(pid_t pid);
-/* Executes the program that the descriptor holds in this one's place: -errno, when that fails. */
 /* Asks the scheduler for turns of so many microseconds (a slice, sched(7); since Linux 6.12, else nothing happens): a process with a
  * short one gets its turn sooner when others keep the processors busy, and gives it up sooner. pid 0: this process. Children begin
  * with a long one, so that their start holds nobody up. */
 enum { CIO_SLICE_SHORT = 200, CIO_SLICE_LONG = 10000 };
 void cio_process_set_slice(pid_t pid, uint32_t microseconds);
+/* Executes the program that the descriptor holds in this one's place: -errno, when that fails. */
 int cio_process_replace(int executable, char *const arguments[], char *const environment[]);
 /* Reaps one ended child without waiting: its pid and in `status` what waitpid gives, 0 when there is none. */
 pid_t cio_process_reap(pid_t pid, int *status);

@@ -182,8 +182,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     func route() {
         guard let endpoint else { return }
-        // Whoever relayed a request without a body looks again where it is served. One with a body has sent some of it, so this
-        // worker sends it on: its tunnel moved from here while it was on its way.
+        // Whoever relayed a request without a body looks again where it is served. One with a body may have sent some of it, so
+        // this worker sends it on: its tunnel moved from here while it was on its way.
         if isRelayed, endpoint.isServedHere || !hasBodyToSend || isRelayedLast {
             if endpoint.isServedHere { serveHere(endpoint) } else { noUpstream() }
             return
@@ -528,6 +528,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     // MARK: Ends
+
+    override var comesFromOurs: Bool { isRelayed || hopIsSpent }
 
     override func relayStarted(_ relay: Relay) { worker.relayOpened() }
 
