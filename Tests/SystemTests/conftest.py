@@ -48,13 +48,6 @@ def pytest_runtest_makereport(item, call):
             report.sections.append((f"log of {program.name}", program.tail(int(os.environ.get("PIKO_LOG_TAIL", 30)))))
 
 
-def pytest_runtest_logreport(report):
-    # Of the process that hears of all of them: script/test gives what failed a second chance.
-    if report.failed and "PIKO_FAILED" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
-        with open(os.environ["PIKO_FAILED"], "a") as file:
-            print(f"Tests/SystemTests/{report.nodeid}" if not report.nodeid.startswith("Tests/") else report.nodeid, file=file)
-
-
 @pytest.fixture(scope="session")
 def peers():
     background = Background()
