@@ -17,6 +17,7 @@ from peer import agent as agents
 from peer import http1
 from peer.background import Background
 from peer.direct import TcpStream
+from peer.http1 import wait_until
 from peer.server import Server
 from programs import BIN, Node, Program
 
@@ -63,6 +64,8 @@ def backend(request):
 @pytest.fixture(scope="session")
 def shared_node(backend):
     node = Node(backend, workers=2, arguments=["--log.level", "debug"])
+    # Whole: the workers' sockets to each other come a moment after "server ready", and are none that a test left.
+    wait_until(lambda: len({len(programs.descriptors(pid)) for pid in node.workers()}) == 1, 10 * programs.SLOW, node.tail)
     yield node
     assert node.stop() == 0
     node.check_log()
