@@ -249,7 +249,6 @@ extension Node {
             state.control = control
             state.askers = askers
             state.waiting = dispatcher.takeWaiting()
-            state.signals = lateSignals
             if mode == .upgrade { state.nextWorkerProgram = nextWorkerProgram?.description }
             if let before = programsBefore {
                 state.supervisorProgram = before.supervisor.description
@@ -269,6 +268,8 @@ extension Node {
             // Last, as other nodes should hear of this one.
             detachCluster { [self] cluster in
                 state.cluster = cluster
+                // What comes from here on waits in the kernel for the next program.
+                state.signals = lateSignals
                 Self.execute(
                     program, mode, reason, state, arguments: parts.invocation.words,
                     environment: Self.inherited(parts.serviceSettings, startedAs: parts.startedAs))

@@ -17,6 +17,7 @@ from peer import agent as agents
 from peer import http1
 from peer.background import Background
 from peer.direct import TcpStream
+from peer.http1 import wait_until
 from peer.server import Server
 from programs import BIN, Node, Program
 
@@ -48,13 +49,6 @@ def pytest_runtest_makereport(item, call):
             report.sections.append((f"log of {program.name}", program.tail(int(os.environ.get("PIKO_LOG_TAIL", 30)))))
 
 
-def pytest_runtest_logreport(report):
-    # Of the process that hears of all of them: script/test gives what failed a second chance.
-    if report.failed and "PIKO_FAILED" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
-        with open(os.environ["PIKO_FAILED"], "a") as file:
-            print(f"Tests/SystemTests/{report.nodeid}" if not report.nodeid.startswith("Tests/") else report.nodeid, file=file)
-
-
 @pytest.fixture(scope="session")
 def peers():
     background = Background()
@@ -70,6 +64,8 @@ def backend(request):
 @pytest.fixture(scope="session")
 def shared_node(backend):
     node = Node(backend, workers=2, arguments=["--log.level", "debug"])
+    # Whole: the workers' sockets to each other come a moment after "server ready", and are none that a test left.
+    wait_until(lambda: len({len(programs.descriptors(pid)) for pid in node.workers()}) == 1, 10 * programs.SLOW, node.tail)
     yield node
     assert node.stop() == 0
     node.check_log()
