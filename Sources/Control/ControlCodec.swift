@@ -226,7 +226,7 @@ extension ControlMessage {
             buffer.append(listener.rawValue)
             buffer.append(UInt8(peers.count))
             buffer.append(acceptedAt.nanoseconds)
-            for peer in peers { buffer.append(peer.bytes.span) }
+            for peer in peers { Self.encode(peer, into: &buffer) }
         case .sibling(let worker, let generation, let protocolVersion):
             buffer.append(worker)
             buffer.append(generation)
@@ -267,7 +267,7 @@ extension ControlMessage {
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
         case .moveData(let endpoint, let agent, _), .agentLeft(let endpoint, let agent):
             precondition(agent.count == ControlLimits.agentBytes)
-            buffer.append(agent.span)
+            Self.encode(agent, into: &buffer)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
         case .unregister(let tunnel, let endpoint):
             buffer.append(tunnel)
@@ -284,12 +284,12 @@ extension ControlMessage {
         case .move(let listener, let client, let moves, let moved):
             buffer.append(listener.rawValue)
             buffer.append(moves)
-            buffer.append(client.bytes.span)
+            Self.encode(client, into: &buffer)
             switch moved {
             case .inline(let bytes):
                 precondition(bytes.count <= ControlLimits.movedBytesMax)
                 buffer.append(UInt64(bytes.count))
-                buffer.append(bytes.span)
+                Self.encode(bytes, into: &buffer)
             case .inMemory(let length):
                 buffer.append(length)
             }
@@ -331,8 +331,12 @@ extension ControlMessage {
     private static func encode(_ clients: [PeerAddress], into buffer: inout ByteBuffer) {
         precondition(clients.count <= ControlLimits.clientsMax)
         buffer.append(UInt16(clients.count))
-        for peer in clients { buffer.append(peer.bytes.span) }
+        for peer in clients { encode(peer, into: &buffer) }
     }
+
+    // Swift 6.3.1 crashes when the span of a bound value is taken within a large switch; so these stand apart.
+    private static func encode(_ peer: PeerAddress, into buffer: inout ByteBuffer) { buffer.append(peer.bytes.span) }
+    private static func encode(_ bytes: [UInt8], into buffer: inout ByteBuffer) { buffer.append(bytes.span) }
 
     /// What is about other nodes.
     private func encodeOfNodes(into buffer: inout ByteBuffer) {

@@ -4,6 +4,7 @@
 import Base
 import Config
 import Control
+import Memory
 import Reactor
 import Telemetry
 import Transport
