@@ -44,6 +44,8 @@ public enum ControlLimits {
     public static let reportPathBytesMax = 512
     /// Bytes of one message about tokens' keys.
     public static let tokenKeyBytesMax = 65_536
+    /// Bytes of a tenant's name.
+    public static let tenantBytesMax = 63
     /// Entries of one status page.
     public static let statusEntriesMax = 256
     /// Addresses in one list of `clients`.
@@ -246,8 +248,8 @@ extension ControlMessage {
             buffer.append(tunnel)
         case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
             encodeOfNodes(into: &buffer)
-        case .keyMissing(let listener): buffer.append(listener.rawValue)
-        case .tokenKeys(let listener, let kind, let bytes): Self.encode(listener, kind, bytes, into: &buffer)
+        case .keyMissing(let port): Self.encode(port, into: &buffer)
+        case .tokenKeys(let port, let kind, let bytes): Self.encode(port, kind, bytes, into: &buffer)
         case .statusPage(let request, let kind, let entries, _):
             precondition(entries.count <= ControlLimits.statusEntriesMax)
             buffer.append(request)
@@ -320,9 +322,14 @@ extension ControlMessage {
         }
     }
 
-    private static func encode(_ listener: ListenerKind, _ kind: TokenKeyKind, _ key: [UInt8], into buffer: inout ByteBuffer) {
+    private static func encode(_ port: TokenPort, into buffer: inout ByteBuffer) {
+        buffer.append(port.listener.rawValue)
+        buffer.appendText(port.tenant, max: ControlLimits.tenantBytesMax)
+    }
+
+    private static func encode(_ port: TokenPort, _ kind: TokenKeyKind, _ key: [UInt8], into buffer: inout ByteBuffer) {
         precondition(key.count <= ControlLimits.tokenKeyBytesMax)
-        buffer.append(listener.rawValue)
+        encode(port, into: &buffer)
         buffer.append(kind.rawValue)
         buffer.append(UInt32(key.count))
         buffer.append(key.span)

@@ -88,11 +88,11 @@ extension ControlMessage {
     }
 
     private static func tokenKeys(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> ControlMessage {
-        let listener = try cursor.listener(bytes)
+        let port = try cursor.tokenPort(bytes)
         guard let kind = TokenKeyKind(rawValue: try cursor.u8(bytes)) else { throw .invalidValue }
         let length = Int(try cursor.u32(bytes))
         guard length <= ControlLimits.tokenKeyBytesMax else { throw .oversized }
-        return .tokenKeys(listener: listener, kind: kind, bytes: try cursor.array(bytes, count: length))
+        return .tokenKeys(port: port, kind: kind, bytes: try cursor.array(bytes, count: length))
     }
 
     private static func clients(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> ControlMessage {
@@ -134,7 +134,7 @@ extension ControlMessage {
         case .dialAdmin:
             let request = try cursor.u64(bytes)
             return .dialAdmin(request: request, node: try cursor.node(bytes))
-        case .keyMissing: return .keyMissing(listener: try cursor.listener(bytes))
+        case .keyMissing: return .keyMissing(port: try cursor.tokenPort(bytes))
         case .reportRequest:
             let request = try cursor.u64(bytes)
             return .reportRequest(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))
@@ -344,6 +344,10 @@ private struct Cursor {
     mutating func listener(_ bytes: Span<UInt8>) throws(ControlError) -> ListenerKind {
         guard let kind = ListenerKind(rawValue: try u8(bytes)) else { throw .invalidValue }
         return kind
+    }
+
+    mutating func tokenPort(_ bytes: Span<UInt8>) throws(ControlError) -> TokenPort {
+        TokenPort(try listener(bytes), tenant: try text(bytes, max: ControlLimits.tenantBytesMax))
     }
 
     mutating func statusKind(_ bytes: Span<UInt8>) throws(ControlError) -> StatusKind {

@@ -77,7 +77,7 @@ public enum ControlMessage: Equatable, Sendable {
     case reportPage(request: UInt64, status: UInt16, bytes: [UInt8], last: Bool)
     /// A piece of a key that tokens of the port are checked with, in place of all that were told before: those are forgotten with
     /// `.begin`, and the new ones count from `.end` on.
-    case tokenKeys(listener: ListenerKind, kind: TokenKeyKind, bytes: [UInt8])
+    case tokenKeys(port: TokenPort, kind: TokenKeyKind, bytes: [UInt8])
 
     /// What the ports need for TLS, as `CredentialBundle` has it, before `configure` or in place of what was there. Descriptor: a
     /// memory file with so many bytes.
@@ -106,7 +106,7 @@ public enum ControlMessage: Equatable, Sendable {
     /// Asks for a document about the cluster: "cluster/nodes", say.
     case reportRequest(request: UInt64, path: String)
     /// A token for the port names a key that is not among those that were told.
-    case keyMissing(listener: ListenerKind)
+    case keyMissing(port: TokenPort)
     /// Connections of a port that came from a sibling, and such that ended or went to one, by their clients' addresses. Said where the
     /// port limits the connections of an address.
     case clients(listener: ListenerKind, came: [PeerAddress], went: [PeerAddress])
@@ -162,6 +162,18 @@ public enum ListenerKind: UInt8, CaseIterable, Sendable {
     case proxy = 1
     case upstream = 2
     case admin = 3
+}
+
+/// Whose tokens: those of a port, or those of one tenant at a port.
+public struct TokenPort: Hashable, Sendable {
+    public var listener: ListenerKind
+    /// The tenant's name; empty: the port's own.
+    public var tenant: String
+
+    public init(_ listener: ListenerKind, tenant: String = "") {
+        self.listener = listener
+        self.tenant = tenant
+    }
 }
 
 /// What a status request asks for.

@@ -166,8 +166,8 @@ struct EntryTable {
     // MARK: Places
 
     private func find(_ endpoint: String) -> Int {
-        var place = endpoint.hashValue & (places.count - 1)
-        while places[place] >= 0, slots[Int(places[place])].text != endpoint { place = (place + 1) & (places.count - 1) }
+        var place = ExactName(endpoint).hashValue & (places.count - 1)
+        while places[place] >= 0, !slots[Int(places[place])].text.utf8.elementsEqual(endpoint.utf8) { place = (place + 1) & (places.count - 1) }
         return place
     }
 

@@ -181,10 +181,10 @@ final class Cluster {
 
     /// What the core believes that this node has becomes what it has.
     private func takeUpEndpoints() {
-        let counts = Dictionary(node.localCounts.map { ($0.endpoint, $0.count) }) { $1 }
-        let before = Dictionary(machine.endpoints(of: id).map { ($0.endpoint, $0.count) }) { $1 }
-        for endpoint in before.keys where counts[endpoint] == nil { handle(.setEndpoint(endpoint, count: 0)) }
-        for (endpoint, count) in counts where before[endpoint] != count { handle(.setEndpoint(endpoint, count: count)) }
+        let counts = Dictionary(node.localCounts.map { (ExactName($0.endpoint), $0.count) }) { $1 }
+        let before = Dictionary(machine.endpoints(of: id).map { (ExactName($0.endpoint), $0.count) }) { $1 }
+        for endpoint in before.keys where counts[endpoint] == nil { handle(.setEndpoint(endpoint.text, count: 0)) }
+        for (endpoint, count) in counts where before[endpoint] != count { handle(.setEndpoint(endpoint.text, count: count)) }
     }
 
     private func takeUpAttributes(_ config: ServerConfig) {

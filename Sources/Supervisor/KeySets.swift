@@ -56,7 +56,7 @@ final class KeySets {
 
     /// The sets of the configurations, and no others.
     func want(_ configs: ServerConfig...) {
-        let wanted = configs.flatMap { [$0.proxy.auth.jwks, $0.upstream.auth.jwks, $0.admin.auth.jwks] }.filter { $0.httpURL != nil }
+        let wanted = configs.flatMap { $0.tokenPorts.map(\.auth.jwks) }.filter { $0.httpURL != nil }
         for entry in entries where !wanted.contains(where: { $0.endpoint == entry.url }) { entry.fetch?.cancel() }
         entries.removeAll { entry in !wanted.contains { $0.endpoint == entry.url } }
         for set in wanted {

@@ -653,8 +653,8 @@ extension Node: WorkerLinkOwner {
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
-        case .keyMissing(let listener):
-            if !isFrozen, let url = setup.tokenKeys.fetchedURL(listener) { keySets.keyIsMissing(url) }
+        case .keyMissing(let port):
+            if !isFrozen, let url = setup.tokenKeys.fetchedURL(port) { keySets.keyIsMissing(url) }
         case .clients(let listener, let came, let went):
             dispatcher.gate.clients.changed(process.worker, listener, came: came, went: went)
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,

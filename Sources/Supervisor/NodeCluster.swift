@@ -66,7 +66,7 @@ extension Node {
     /// Takes a worker's tunnels out of the table; how many there were.
     @discardableResult
     func removeRoutes(of worker: UInt32) -> Int {
-        let before = routes.endpoints(of: worker).map { ($0, routes.localCount($0)) }
+        let before = routes.endpoints(of: worker).map { ($0.text, routes.localCount($0.text)) }
         let lost = routes.remove(worker: worker, now: loop.now)
         for (endpoint, count) in before { tellCount(endpoint, before: count) }
         return lost

@@ -7,6 +7,7 @@
 // Invariants: no count is 0; an endpoint is in the table exactly while some node has it; nodes that are not known yet, because
 // their endpoints came first, have no status and are not told to workers.
 
+import Base
 import Control
 import Reactor
 
@@ -28,9 +29,9 @@ struct RemoteRoutes {
     /// By number. A number of a node that is gone is used again.
     private var slots: [RemoteNode?] = []
     private var numbers: [String: UInt32] = [:]
-    private var routes: [String: [Listener]] = [:]
+    private var routes: [ExactName: [Listener]] = [:]
     /// Endpoints of which a worker may have kept an answer that depends on other nodes. Nil: they may be any.
-    private var asked: Set<String>? = []
+    private var asked: Set<ExactName>? = []
 
     /// More than a worker keeps.
     static let askedMax = 65_536
@@ -68,7 +69,7 @@ struct RemoteRoutes {
         var changed: [(endpoint: String, isLeft: Bool)] = []
         for (endpoint, listeners) in routes where listeners.contains(where: { $0.node == number }) {
             let left = listeners.filter { $0.node != number }
-            changed.append((endpoint, !left.isEmpty))
+            changed.append((endpoint.text, !left.isEmpty))
         }
         for (endpoint, isLeft) in changed {
             if isLeft { routes[endpoint]?.removeAll { $0.node == number } } else { routes[endpoint] = nil }
@@ -103,7 +104,7 @@ struct RemoteRoutes {
 
     /// A worker keeps what it was told of the endpoint, until it is told that this changed.
     mutating func noteAsked(_ endpoint: String) {
-        asked?.insert(endpoint)
+        asked?.insert(ExactName(endpoint))
         if let count = asked?.count, count > Self.askedMax { asked = nil }
     }
 
@@ -113,7 +114,7 @@ struct RemoteRoutes {
     /// Whether workers have to be told that the endpoint changed; they are.
     mutating func mustTell(_ endpoint: String) -> Bool {
         guard asked != nil else { return true }
-        return asked?.remove(endpoint) != nil
+        return asked?.remove(ExactName(endpoint)) != nil
     }
 
     /// The nodes that have the endpoint. Of more than a worker is told, those from a random one on.

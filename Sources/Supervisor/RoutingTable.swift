@@ -56,13 +56,13 @@ struct RoutingTable {
     var limits: RoutingLimits
     /// What other nodes of the cluster have.
     var remote = RemoteRoutes()
-    private var routes: [String: Route] = [:]
+    private var routes: [ExactName: Route] = [:]
     /// What each worker registered.
     private var registered: [UInt32: [UInt64: Registered]] = [:]
     private var version: UInt64 = 0
     private var count = 0
     /// When the endpoints lost their last tunnels, of those that lost it a moment ago; the oldest first in `losses`.
-    private var lost: [String: Instant] = [:]
+    private var lost: [ExactName: Instant] = [:]
     private var losses: [(endpoint: String, at: Instant)] = []
     private var firstLoss = 0
 
@@ -159,10 +159,10 @@ struct RoutingTable {
     }
 
     /// Every endpoint of this node with its `localCount`.
-    var localCounts: [(endpoint: String, count: UInt32)] { routes.map { ($0.key, Self.localCount($0.value)) } }
+    var localCounts: [(endpoint: String, count: UInt32)] { routes.map { ($0.key.text, Self.localCount($0.value)) } }
 
     /// The endpoints of which the worker has something.
-    func endpoints(of worker: UInt32) -> Set<String> { Set((registered[worker] ?? [:]).values.map(\.endpoint)) }
+    func endpoints(of worker: UInt32) -> Set<ExactName> { Set((registered[worker] ?? [:]).values.map { ExactName($0.endpoint) }) }
 
     /// How many agents' sessions the worker has.
     func sessions(of worker: UInt32) -> Int { (registered[worker] ?? [:]).values.count { $0.kind != .dataConnections } }
@@ -217,7 +217,7 @@ struct RoutingTable {
     var endpoints: [StatusEntry] {
         routes.compactMap { name, route in
             let sessions = route.entries.reduce(0) { $0 + UInt64($1.tunnels) }
-            return sessions == 0 ? nil : StatusEntry(name: name, value: sessions)
+            return sessions == 0 ? nil : StatusEntry(name: name.text, value: sessions)
         }.sorted { $0.name < $1.name }
     }
 }

@@ -106,8 +106,8 @@ struct TakenState {
 
     /// The configuration in force, as far as this program understands it.
     var setup: GenerationSetup {
-        let known = Set(ServerConfig.keys.map(\.path))
-        return GenerationSetup((try? ServerConfig(flattened: settings.filter { known.contains($0.0) })) ?? ServerConfig())
+        let known = ServerConfig.understood(settings)
+        return GenerationSetup((try? ServerConfig(flattened: known)) ?? ServerConfig())
     }
 
     /// Every descriptor that must stay open.

@@ -22,7 +22,7 @@ final class TokenKeyring {
     }
 
     private final class Port {
-        let listener: ListenerKind
+        let port: TokenPort
         /// The path of its settings: "proxy.auth".
         let path: String
         let auth: AuthConfig
@@ -32,8 +32,8 @@ final class TokenKeyring {
         /// What was wrong when they were read last; nil: nothing.
         var problem: String?
 
-        init(_ listener: ListenerKind, _ path: String, _ auth: AuthConfig) {
-            self.listener = listener
+        init(_ port: TokenPort, _ path: String, _ auth: AuthConfig) {
+            self.port = port
             self.path = path
             self.auth = auth
         }
@@ -48,10 +48,7 @@ final class TokenKeyring {
 
     /// The keys of the configuration, whose files were read; a key set's is read here.
     init(_ config: ServerConfig) {
-        ports = [
-            Port(.proxy, "proxy.auth", config.proxy.auth), Port(.upstream, "upstream.auth", config.upstream.auth),
-            Port(.admin, "admin.auth", config.admin.auth),
-        ].filter(\.auth.isEnabled)
+        ports = config.tokenPorts.map { Port($0.port, $0.path, $0.auth) }
         for port in ports {
             do throws(ConfigError) {
                 port.sources = try Self.sources(port, port.auth, log: nil)
@@ -68,8 +65,8 @@ final class TokenKeyring {
     func messages(_ keySets: KeySets) -> [ControlMessage] { ports.flatMap { Self.messages($0, keySets) } }
 
     /// The URL of the key set of a port's tokens; nil: it is not fetched.
-    func fetchedURL(_ listener: ListenerKind) -> String? {
-        ports.first { $0.listener == listener && $0.auth.jwks.httpURL != nil }?.auth.jwks.endpoint
+    func fetchedURL(_ port: TokenPort) -> String? {
+        ports.first { $0.port == port && $0.auth.jwks.httpURL != nil }?.auth.jwks.endpoint
     }
 
     /// Reads the files again; what workers are to be told.
@@ -149,19 +146,36 @@ final class TokenKeyring {
     }
 
     private static func messages(_ port: Port, _ keySets: KeySets) -> [ControlMessage] {
-        var messages = [ControlMessage.tokenKeys(listener: port.listener, kind: .begin, bytes: [])]
+        var messages = [ControlMessage.tokenKeys(port: port.port, kind: .begin, bytes: [])]
         port.toldDocuments = port.auth.jwks.httpURL == nil ? [] : keySets.documents(port.auth.jwks.endpoint)
         for source in port.sources + port.toldDocuments.map({ Source(kind: .fetchedDocument, bytes: $0) }) {
             var rest = source.bytes[...]
             while rest.count > ControlLimits.tokenKeyBytesMax {
                 messages.append(
-                    .tokenKeys(listener: port.listener, kind: .piece, bytes: Array(rest.prefix(ControlLimits.tokenKeyBytesMax))))
+                    .tokenKeys(port: port.port, kind: .piece, bytes: Array(rest.prefix(ControlLimits.tokenKeyBytesMax))))
                 rest = rest.dropFirst(ControlLimits.tokenKeyBytesMax)
             }
-            messages.append(.tokenKeys(listener: port.listener, kind: source.kind, bytes: Array(rest)))
+            messages.append(.tokenKeys(port: port.port, kind: source.kind, bytes: Array(rest)))
         }
-        messages.append(.tokenKeys(listener: port.listener, kind: .end, bytes: []))
+        messages.append(.tokenKeys(port: port.port, kind: .end, bytes: []))
         return messages
+    }
+}
+
+extension ServerConfig {
+    /// The ports, and the tenants at them, that ask for tokens.
+    var tokenPorts: [(port: TokenPort, path: String, auth: AuthConfig)] {
+        var ports: [(port: TokenPort, path: String, auth: AuthConfig)] = [
+            (TokenPort(.proxy), "proxy.auth", proxy.auth),
+            (TokenPort(.upstream), "upstream.auth", upstream.auth),
+            (TokenPort(.admin), "admin.auth", admin.auth),
+        ]
+        for (index, tenant) in upstream.tenants.enumerated() {
+            let path = "upstream.tenants.\(index)"
+            ports.append((TokenPort(.upstream, tenant: tenant.id), "\(path).auth", tenant.auth))
+            ports.append((TokenPort(.proxy, tenant: tenant.id), "\(path).proxy_auth", tenant.proxyAuth))
+        }
+        return ports.filter { $0.auth.isEnabled }
     }
 }
 

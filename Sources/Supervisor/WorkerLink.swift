@@ -45,7 +45,7 @@ final class WorkerLink: MessageDelegate {
     private var isHolding = false
     private var detached: ((Int32?) -> Void)?
     /// Endpoints whose change the worker has not been told yet, with the version of the last.
-    private var changes: [String: UInt64] = [:]
+    private var changes: [ExactName: UInt64] = [:]
     private var messagesWaiting = 0
 
     /// From so many waiting messages on, changes of routes are collected.
@@ -107,7 +107,7 @@ final class WorkerLink: MessageDelegate {
         timer.cancel()
         guard socket.isOpen, !hasFailed else { return done(nil) }
         isHolding = true
-        for (endpoint, version) in changes { send(.routeChanged(endpoint: endpoint, version: version)) }
+        for (endpoint, version) in changes { send(.routeChanged(endpoint: endpoint.text, version: version)) }
         changes = [:]
         detached = done
         socket.detach()
@@ -157,7 +157,7 @@ final class WorkerLink: MessageDelegate {
 
     private func sendChanges() {
         while let (endpoint, version) = changes.first, !hasFailed {
-            send(.routeChanged(endpoint: endpoint, version: version))
+            send(.routeChanged(endpoint: endpoint.text, version: version))
             changes[endpoint] = nil
             if messagesWaiting >= Self.waitingMax { break }
         }

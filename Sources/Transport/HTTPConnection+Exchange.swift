@@ -56,10 +56,11 @@ extension HTTPConnection {
         case .service, .serviceAfterNode:
             rewrite.client = passage == .service ? clientHost : []
             rewrite.forward = settings.marksForwarded
-        case .sibling:
+        case .sibling(_, let fields):
             rewrite.keepsAuthorization = true
             rewrite.keepsEndpoint = true
             rewrite.keepsNode = true
+            rewrite.fields = fields
         case .node(let fields):
             rewrite.client = clientHost
             rewrite.keepsEndpoint = true

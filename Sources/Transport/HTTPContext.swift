@@ -48,9 +48,9 @@ public enum Passage: Equatable, Sendable {
     case service
     /// The same, but the client's address stands in the request already: another node of ours wrote it.
     case serviceAfterNode
-    /// Another process of this node, which serves the request in our place: what only we may read goes along. `saysContinue`: of
-    /// a long body it says when it may come.
-    case sibling(saysContinue: Bool)
+    /// Another process of this node, which serves the request in our place: what only we may read goes along, and field lines.
+    /// `saysContinue`: of a long body it says when it may come.
+    case sibling(saysContinue: Bool, fields: [UInt8] = [])
     /// Another node of ours, with field lines that say so.
     case node([UInt8])
 
@@ -59,7 +59,7 @@ public enum Passage: Equatable, Sendable {
     /// Whether whoever gets it says when a long body may come: none of it is sent before, so that it can still go elsewhere.
     var holdsLongBodies: Bool {
         switch self {
-        case .sibling(let saysContinue): saysContinue
+        case .sibling(let saysContinue, _): saysContinue
         case .node: true
         case .service, .serviceAfterNode: false
         }

@@ -141,12 +141,8 @@ final class ControlClient: MessageDelegate {
             worker.shed(Int(count))
         case .reportPage(let request, let status, let bytes, let last):
             worker.reportPage(request, status, bytes, isLast: last)
-        case .tokenKeys(let listener, let kind, let bytes):
-            switch listener {
-            case .proxy: worker.proxyAuthentication.told(kind, bytes)
-            case .upstream: worker.upstreamAuthentication.told(kind, bytes)
-            case .admin: worker.adminAuthentication.told(kind, bytes)
-            }
+        case .tokenKeys(let port, let kind, let bytes):
+            worker.authentication(of: port)?.told(kind, bytes)
         case .dialed(let request) where Worker.isDial(request):
             worker.adminDialed(request, descriptors.take(.streamSocket), code: UInt32.max)
         case .dialFailed(let request, let code) where Worker.isDial(request):

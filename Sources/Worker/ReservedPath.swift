@@ -50,7 +50,7 @@ enum ReservedPath {
                 byte = high << 4 | low
                 index += 2
             }
-            guard byte > 0x20, byte != 0x7F, name.count < endpointBytesMax else {
+            guard byte > 0x20, byte != 0x7F, byte != EndpointName.separator, name.count < endpointBytesMax else {
                 throw HTTPError(status: 400, reason: "invalid endpoint id")
             }
             name.append(byte)

@@ -7,11 +7,17 @@
 
 import Base
 import Control
+import Wire
 
 /// An endpoint that this worker has tunnels of, or was asked for.
 final class Endpoint {
+    /// The whole name: "TENANT/ENDPOINT" of a tenant's.
     let name: String
     let bytes: [UInt8]
+    /// The tenant's name; empty: none.
+    let tenant: [UInt8]
+    /// The name without the tenant's.
+    let ownBytes: [UInt8]
     /// This worker's own tunnels.
     fileprivate(set) var tunnels: [Tunnel] = [] {
         didSet { plainTunnels = tunnels.filter { $0.agent == nil } }
@@ -45,7 +51,11 @@ final class Endpoint {
 
     fileprivate init(_ name: String) {
         self.name = name
-        bytes = Array(name.utf8)
+        let bytes = Array(name.utf8)
+        let slash = bytes.firstIndex(of: EndpointName.separator)
+        self.bytes = bytes
+        tenant = slash.map { Array(bytes[..<$0]) } ?? []
+        ownBytes = slash.map { Array(bytes[($0 + 1)...]) } ?? bytes
     }
 
     /// Whether nothing of this worker hangs on it.
@@ -143,7 +153,7 @@ enum RouteChoice: Equatable {
 
 /// The endpoints of one worker.
 final class RouteTable {
-    private var endpoints: [String: Endpoint] = [:]
+    private var endpoints: [ExactName: Endpoint] = [:]
     private let worker: UInt32
     /// Workers that share the node's clients.
     var workerCount = 1
@@ -320,7 +330,7 @@ final class RouteTable {
 
     /// The supervisor says that what is cached is out of date.
     func changed(_ name: String) {
-        guard let endpoint = endpoints[name] else { return }
+        guard let endpoint = known(name) else { return }
         endpoint.route = nil
         endpoint.serveWaitingForTunnel()
     }

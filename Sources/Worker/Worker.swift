@@ -36,6 +36,7 @@ final class Worker {
     let proxyAuthentication: PortAuthentication
     let upstreamAuthentication: PortAuthentication
     let adminAuthentication: PortAuthentication
+    let tenants: TenantTable
     private(set) var nodes: NodeTable!
     private(set) var siblings: SiblingTable!
     private(set) var entrances: Entrances!
@@ -91,6 +92,7 @@ final class Worker {
         proxyAuthentication = PortAuthentication(.proxy, config.proxy.auth)
         upstreamAuthentication = PortAuthentication(.upstream, config.upstream.auth)
         adminAuthentication = PortAuthentication(.admin, config.admin.auth)
+        tenants = TenantTable(config.upstream.tenants)
         routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
@@ -506,9 +508,22 @@ final class Worker {
     // MARK: Tokens
 
     /// A token names a key that this worker was not told. The supervisor looks for it, if it may be published by now.
-    func keyMissing(_ listener: ListenerKind) {
+    func keyMissing(_ port: TokenPort) {
         guard missingKeyNotice.isDue(loop.now) else { return }
-        control.send(.keyMissing(listener: listener))
+        control.send(.keyMissing(port: port))
+    }
+
+    /// Who checks the tokens; nil: there is no such tenant.
+    func authentication(of port: TokenPort) -> PortAuthentication? {
+        guard port.tenant.isEmpty else {
+            let tenant = tenants.named(port.tenant)
+            return port.listener == .upstream ? tenant?.upstream : tenant?.proxy
+        }
+        return switch port.listener {
+        case .proxy: proxyAuthentication
+        case .upstream: upstreamAuthentication
+        case .admin: adminAuthentication
+        }
     }
 
     // MARK: Status

@@ -63,14 +63,15 @@ final class ServerConnector {
     /// What was read from the files of TLS again is for connections to come.
     func use(_ tls: TLSTarget?) { self.tls = tls }
 
-    /// The field with the token, which is read anew when it is in a file; nil: there is none.
-    fileprivate func authorization() throws(ConfigError) -> String? {
+    /// The fields with the tenant and the token, which is read anew when it is in a file.
+    fileprivate func authorization() throws(ConfigError) -> [String] {
+        let tenant = token.tenantID.isEmpty ? [] : ["x-piko-tenant-id: \(token.tenantID)"]
         var text = token.token
         if !token.file.isEmpty {
             text = try SecretFile.read(token.file, "connect.token_file", FileContents.read)
             if let refusal = TokenRule.token(text) { throw ConfigError("connect.token_file: \(token.file): \(refusal)") }
         }
-        return text.isEmpty ? nil : "Authorization: Bearer \(text)"
+        return text.isEmpty ? tenant : tenant + ["Authorization: Bearer \(text)"]
     }
 
     /// Connects and upgrades. `completion` runs once, later, unless the attempt is cancelled.
@@ -124,9 +125,9 @@ final class ConnectAttempt {
             finish(.failure(ConnectError(status: nil, description: error.description)))
         case .success(let channel):
             let peer = channel.peer
-            let authorization: String?
+            let authorization: [String]
             do throws(ConfigError) {
-                authorization = target.showsToken ? try connector.authorization() : nil
+                authorization = target.showsToken ? try connector.authorization() : []
             } catch {
                 channel.abort()
                 finish(.failure(ConnectError(status: nil, description: error.description)))
@@ -136,7 +137,7 @@ final class ConnectAttempt {
                 target: connector.url.pathPrefix + target.path, host: connector.url.authority, raw: target.raw,
                 webSocket: target.offersWebSocket)
             request.fields = target.fields
-            if let authorization { request.fields.append(authorization) }
+            request.fields += authorization
             upgrade = UpgradeClient(
                 connector.loop, over: channel, isConnected: true, request: request, timeout: deadline - connector.loop.now
             ) { [self] result in upgraded(result, peer: peer) }

@@ -68,6 +68,8 @@ public struct ServerConfig: Configuration {
         public var entrance = Entrance()
         public var tls = PortTLS()
         public var auth = AuthConfig()
+        /// With one, the port is for tenants' agents only.
+        public var tenants: [TenantConfig] = []
 
         public init() {}
     }
@@ -172,7 +174,15 @@ public struct ServerConfig: Configuration {
                     """),
             ]
             + Setting.group("reload", \.reload, Reload.settings)
-            + Setting.group("server", \.server, Process.settings))
+            + Setting.group("server", \.server, Process.settings),
+        lists: [
+            SettingList(
+                "upstream.tenants", \.upstream.tenants, new: { TenantConfig() }, TenantConfig.settings,
+                """
+                Tenants, each with its own keys and its own namespace of endpoints (docs/tokens.md). With one, the upstream port \
+                takes agents of tenants only, and upstream.auth counts for nobody.
+                """)
+        ])
 
     public mutating func readFiles<Failure: Error>(
         _ read: (_ path: String, _ bytesMax: Int) throws(Failure) -> [UInt8]
@@ -181,6 +191,10 @@ public struct ServerConfig: Configuration {
         try proxy.auth.readFiles("proxy.auth", read)
         try upstream.auth.readFiles("upstream.auth", read)
         try admin.auth.readFiles("admin.auth", read)
+        for index in upstream.tenants.indices {
+            try upstream.tenants[index].auth.readFiles("upstream.tenants.\(index).auth", read)
+            try upstream.tenants[index].proxyAuth.readFiles("upstream.tenants.\(index).proxy_auth", read)
+        }
     }
 
     public func validate() throws(ConfigError) {
@@ -196,6 +210,7 @@ public struct ServerConfig: Configuration {
         try proxy.auth.validate("proxy.auth")
         try upstream.auth.validate("upstream.auth")
         try admin.auth.validate("admin.auth")
+        try TenantConfig.validate(upstream.tenants, "upstream.tenants")
         try trustedProxies.validate()
         for (path, entrance) in [("proxy", proxy.entrance), ("upstream", upstream.entrance), ("admin", admin.entrance)] {
             try entrance.validate(path, hasTrusted: !trustedProxies.blocks.isEmpty)

@@ -1,7 +1,9 @@
-// The token that an agent, or `forward`, shows to the server.
+// The token that an agent, or `forward`, shows to the server, and the tenant that it is of.
 
 /// A token, or where it is.
 public struct TokenConfig: Equatable, Sendable {
+    /// The tenant; empty: none.
+    public var tenantID = ""
     /// Empty: none.
     public var token = ""
     /// Read for each connection: who renews the token writes a new file. Empty: none.
@@ -10,6 +12,9 @@ public struct TokenConfig: Equatable, Sendable {
     public init() {}
 
     static let settings: [Setting<TokenConfig>] = [
+        Setting(
+            "tenant_id", \.tenantID, check: { $0.isEmpty ? nil : TenantRule.id($0) },
+            "The tenant whose endpoints are meant, of a server that has tenants."),
         Setting(
             "token", \.token, check: TokenRule.token, isSecret: true,
             """

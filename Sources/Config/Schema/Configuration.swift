@@ -68,18 +68,26 @@ extension Configuration {
         return schema.settings.map { SettingKey($0, default: $0.texts(defaults)) }
     }
 
-    /// The whole configuration as text: every key with its value, a list's key once for each item.
+    /// The whole configuration as text: every key with its value, a list's key once for each item. Of the elements of lists,
+    /// which may be many, only those keys that are required or not as they are by default.
     public var flattened: [(String, String)] {
         let schema = Self.schema
         var pairs: [(String, String)] = []
-        for setting in schema.settings + elementSettings(schema) {
+        for setting in schema.settings {
             for text in setting.texts(self) { pairs.append((setting.path, text)) }
         }
+        for list in schema.lists {
+            var fresh = Self()
+            list.append(&fresh)
+            for index in 0..<list.count(self) {
+                for (setting, new) in zip(list.settings(index), list.settings(0)) {
+                    let texts = setting.texts(self)
+                    guard setting.isRequired || texts != new.texts(fresh) else { continue }
+                    for text in texts { pairs.append((setting.path, text)) }
+                }
+            }
+        }
         return pairs
-    }
-
-    private func elementSettings(_ schema: Schema<Self>) -> [Setting<Self>] {
-        schema.lists.flatMap { list in (0..<list.count(self)).flatMap(list.settings) }
     }
 
     /// The keys whose values are not the same in both, by name.
@@ -87,6 +95,21 @@ extension Configuration {
         let left = Dictionary(grouping: one.flattened, by: \.0).mapValues { $0.map(\.1) }
         let right = Dictionary(grouping: other.flattened, by: \.0).mapValues { $0.map(\.1) }
         return Set(left.keys).union(right.keys).filter { left[$0] != right[$0] }.sorted()
+    }
+
+    /// Those of the keys that another version's `flattened` gave which this one has.
+    public static func understood(_ pairs: [(String, String)]) -> [(String, String)] {
+        let schema = schema
+        let known = Set(schema.settings.map(\.path))
+        let elementKeys = schema.lists.map { list in (path: list.path + ".", keys: Set(list.elementKeys.map(\.path))) }
+        return pairs.filter { path, _ in
+            if known.contains(path) { return true }
+            return elementKeys.contains { list in
+                guard path.hasPrefix(list.path) else { return false }
+                let parts = path.dropFirst(list.path.count).split(separator: ".", maxSplits: 1)
+                return parts.count == 2 && Int(parts[0]) != nil && list.keys.contains(String(parts[1]))
+            }
+        }
     }
 
     /// The configuration that `flattened` gave.

@@ -80,7 +80,7 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
         try withHeadBytes { bytes throws(HTTPError) in
             let isHop = head.contains(.xPikoNode) || head.contains(.xPikoForward)
             let now = ProxyConnection.unixSeconds
-            if isHop, worker.hopProof.judge(head, bytes, endpoint: [], now: now, isMember: { worker.nodes.isMember(peer) }) == .node { return }
+            if isHop, worker.hopProof.judge(head, bytes, endpoint: [], tenant: [], now: now, isMember: { worker.nodes.isMember(peer) }) == .node { return }
             _ = try worker.adminAuthentication.authorise(head, bytes, endpoint: nil, worker)
         }
     }

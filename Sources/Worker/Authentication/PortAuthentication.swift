@@ -11,9 +11,9 @@ import Memory
 import Telemetry
 import Wire
 
-/// The tokens of one port.
+/// The tokens of one port, or of one tenant at a port.
 final class PortAuthentication {
-    let listener: ListenerKind
+    let port: TokenPort
     /// Whether the port is for those with tokens only.
     let isEnabled: Bool
     /// Whether there may be newer keys somewhere.
@@ -28,8 +28,12 @@ final class PortAuthentication {
     private static let knownMax = 1_024
     private static let knownBytesMax = 4_096
 
-    init(_ listener: ListenerKind, _ config: AuthConfig) {
-        self.listener = listener
+    /// Whether tunnels end with their token.
+    let endsTunnels: Bool
+
+    init(_ listener: ListenerKind, tenant: String = "", _ config: AuthConfig) {
+        port = TokenPort(listener, tenant: tenant)
+        endsTunnels = !config.disablesDisconnectOnExpiry
         isEnabled = config.isEnabled
         isFetched = config.jwks.httpURL != nil
         var policy = TokenPolicy()
@@ -103,8 +107,8 @@ extension PortAuthentication {
             guard permits else { throw .notPermitted }
             return permission
         } catch {
-            if isFetched, error == .invalid(.noKey) { worker.keyMissing(listener) }
-            worker.telemetry.tokenRefused(listener, error)
+            if isFetched, error == .invalid(.noKey) { worker.keyMissing(port) }
+            worker.telemetry.tokenRefused(port.listener, error)
             throw HTTPError(status: 401, reason: error.text)
         }
     }
@@ -114,7 +118,7 @@ extension PortAuthentication {
         do throws(AuthenticationError) {
             _ = try permission(head, bytes, now: ProxyConnection.unixSeconds)
         } catch {
-            worker.telemetry.tokenRefused(listener, error)
+            worker.telemetry.tokenRefused(port.listener, error)
             throw HTTPError(status: 401, reason: error.text)
         }
     }

@@ -21,18 +21,23 @@ struct HopProof {
     /// Whether there are keys.
     var isKeyed: Bool { !keys.isEmpty }
 
-    /// The field lines for a request to another node.
-    func fields(_ head: borrowing Head, _ bytes: Span<UInt8>, endpoint: [UInt8], now: UInt64) -> [UInt8] {
+    /// The field lines for a request to another node. `endpoint` is the whole name, the tenant's before it.
+    func fields(_ head: borrowing Head, _ bytes: Span<UInt8>, endpoint: [UInt8], tenant: [UInt8], now: UInt64) -> [UInt8] {
+        guard let key = keys.first else { return Self.bareFields + Self.tenantField(tenant) }
         var line = ByteBuffer()
-        guard let key = keys.first else { return Self.bareFields }
         var target = ByteBuffer()
         HeadWriter.writeTarget(head, bytes, into: &target)
         var signed = ByteBuffer()
         NodeProof.writeSigned(
             node: node.span, time: now, method: bytes.extracting(head.methodRange), target: target.span, endpoint: endpoint.span,
-            tenant: Span(), into: &signed)
+            tenant: tenant.span, into: &signed)
         NodeProof.writeField(node: node.span, time: now, code: key.code(for: signed.span).span, into: &line)
-        return [UInt8](copying: line.span)
+        return [UInt8](copying: line.span) + Self.tenantField(tenant)
+    }
+
+    /// The field line that says the tenant to a process or node of ours; nothing for none.
+    static func tenantField(_ tenant: [UInt8]) -> [UInt8] {
+        tenant.isEmpty ? [] : Array("x-piko-tenant-id: ".utf8) + tenant + [0x0D, 0x0A]
     }
 
     /// Those for a request to another node's admin port, which is for no endpoint.
@@ -63,7 +68,7 @@ struct HopProof {
 
     /// Judges the request. `isMember`: whether its connection comes from the address of a known node.
     func judge(
-        _ head: borrowing Head, _ bytes: Span<UInt8>, endpoint: [UInt8], now: UInt64, isMember: () -> Bool
+        _ head: borrowing Head, _ bytes: Span<UInt8>, endpoint: [UInt8], tenant: [UInt8], now: UInt64, isMember: () -> Bool
     ) -> Verdict {
         guard isKeyed else {
             guard head.contains(.xPikoForward) else { return head.contains(.xPikoNode) ? .forged : .client }
@@ -76,7 +81,7 @@ struct HopProof {
         var signed = ByteBuffer()
         NodeProof.writeSigned(
             node: proof.node.span, time: proof.time, method: bytes.extracting(head.methodRange), target: bytes.extracting(head.target),
-            endpoint: endpoint.span, tenant: Span(), into: &signed)
+            endpoint: endpoint.span, tenant: tenant.span, into: &signed)
         for key in keys where key.isValid(proof.code.span, for: signed.span) { return proof.isTimely(now) ? .node : .stale }
         return .forged
     }

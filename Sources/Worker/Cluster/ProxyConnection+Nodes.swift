@@ -52,7 +52,7 @@ extension ProxyConnection {
         nodes.current = node
         nodes.isReused = upstream.isReused
         let fields = withHeadBytes { bytes in
-            worker.hopProof.fields(head, bytes, endpoint: endpoint?.bytes ?? [], now: Self.unixSeconds)
+            worker.hopProof.fields(head, bytes, endpoint: endpoint?.bytes ?? [], tenant: endpoint?.tenant ?? [], now: Self.unixSeconds)
         }
         worker.telemetry.remoteRequest()
         proceed(with: upstream, as: .node(fields))

@@ -26,6 +26,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// The sibling that it came from.
     private let sibling: UInt32?
     private(set) var endpoint: Endpoint?
+    /// The tenant that the request is for, as far as this worker knows tenants.
+    private var tenant: Tenant?
     /// Whether another node sent the request: then only this node's tunnels serve it.
     private(set) var isFromNode = false
     /// Whether a node sent the request, be it that its proof is too old: no other node gets it.
@@ -92,10 +94,13 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         patience = nil
         do throws(HTTPError) {
             guard head.method != .connect else { throw HTTPError(status: 501, reason: "CONNECT is not supported") }
-            let found = try authenticatedEndpoint()
+            let saysNode = head.contains(.xPikoNode) || head.contains(.xPikoForward)
+            var found = try authenticatedEndpoint(isOurs: isRelayed || saysNode)
+            if saysNode { judgeHop(found) }
+            // Somebody else may not say everything that a node may.
+            if saysNode, !hopIsSpent, !isRelayed { found = try authenticatedEndpoint(isOurs: false) }
             endpoint = found
-            if head.contains(.xPikoNode) || head.contains(.xPikoForward) { judgeHop(found) }
-            if worker.proxyAuthentication.isEnabled, hopIsSpent, !isFromNode {
+            if tokens.isEnabled, hopIsSpent, !isFromNode {
                 // A node sent it on without the client's token, and can't prove it any more: it looks elsewhere.
                 giveUp()
                 return
@@ -109,29 +114,35 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     /// The endpoint; who has no token does not learn what is wrong with his request.
-    private func authenticatedEndpoint() throws(HTTPError) -> Endpoint {
+    private func authenticatedEndpoint(isOurs: Bool) throws(HTTPError) -> Endpoint {
         do throws(HTTPError) {
-            return try findEndpoint()
+            return try findEndpoint(isOurs: isOurs)
         } catch {
             if !isRelayed {
-                try withHeadBytes { bytes throws(HTTPError) in try worker.proxyAuthentication.authenticate(head, bytes, worker) }
+                try withHeadBytes { bytes throws(HTTPError) in try tokens.authenticate(head, bytes, worker) }
             }
             throw error
         }
     }
 
+    /// Who checks the request's token.
+    private var tokens: PortAuthentication { tenant?.proxy ?? worker.proxyAuthentication }
+
     /// Refuses the request of a client who may not use the endpoint. What a sibling or another node sends has been checked there.
     private func authorise(_ endpoint: Endpoint) throws(HTTPError) {
         guard !isRelayed, !isFromNode else { return }
         _ = try withHeadBytes { bytes throws(HTTPError) in
-            try worker.proxyAuthentication.authorise(head, bytes, endpoint: endpoint.bytes, worker)
+            // A tenant's own tokens are for names of its own; those of the port, for all names as they are seen from outside.
+            try tokens.authorise(head, bytes, endpoint: tenant?.proxy == nil ? endpoint.bytes : endpoint.ownBytes, worker)
         }
     }
 
     /// Whether another node sent the request, or somebody who only says so.
     private func judgeHop(_ endpoint: Endpoint) {
         let verdict = withHeadBytes { bytes in
-            worker.hopProof.judge(head, bytes, endpoint: endpoint.bytes, now: Self.unixSeconds) { worker.nodes.isMember(peer) }
+            worker.hopProof.judge(
+                head, bytes, endpoint: endpoint.bytes, tenant: endpoint.tenant, now: Self.unixSeconds
+            ) { worker.nodes.isMember(peer) }
         }
         isFromNode = verdict == .node
         hopIsSpent = verdict == .node || verdict == .stale
@@ -146,25 +157,52 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         }
     }
 
-    private func findEndpoint() throws(HTTPError) -> Endpoint {
+    /// The endpoint that the request is for. `isOurs`: a process or node of ours sent it, or says so; it names the tenant, if there is
+    /// one, and no host does.
+    private func findEndpoint(isOurs: Bool) throws(HTTPError) -> Endpoint {
         try withHeadBytes { bytes throws(HTTPError) in
             isTCP = false
+            let prefix = try tenantPrefix(bytes, isOurs: isOurs)
             let path = head.path(in: bytes)
             if ReservedPath.isReserved(bytes.extracting(path)) {
                 let name = try ReservedPath.tcpEndpoint(bytes.extracting(path))
                 isRaw = RawUpgrade.isOffered(head, bytes, Direct.rawProtocol)
                 if let problem = isRaw ? RawUpgrade.problem(head, bytes) : WebSocketUpgrade.problem(head, bytes) { throw problem }
                 isTCP = true
-                return worker.routes.endpoint(named: name)
+                return try endpoint(prefix, Array(name.utf8).span)
             }
             guard let range = try EndpointName.endpoint(from: head, bytes: bytes) else {
                 throw HTTPError(status: 400, reason: "missing endpoint id")
             }
             let name = bytes.extracting(range)
-            if let endpoint, endpoint.isNamed(name) { return endpoint }
-            guard let text = ReservedPath.text(name) else { throw HTTPError(status: 400, reason: "invalid endpoint id") }
-            return worker.routes.endpoint(named: text)
+            return try endpoint(prefix, name)
         }
+    }
+
+    /// What stands before the endpoint's name: the tenant's and a slash, or nothing.
+    private func tenantPrefix(_ bytes: Span<UInt8>, isOurs: Bool) throws(HTTPError) -> [UInt8] {
+        tenant = nil
+        guard isOurs else {
+            tenant = try worker.tenants.ofClient(head, bytes)
+            return tenant?.prefix ?? []
+        }
+        // Who does not know tenants passes on what clients say.
+        if isRelayed, let sibling, !worker.siblings.knowsTenants(sibling) { return [] }
+        let claim = try TenantTable.claim(head, bytes)
+        if claim.isEmpty { return [] }
+        guard !claim.contains(EndpointName.separator), let id = ReservedPath.text(claim.span) else { throw TenantTable.unknown }
+        tenant = worker.tenants.named(id)
+        return claim + [EndpointName.separator]
+    }
+
+    private func endpoint(_ prefix: [UInt8], _ name: Span<UInt8>) throws(HTTPError) -> Endpoint {
+        if prefix.isEmpty, let endpoint, endpoint.isNamed(name) { return endpoint }
+        let whole = prefix + [UInt8](copying: name)
+        if let endpoint, endpoint.isNamed(whole.span) { return endpoint }
+        guard whole.count <= EndpointName.bytesMax, let text = ReservedPath.text(whole.span) else {
+            throw HTTPError(status: 400, reason: "invalid endpoint id")
+        }
+        return worker.routes.endpoint(named: text)
     }
 
     /// The table may have forgotten the endpoint, and made another of the name, while the request was elsewhere.
@@ -508,7 +546,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func relay(to sibling: UInt32) {
         hasServed = true
-        let passage = Passage.sibling(saysContinue: worker.siblings.saysContinue(sibling))
+        let passage = Passage.sibling(
+            saysContinue: worker.siblings.saysContinue(sibling), fields: HopProof.tenantField(endpoint?.tenant ?? []))
         if let idle = relays[sibling], idle.isIdle {
             proceed(with: idle, as: passage)
             return

@@ -22,9 +22,9 @@ struct DirectCredentials {
     private static var now: UInt64 { SystemClock.unixNanoseconds / 1_000_000_000 }
 
     /// Appends a credential for an agent's data connections of the endpoint. `limit`: when the agent's token ends.
-    func write(agent: [UInt8], endpoint: [UInt8], limit: UInt64?, into buffer: inout ByteBuffer) {
+    func write(agent: [UInt8], endpoint: [UInt8], tenant: [UInt8], limit: UInt64?, into buffer: inout ByteBuffer) {
         let expiry = min(Self.now + Self.life, limit ?? .max)
-        DirectCredential(expiry: expiry, agent: agent, endpoint: endpoint, limit: limit).write(into: &buffer) { bytes in
+        DirectCredential(expiry: expiry, agent: agent, endpoint: endpoint, tenant: tenant, limit: limit).write(into: &buffer) { bytes in
             keys[0].code(for: bytes)
         }
     }
@@ -37,7 +37,7 @@ struct DirectCredentials {
     /// The credential when it is good; refused when it is not ours, is for another endpoint, or is too old.
     func credential(_ text: Span<UInt8>, endpoint: [UInt8]) throws(HTTPError) -> DirectCredential {
         guard let credential = DirectCredential(text, isValid: { code, bytes in isValid(code, bytes) }),
-            credential.endpoint == endpoint, credential.tenant.isEmpty
+            credential.endpoint == endpoint
         else { throw HTTPError(status: 401, reason: "invalid credential") }
         guard credential.expiry > Self.now else { throw HTTPError(status: 401, reason: "expired credential") }
         return credential

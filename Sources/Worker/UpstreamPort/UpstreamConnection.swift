@@ -46,17 +46,31 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
 
     private func beginSession(_ endpoint: String) throws(HTTPError) {
         var permission: TokenPermission?
+        var tokens = worker.upstreamAuthentication
+        var name = endpoint
         let isDirect = try withHeadBytes { bytes throws(HTTPError) in
-            permission = try worker.upstreamAuthentication.authorise(head, bytes, endpoint: Array(endpoint.utf8), worker)
+            if let tenant = try worker.tenants.ofAgent(head, bytes, portHasKeys: tokens.isEnabled) {
+                tokens = tenant.upstream
+                name = try Self.name(endpoint, ofTenant: tenant.id)
+            }
+            permission = try tokens.authorise(head, bytes, endpoint: Array(endpoint.utf8), worker)
             if let problem = WebSocketUpgrade.problem(head, bytes) { throw problem }
             return worker.config.upstream.direct.isEnabled && Direct.names(head, bytes, .xPikoTransport, Direct.transport)
         }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
         let hasPreambles = withHeadBytes { bytes in Direct.names(head, bytes, .xPikoTransport, Direct.preambles) }
-        let expiry = worker.config.upstream.auth.disablesDisconnectOnExpiry ? nil : permission?.expiry
+        let expiry = tokens.endsTunnels ? permission?.expiry : nil
         tunnel = worker.register(
-            self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, hasPreambles: hasPreambles,
+            self, endpoint: name, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, hasPreambles: hasPreambles,
             expiry: expiry)
+    }
+
+    /// The endpoint's whole name.
+    private static func name(_ endpoint: String, ofTenant tenant: String) throws(HTTPError) -> String {
+        guard !tenant.isEmpty else { return endpoint }
+        let name = tenant + "/" + endpoint
+        guard name.utf8.count <= EndpointName.bytesMax else { throw HTTPError(status: 400, reason: "invalid endpoint id") }
+        return name
     }
 
     /// The supervisor took the tunnel into its table.
@@ -90,12 +104,13 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         answer.append("x-piko-pool: ")
         DirectPoolLimits(connectionsMax: direct.connectionsMax, idleMax: direct.idleMax).write(into: &answer)
         answer.append("\r\n")
-        writeCredential(agent, tunnel.endpoint.bytes, limit: tunnel.expiry, into: &answer)
+        writeCredential(agent, tunnel.endpoint, limit: tunnel.expiry, into: &answer)
     }
 
-    private func writeCredential(_ agent: [UInt8], _ endpoint: [UInt8], limit: UInt64?, into answer: inout ByteBuffer) {
+    private func writeCredential(_ agent: [UInt8], _ endpoint: Endpoint, limit: UInt64?, into answer: inout ByteBuffer) {
         answer.append("x-piko-credential: ")
-        worker.credentials.write(agent: agent, endpoint: endpoint, limit: limit, into: &answer)
+        worker.credentials.write(
+            agent: agent, endpoint: endpoint.ownBytes, tenant: endpoint.tenant, limit: limit, into: &answer)
         answer.append("\r\n")
     }
 
@@ -110,17 +125,17 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     // MARK: Data connections
 
     private func acceptData(_ name: String) throws(HTTPError) {
-        let endpoint = worker.routes.endpoint(named: name)
+        let endpoint: Endpoint
         let credential: DirectCredential
         do throws(HTTPError) {
-            credential = try withHeadBytes { bytes throws(HTTPError) in try admitted(endpoint, bytes) }
+            (credential, endpoint) = try withHeadBytes { bytes throws(HTTPError) in try admitted(name, bytes) }
         } catch {
             worker.telemetry.dataConnectionRefused()
             throw error
         }
         var answer = ByteBuffer()
         RawUpgrade.writeAcceptance(Direct.dataProtocol, into: &answer)
-        writeCredential(credential.agent, endpoint.bytes, limit: credential.limit, into: &answer)
+        writeCredential(credential.agent, endpoint, limit: credential.limit, into: &answer)
         answer.append("\r\n")
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
@@ -137,8 +152,9 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         worker.adoptData(channel, endpoint: endpoint, agent: credential.agent, isUsed: false, limit: credential.limit)
     }
 
-    /// The credential that the request has, when a data connection of the endpoint may be taken.
-    private func admitted(_ endpoint: Endpoint, _ bytes: Span<UInt8>) throws(HTTPError) -> DirectCredential {
+    /// The credential that the request has, when a data connection of the endpoint may be taken, and the endpoint: it is the credential
+    /// that names the tenant.
+    private func admitted(_ name: String, _ bytes: Span<UInt8>) throws(HTTPError) -> (DirectCredential, Endpoint) {
         guard worker.config.upstream.direct.isEnabled else { throw HTTPError(status: 404, reason: "not found") }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
         guard RawUpgrade.isOffered(head, bytes, Direct.dataProtocol) else {
@@ -148,11 +164,13 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         guard let field = head.firstValue(of: .xPikoCredential) else {
             throw HTTPError(status: 401, reason: "missing credential")
         }
-        let credential = try worker.credentials.credential(bytes.extracting(field), endpoint: endpoint.bytes)
+        let credential = try worker.credentials.credential(bytes.extracting(field), endpoint: Array(name.utf8))
         guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
         guard !worker.hasLeft(credential.agent) else { throw HTTPError(status: 401, reason: "the session of this credential went away") }
+        guard let tenant = ReservedPath.text(credential.tenant.span) else { throw HTTPError(status: 401, reason: "invalid credential") }
+        let endpoint = worker.routes.endpoint(named: try Self.name(name, ofTenant: tenant))
         guard endpoint.direct?.hasRoom ?? true else { throw HTTPError(status: 429, reason: "too many data connections") }
-        return credential
+        return (credential, endpoint)
     }
 
     override func connectionClosed() {
