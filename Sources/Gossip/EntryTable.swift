@@ -9,6 +9,8 @@
 // slot in the order of versions, so a delta costs what it holds. `places` (open addressing, linear probing) finds the one slot
 // of an endpoint. Whoever has version V of a table has exactly the owner's slots as they were written up to V.
 
+internal import Base
+
 /// The slots of one node.
 struct EntryTable {
     /// The first slot of an endpoint; those below are attributes.

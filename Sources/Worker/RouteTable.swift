@@ -16,7 +16,8 @@ final class Endpoint {
     let bytes: [UInt8]
     /// The tenant's name; empty: none.
     let tenant: [UInt8]
-    /// The name without the tenant's.
+    /// The name without the tenant's, as text and bytes.
+    let ownName: String
     let ownBytes: [UInt8]
     /// This worker's own tunnels.
     fileprivate(set) var tunnels: [Tunnel] = [] {
@@ -56,6 +57,7 @@ final class Endpoint {
         self.bytes = bytes
         tenant = slash.map { Array(bytes[..<$0]) } ?? []
         ownBytes = slash.map { Array(bytes[($0 + 1)...]) } ?? bytes
+        ownName = slash == nil ? name : String(decoding: ownBytes, as: UTF8.self)
     }
 
     /// Whether nothing of this worker hangs on it.

@@ -159,8 +159,8 @@ final class WorkerTelemetry {
 
     /// Writes the access log's line.
     func logAccess(
-        _ head: borrowing Head, _ bytes: Span<UInt8>, client: PeerAddress, summary: ExchangeSummary, response: borrowing Head,
-        responseBytes: Span<UInt8>
+        _ head: borrowing Head, _ bytes: Span<UInt8>, client: PeerAddress, endpoint: Endpoint?, summary: ExchangeSummary,
+        response: borrowing Head, responseBytes: Span<UInt8>
     ) {
         guard logsAccess, summary.status != 0 else { return }
         let level = access.level(status: summary.status)
@@ -182,6 +182,10 @@ final class WorkerTelemetry {
             line.field("duration", loop.now - summary.started)
             line.endObject()
             if let address = client.ip { line.field("client_addr", address.description) }
+            if let endpoint {
+                line.field("endpoint-id", endpoint.ownName)
+                if !endpoint.tenant.isEmpty { line.field("tenant-id", String(decoding: endpoint.tenant, as: UTF8.self)) }
+            }
         }
     }
 

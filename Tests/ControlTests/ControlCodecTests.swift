@@ -102,9 +102,9 @@ private let rows: [Row] = [
     Row(name: "report-page-last", sender: .supervisor, message: .reportPage(request: 6, status: 404, bytes: [], last: true)),
     Row(
         name: "token-keys", sender: .supervisor,
-        message: .tokenKeys(listener: .upstream, kind: .secret, bytes: Array("a secret of the port".utf8))),
-    Row(name: "token-keys-end", sender: .supervisor, message: .tokenKeys(listener: .admin, kind: .end, bytes: [])),
-    Row(name: "key-missing", sender: .worker, message: .keyMissing(listener: .proxy)),
+        message: .tokenKeys(port: TokenPort(.upstream, tenant: "acme"), kind: .secret, bytes: Array("a secret of the port".utf8))),
+    Row(name: "token-keys-end", sender: .supervisor, message: .tokenKeys(port: TokenPort(.admin), kind: .end, bytes: [])),
+    Row(name: "key-missing", sender: .worker, message: .keyMissing(port: TokenPort(.proxy))),
     Row(name: "dial-admin", sender: .worker, message: .dialAdmin(request: 7, node: "node-2")),
     Row(name: "report-request", sender: .worker, message: .reportRequest(request: 6, path: "cluster/nodes")),
     Row(name: "dial", sender: .worker, message: .dial(request: 5, node: "node-2")),

@@ -84,7 +84,7 @@ private let address = SocketAddress(address: "10.0.0.2", port: 8_000)
         _ = table.register(worker: 1, tunnel: 2, endpoint: "e", kind: .session)
         _ = table.register(worker: 2, tunnel: 1, endpoint: "e", kind: .directSession)
         #expect(table.localCount("e") == 2 && table.localCounts.map(\.count) == [2])
-        #expect(table.endpoints(of: 1) == ["e"] && table.endpoints(of: 3) == [])
+        #expect(table.endpoints(of: 1) == [ExactName("e")] && table.endpoints(of: 3) == [])
     }
 
     /// An endpoint that is lost at the last node that had it was lost a moment ago; not so when this one has it.

@@ -118,6 +118,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         do throws(HTTPError) {
             return try findEndpoint(isOurs: isOurs)
         } catch {
+            endpoint = nil
             if !isRelayed {
                 try withHeadBytes { bytes throws(HTTPError) in try tokens.authenticate(head, bytes, worker) }
             }
@@ -597,7 +598,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         let client = clientAddress
         withHeadBytes { bytes in
             responseBytes.withSpan(0..<kept) { response in
-                worker.telemetry.logAccess(head, bytes, client: client, summary: summary, response: responseHead, responseBytes: response)
+                worker.telemetry.logAccess(
+                    head, bytes, client: client, endpoint: endpoint, summary: summary, response: responseHead, responseBytes: response)
             }
         }
         responseHead = Head()
