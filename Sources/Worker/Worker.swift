@@ -513,19 +513,6 @@ final class Worker {
         control.send(.keyMissing(port: port))
     }
 
-    /// Who checks the tokens; nil: there is no such tenant.
-    func authentication(of port: TokenPort) -> PortAuthentication? {
-        guard port.tenant.isEmpty else {
-            let tenant = tenants.named(port.tenant)
-            return port.listener == .upstream ? tenant?.upstream : tenant?.proxy
-        }
-        return switch port.listener {
-        case .proxy: proxyAuthentication
-        case .upstream: upstreamAuthentication
-        case .admin: adminAuthentication
-        }
-    }
-
     // MARK: Status
 
     /// Asks the supervisor for what only it knows.

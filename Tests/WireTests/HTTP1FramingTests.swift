@@ -61,9 +61,23 @@ import Wire
             ("Host: one.x\r\nx-piko-endpoint: two\r\nConnection: x-piko-endpoint\r\n", "two"),
             ("Host: one.x\r\nx-piko-endpoint: two\r\nx-piko-endpoint: two\r\n", "400"),
             ("Host: one.x\r\nx-piko-endpoint:\r\nx-piko-endpoint: two\r\n", "400"),
+            ("Host: one.x\r\nx-piko-endpoint: a/b\r\n", "400"), ("Host: one.x\r\nx-piko-endpoint: /\r\n", "400"),
             ("Host: one.x\r\nx-piko-endpoint: a, b\r\n", "400"), ("Host: one.x\r\nx-piko-endpoint: a\tb\r\n", "400"),
             ("Host: one.x\r\nx-piko-endpoint: \(String(repeating: "e", count: 255))\r\n", String(repeating: "e", count: 255)),
             ("Host: one.x\r\nx-piko-endpoint: \(String(repeating: "e", count: 256))\r\n", "400"),
         ] as [(String, String?)])
     func rows(_ fields: String, _ expected: String?) { #expect(Self.endpoint(fields) == expected) }
+
+    /// What follows a host's first label.
+    @Test(
+        arguments: [
+            ("one.example.com", "example.com"), ("one.example.com:8000", "example.com"), ("One.Example.com", "Example.com"), ("one.x", "x"),
+            ("one.x.", "x."), ("one.", nil), ("one", nil), ("127.0.0.1", nil), ("[::1]", nil), (".example.com", "example.com"),
+        ] as [(String, String?)])
+    func domains(_ host: String, _ expected: String?) throws {
+        let text = "GET / HTTP/1.1\r\nHost: \(host)\r\n\r\n"
+        let head = try #require(parseHead(text).head)
+        let bytes = latin1(text)
+        #expect(EndpointName.domain(from: head, bytes: bytes.span).map { WireTests.text(bytes.span, $0) } == expected)
+    }
 }

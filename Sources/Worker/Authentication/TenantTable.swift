@@ -77,3 +77,18 @@ final class TenantTable {
         [UInt8](copying: bytes).map { (0x41...0x5a).contains($0) ? $0 | 0x20 : $0 }
     }
 }
+
+extension Worker {
+    /// Who checks the tokens; nil: there is no such tenant.
+    func authentication(of port: TokenPort) -> PortAuthentication? {
+        guard port.tenant.isEmpty else {
+            let tenant = tenants.named(port.tenant)
+            return port.listener == .upstream ? tenant?.upstream : tenant?.proxy
+        }
+        return switch port.listener {
+        case .proxy: proxyAuthentication
+        case .upstream: upstreamAuthentication
+        case .admin: adminAuthentication
+        }
+    }
+}
