@@ -202,7 +202,7 @@ struct EntryTable {
         while true {
             place = (place + 1) & mask
             guard places[place] >= 0 else { break }
-            let home = slots[Int(places[place])].text.hashValue & mask
+            let home = ExactName(slots[Int(places[place])].text).hashValue & mask
             if (place - home) & mask >= (place - hole) & mask {
                 places[hole] = places[place]
                 hole = place

@@ -58,7 +58,7 @@ import Wire
             "GET / HTTP/1.1\r\nKeep-Alive: 1\r\nHost: a\r\nProxy-Connection: x\r\nProxy-Authorization: x\r\nUpgrade: websocket\r\nConnection: a,upgrade\r\nA: 1\r\nB: 2\r\na: 3\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nB: 2\r\n"
         ),
-        ("GET / HTTP/1.1\r\nHost: a\r\nx-piko-node: x\r\nx-piko-tenant-id: t\r\n", "GET / HTTP/1.1\r\nHost: a\r\nx-piko-tenant-id: t\r\n"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nx-piko-node: x\r\nx-piko-tenant-id: t\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"),
     ])
     func requests(_ request: String, _ expected: String) { #expect(Self.rewritten(request + "\r\n") == expected + "\r\n") }
 

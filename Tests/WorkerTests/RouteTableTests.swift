@@ -120,7 +120,7 @@ import Testing
 @Suite struct ReservedPathTests {
     @Test(arguments: [
         ("/_piko/v1/tcp/abc", "abc"), ("/_piko/v1/tcp/a%20b", nil), ("/_piko/v1/tcp/a%2eb", "a.b"), ("/_piko/v1/tcp/", nil),
-        ("/_piko/v1/tcp/a/b", nil), ("/_piko/v1/tcp/a%2fb", "a/b"), ("/_piko/v1/tcp/%zz", nil), ("/_piko/v2/tcp/a", nil),
+        ("/_piko/v1/tcp/a/b", nil), ("/_piko/v1/tcp/a%2fb", nil), ("/_piko/v1/tcp/%zz", nil), ("/_piko/v2/tcp/a", nil),
         ("/_piko/v1/tcp/%ff", nil), ("/_piko/v1/tcp/%c3%a9", "é"),
     ] as [(String, String?)])
     func tcpEndpoint(_ path: String, _ name: String?) {
