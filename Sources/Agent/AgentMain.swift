@@ -11,6 +11,7 @@ enum AgentMain {
         System.raiseDescriptorLimit()
         SignalSource.ignorePipeSignal()
         ProcessorTurns.hurry()
+        Confinement.hideMemory()
         let outcome: CommandLineOutcome
         do {
             outcome = try CommandLineParser(Commands.agentProgram).parse(Array(CommandLine.arguments.dropFirst()))
@@ -36,7 +37,9 @@ enum AgentMain {
         case .agentStart, .agentHTTP, .agentTCP:
             try runAgent(invocation)
         case .forwardStart, .forwardTCP:
-            try ForwardProgram(try load(ForwardConfig.self, invocation)).run()
+            try ForwardProgram(
+                try load(ForwardConfig.self, invocation), environment: ProxyEnvironment(ProgramEnvironment.variables)
+            ).run()
         case .benchHTTP:
             try BenchProgram(try load(BenchConfig.self, invocation)) { write($0, to: 1) }.run()
         default:
@@ -54,7 +57,7 @@ enum AgentMain {
             let program = try AgentProgram(
                 load: { () throws(ConfigError) in
                     try LoadedConfiguration(invocation, environment: environment, read: FileContents.read)
-                }, start: start, inheritance: inheritance, services: services)
+                }, environment: ProxyEnvironment(environment), start: start, inheritance: inheritance, services: services)
             return program.run()
         } catch {
             inheritance?.fail(error.description)

@@ -14,23 +14,31 @@ public struct AddressBlock: Equatable, Hashable, Sendable, CustomStringConvertib
 
     /// From `10.0.0.0/8`, `2001:db8::/32`, or an address alone.
     public init(_ text: String) throws(AddressBlockError) {
-        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        guard let address = IPAddress(text: String(parts[0])) else { throw AddressBlockError("is not an address block (for example 10.0.0.0/8 or 2001:db8::/32)") }
-        // What is written in IPv6's form counts its bits from there.
-        let isShort = address.isIPv4 && !parts[0].contains(":")
-        var prefix = 128
-        if parts.count == 2 {
-            let digits = parts[1].utf8
-            guard (1...3).contains(digits.count), digits.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }), digits.count == 1 || digits.first != 0x30,
-                let bits = Int(parts[1]), bits <= (isShort ? 32 : 128)
-            else { throw AddressBlockError("has no valid length after the slash (0 to \(isShort ? 32 : 128))") }
-            prefix = bits + (isShort ? Self.mappedBits : 0)
-        }
+        let (address, prefix) = try Self.parse(text)
         let start = Self.masked(address, prefix)
         guard start == address else {
             throw AddressBlockError("has bits beyond its length; the block is \(AddressBlock(start: start, prefix: prefix))")
         }
         self.init(start: address, prefix: prefix)
+    }
+
+    /// The same, where bits beyond the length may be set and mean nothing; nil: it is no block.
+    public init?(masking text: String) {
+        guard let (address, prefix) = try? Self.parse(text) else { return nil }
+        self.init(start: Self.masked(address, prefix), prefix: prefix)
+    }
+
+    private static func parse(_ text: String) throws(AddressBlockError) -> (IPAddress, prefix: Int) {
+        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let address = IPAddress(text: String(parts[0])) else { throw AddressBlockError("is not an address block (for example 10.0.0.0/8 or 2001:db8::/32)") }
+        // What is written in IPv6's form counts its bits from there.
+        let isShort = address.isIPv4 && !parts[0].contains(":")
+        guard parts.count == 2 else { return (address, 128) }
+        let digits = parts[1].utf8
+        guard (1...3).contains(digits.count), digits.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }), digits.count == 1 || digits.first != 0x30,
+            let bits = Int(parts[1]), bits <= (isShort ? 32 : 128)
+        else { throw AddressBlockError("has no valid length after the slash (0 to \(isShort ? 32 : 128))") }
+        return (address, bits + (isShort ? Self.mappedBits : 0))
     }
 
     private init(start: IPAddress, prefix: Int) {

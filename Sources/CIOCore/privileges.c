@@ -105,6 +105,8 @@ static int user_change(uid_t uid, gid_t gid) {
     return 0;
 }
 
+int cio_process_hide(void) { return prctl(PR_SET_DUMPABLE, DUMPABLE, 0, 0, 0) == 0 ? 0 : -errno; }
+
 int cio_privileges_drop(bool change_user, uid_t uid, gid_t gid) {
     /* Without CAP_SETPCAP this fails, and does no harm: there is nothing to gain by an exec under no_new_privs. */
     for (int capability = 0; capability < CAPABILITIES_LIMIT; capability++) {
@@ -118,9 +120,8 @@ int cio_privileges_drop(bool change_user, uid_t uid, gid_t gid) {
     result = capabilities_clear();
     if (result < 0) return result;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -errno;
-    /* Another process of that user can't attach to it, and no core file of client data lies about. Who stays the user that
-     * he was can look at it as before. */
-    if (change_user && prctl(PR_SET_DUMPABLE, DUMPABLE, 0, 0, 0) != 0) return -errno;
+    result = cio_process_hide();
+    if (result < 0) return result;
     return prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 ? 0 : -errno;
 }
 

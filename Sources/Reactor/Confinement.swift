@@ -69,6 +69,10 @@ public enum Confinement {
         try cio_privileges_drop(identity != nil, wanted.user, wanted.group).orThrow("give up privileges")
     }
 
+    /// Keeps this process's memory, which has keys in it, to itself: no core file, and nobody but root can attach to it. Until the next
+    /// exec.
+    public static func hideMemory() { _ = cio_process_hide() }
+
     /// Refuses this process, or only this thread of it, every system call but those of a loop that has been made. False where
     /// there is no filter: another architecture, or a build with a sanitizer.
     public static func filterSystemCalls(everyThread: Bool = true) throws(SystemError) -> Bool {

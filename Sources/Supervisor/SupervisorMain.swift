@@ -10,6 +10,7 @@ import Telemetry
 @main
 enum SupervisorMain {
     static func main() {
+        Confinement.hideMemory()
         if let takeOver = TakeOver() { exit(run(takeOver)) }
         do {
             let parser = CommandLineParser(Commands.supervisor, parents: Commands.parents)

@@ -85,15 +85,18 @@ public final class UpgradeClient: ChannelDelegate {
     private var head = Head()
     private var input = ByteBuffer()
     private var timer: CallbackTimer?
+    /// Looks at what came before the request was sent, but not within the call that makes this object.
+    private var earlyLook: CallbackTimer?
     private var isOver = false
     private var isRefused = false
 
     /// The most of a refusal's body that is read.
     private static let bodyBytesMax = 4_096
 
-    /// Sends the request, and tells `completion` within `timeout`, counted from now.
+    /// Sends the request, and tells `completion` within `timeout`, counted from now. `early`: what was received of the channel
+    /// before.
     public init(
-        _ loop: Loop, over channel: Channel, isConnected: Bool, request wanted: UpgradeRequest, timeout: Duration,
+        _ loop: Loop, over channel: Channel, isConnected: Bool, early: [UInt8] = [], request wanted: UpgradeRequest, timeout: Duration,
         completion: @escaping (Result<Upgraded, UpgradeFailure>) -> Void
     ) {
         self.loop = loop
@@ -102,6 +105,11 @@ public final class UpgradeClient: ChannelDelegate {
         self.completion = completion
         super.init()
         writeRequest()
+        if !early.isEmpty {
+            input.append(early.span)
+            earlyLook = CallbackTimer(loop) { [unowned self] in if !self.isOver { self.look() } }
+            earlyLook?.schedule(after: .zero)
+        }
         timer = CallbackTimer(loop) { [unowned self] in self.fail(.timeout) }
         timer?.schedule(after: timeout)
         channel.delegate = self
@@ -147,6 +155,10 @@ public final class UpgradeClient: ChannelDelegate {
     public override func channel(_ channel: Channel, received bytes: inout MutableSpan<UInt8>) {
         guard !isOver else { return }
         input.append(bytes.span)
+        look()
+    }
+
+    private func look() {
         if isRefused {
             if input.count - head.length >= Self.bodyBytesMax { refused() }
             return

@@ -21,13 +21,15 @@ enum DialError: Error, CustomStringConvertible {
     case timedOut
     /// The TLS handshake failed: why.
     case insecure(String)
+    /// There is no way through the proxy: which one, and why.
+    case proxy(String)
 
     var description: String {
         switch self {
         case .unresolved(let text): text
         case .failed(let error): error.description
         case .timedOut: "connect: timed out"
-        case .insecure(let text): text
+        case .insecure(let text), .proxy(let text): text
         }
     }
 }
@@ -40,7 +42,7 @@ final class Dialer {
     /// As configured, for logs: "localhost:3000".
     let target: String
 
-    fileprivate let loop: Loop
+    let loop: Loop
     private let resolver: Resolver
     private let host: String
     private let port: UInt16

@@ -1,5 +1,5 @@
-// Connections to the server: TCP, TLS where its URL is an https one, then an HTTP upgrade, within one time limit. The agent's sessions and data connections and
-// the connections of `forward` are made here.
+// Connections to the server: TCP, a proxy's tunnel where one is on the way, TLS where its URL is an https one, then an HTTP upgrade,
+// within one time limit. The agent's sessions and data connections and the connections of `forward` are made here.
 
 internal import Base
 internal import Config
@@ -31,24 +31,34 @@ struct ConnectTarget {
 /// A connection to the server after the upgrade.
 struct ServerConnection {
     let upgraded: Upgraded
-    /// The server's address as the socket has it.
+    /// The other end as the socket has it: the server or the proxy.
     let peer: SocketAddress?
+    /// The "host:port" of the proxy; nil: the peer is the server.
+    let proxy: String?
 }
 
 /// Makes connections to one server.
 final class ServerConnector {
     fileprivate let loop: Loop
-    fileprivate let dialer: Dialer
+    private let resolver: Resolver
+    private let dialer: Dialer
+    /// To the proxy that was used last.
+    private var proxyDialer: Dialer?
     fileprivate let url: ServerURL
     /// From the first look-up to the 101.
     var timeout: Duration
     var token: TokenConfig
+    /// For connections to come.
+    var route: ProxyRoute
     /// nil: without TLS.
     fileprivate private(set) var tls: TLSTarget?
 
     init(
-        loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration, token: TokenConfig = TokenConfig(), tls: TLSTarget? = nil
+        loop: Loop, resolver: Resolver, url: ServerURL, timeout: Duration, token: TokenConfig = TokenConfig(), route: ProxyRoute = ProxyRoute(),
+        tls: TLSTarget? = nil
     ) {
+        self.resolver = resolver
+        self.route = route
         self.tls = tls
         self.loop = loop
         self.token = token
@@ -62,6 +72,16 @@ final class ServerConnector {
 
     /// What was read from the files of TLS again is for connections to come.
     func use(_ tls: TLSTarget?) { self.tls = tls }
+
+    /// The dialer of a new connection, and what is asked of the proxy when it leads to one.
+    fileprivate func way() throws(ConfigError) -> (Dialer, ProxyTunnel?) {
+        guard let proxy = try route.proxy() else { return (dialer, nil) }
+        let tunnel = ProxyTunnel(proxy: proxy, target: dialer.target)
+        if let proxyDialer, proxyDialer.target == proxy.proxy.authority { return (proxyDialer, tunnel) }
+        let made = Dialer(loop: loop, resolver: resolver, host: proxy.proxy.host, port: proxy.proxy.port)
+        proxyDialer = made
+        return (made, tunnel)
+    }
 
     /// The fields with the tenant and the token, which is read anew when it is in a file.
     fileprivate func authorization() throws(ConfigError) -> [String] {
@@ -90,6 +110,9 @@ final class ConnectAttempt {
     private var completion: ((Result<ServerConnection, ConnectError>) -> Void)?
     private var dial: ChannelDial?
     private var upgrade: UpgradeClient?
+    private var proxy: String?
+    /// Tells of a failure that was there before there was anything to wait for.
+    private var failing: CallbackTimer?
 
     fileprivate init(
         connector: ServerConnector, target: ConnectTarget,
@@ -99,8 +122,19 @@ final class ConnectAttempt {
         self.target = target
         self.completion = completion
         deadline = connector.loop.now + connector.timeout
+        do throws(ConfigError) {
+            let (dialer, tunnel) = try connector.way()
+            start(dialer, tunnel)
+        } catch {
+            failing = CallbackTimer(connector.loop) { [self] in fail(error.description) }
+            failing?.schedule(after: .zero)
+        }
+    }
+
+    private func start(_ dialer: Dialer, _ tunnel: ProxyTunnel?) {
+        proxy = tunnel?.proxy.proxy.authority
         dial = ChannelDial(
-            connector.dialer, tls: connector.tls, timeout: connector.timeout,
+            dialer, tunnel: tunnel, tls: connector.tls, timeout: connector.timeout,
             prepare: { stream in
                 stream.setNoDelay()
                 // Finds a peer that vanished while nothing is sent; no limit on unacknowledged data, which would also cut a
@@ -114,15 +148,17 @@ final class ConnectAttempt {
         completion = nil
         dial?.cancel()
         upgrade?.cancel()
+        failing = nil
         dial = nil
         upgrade = nil
     }
 
     private func dialed(_ result: Result<Channel, DialError>) {
+        let early = dial?.early ?? []
         dial = nil
         switch result {
         case .failure(let error):
-            finish(.failure(ConnectError(status: nil, description: error.description)))
+            fail(error.description)
         case .success(let channel):
             let peer = channel.peer
             let authorization: [String]
@@ -130,7 +166,7 @@ final class ConnectAttempt {
                 authorization = target.showsToken ? try connector.authorization() : []
             } catch {
                 channel.abort()
-                finish(.failure(ConnectError(status: nil, description: error.description)))
+                fail(error.description)
                 return
             }
             var request = UpgradeRequest(
@@ -139,7 +175,8 @@ final class ConnectAttempt {
             request.fields = target.fields
             request.fields += authorization
             upgrade = UpgradeClient(
-                connector.loop, over: channel, isConnected: true, request: request, timeout: deadline - connector.loop.now
+                connector.loop, over: channel, isConnected: true, early: early, request: request,
+                timeout: deadline - connector.loop.now
             ) { [self] result in upgraded(result, peer: peer) }
         }
     }
@@ -148,12 +185,17 @@ final class ConnectAttempt {
         upgrade = nil
         switch result {
         case .success(let upgraded):
-            finish(.success(ServerConnection(upgraded: upgraded, peer: peer)))
+            finish(.success(ServerConnection(upgraded: upgraded, peer: peer, proxy: proxy)))
         case .failure(let failure):
             var status: Int?
             if case .refused(let code, _) = failure { status = code }
             finish(.failure(ConnectError(status: status, description: failure.text)))
         }
+    }
+
+    private func fail(_ description: String) {
+        failing = nil
+        finish(.failure(ConnectError(status: nil, description: description)))
     }
 
     private func finish(_ result: Result<ServerConnection, ConnectError>) {

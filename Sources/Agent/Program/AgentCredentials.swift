@@ -1,25 +1,28 @@
-// The files of TLS that an agent's or `forward`'s configuration names, read and put to use: for the server with an https URL, and for
-// each service with one.
+// What an agent's or `forward`'s configuration says about the way to the server and the services, read and put to use: the files of
+// TLS, for the server with an https URL and for each service with one, and the proxy.
 
 internal import Config
 internal import Crypto
 internal import Reactor
 
-/// The settings of TLS towards the server and the services.
+/// The settings of TLS towards the server and the services, and the proxy towards the server.
 struct AgentCredentials {
     /// nil: the server is talked to without TLS.
     var server: TLSContext?
     /// For each listener, in the configuration's order.
     var services: [TLSContext?] = []
+    var route: ProxyRoute
 
-    init(reading config: AgentConfig) throws(ConfigError) {
+    init(reading config: AgentConfig, environment: ProxyEnvironment) throws(ConfigError) {
+        route = try ProxyRoute(config.connect.proxy, to: config.connect.url, environment: environment)
         if config.connect.url.isSecure { server = try Self.context("connect.tls", config.connect.tls) }
         for (index, listener) in config.listeners.enumerated() {
             services.append(listener.address.isSecure ? try Self.context("listeners.\(index).tls", listener.tls) : nil)
         }
     }
 
-    init(reading config: ForwardConfig) throws(ConfigError) {
+    init(reading config: ForwardConfig, environment: ProxyEnvironment) throws(ConfigError) {
+        route = try ProxyRoute(config.connect.proxy, to: config.connect.url, environment: environment)
         if config.connect.url.isSecure { server = try Self.context("connect.tls", config.connect.tls) }
     }
 

@@ -14,6 +14,7 @@ typealias AgentConfigLoader = () throws(ConfigError) -> LoadedConfiguration<Agen
 final class AgentProgram {
     private let context: ProgramContext
     private let load: AgentConfigLoader
+    private let environment: ProxyEnvironment
     private let start: ProgramStart?
     private let inheritance: Inheritance?
     /// A process that has not taken over yet has nothing to say.
@@ -45,9 +46,11 @@ final class AgentProgram {
     private var config: AgentConfig { loaded.value }
 
     init(
-        load: @escaping AgentConfigLoader, start: ProgramStart?, inheritance: Inheritance?, services settings: ServiceSettings
+        load: @escaping AgentConfigLoader, environment: ProxyEnvironment, start: ProgramStart?, inheritance: Inheritance?,
+        services settings: ServiceSettings
     ) throws(ProgramError) {
         self.load = load
+        self.environment = environment
         self.start = start
         self.inheritance = inheritance
         serviceSettings = settings
@@ -61,7 +64,9 @@ final class AgentProgram {
         services = ServiceManager(context.loop, inheritance == nil ? settings : ServiceSettings())
         metrics = MetricsPort(context, registry)
         do {
-            listeners = ListenerSet(context, registry, config, try AgentCredentials(reading: config))
+            let credentials = try AgentCredentials(reading: config, environment: environment)
+            context.announce(credentials.route)
+            listeners = ListenerSet(context, registry, config, credentials)
         } catch {
             throw ProgramError("\(error)")
         }
@@ -185,7 +190,7 @@ final class AgentProgram {
         let credentials: AgentCredentials
         do {
             next = try load()
-            credentials = try AgentCredentials(reading: next.value)
+            credentials = try AgentCredentials(reading: next.value, environment: environment)
         } catch {
             reloadFailed("\(error)")
             return
@@ -207,6 +212,7 @@ final class AgentProgram {
         let fixedByFlags = next.keysFixedByFlags(since: loaded)
         loaded = next
         context.logger.change(level: config.log.level, subsystems: config.log.subsystems)
+        context.announce(credentials.route)
         listeners.apply(plan, config, credentials)
         context.logger.info(.main, "reloaded") {
             $0.field("listeners_kept", plan.keptCount)

@@ -11,17 +11,19 @@ final class ForwardProgram {
     private let context: ProgramContext
     private var forwarders: [Forwarder] = []
 
-    init(_ config: ForwardConfig) throws(ProgramError) {
+    init(_ config: ForwardConfig, environment: ProxyEnvironment) throws(ProgramError) {
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
         let credentials: AgentCredentials
         do {
-            credentials = try AgentCredentials(reading: config)
+            credentials = try AgentCredentials(reading: config, environment: environment)
         } catch {
             throw ProgramError("\(error)")
         }
+        context.announce(credentials.route)
         let connector = ServerConnector(
             loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
-            token: config.connect.token, tls: context.target(credentials.server, host: config.connect.url.host))
+            token: config.connect.token, route: credentials.route,
+            tls: context.target(credentials.server, host: config.connect.url.host))
         let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "piko forward")
         for port in config.ports {
             let context = context

@@ -80,6 +80,7 @@ final class ListenerSet {
             connector.timeout = next.connect.timeout
             connector.use(context.target(credentials.server, host: next.connect.url.host))
             connector.token = next.connect.token
+            connector.route = credentials.route
         } else {
             connector = Self.connector(context, next, credentials)
         }
@@ -137,7 +138,8 @@ final class ListenerSet {
     private static func connector(_ context: ProgramContext, _ config: AgentConfig, _ credentials: AgentCredentials) -> ServerConnector {
         ServerConnector(
             loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
-            token: config.connect.token, tls: context.target(credentials.server, host: config.connect.url.host))
+            token: config.connect.token, route: credentials.route,
+            tls: context.target(credentials.server, host: config.connect.url.host))
     }
 
     private func makeEntry(_ listener: ListenerConfig, _ secure: TLSContext?) -> Entry {

@@ -53,6 +53,16 @@ final class ProgramContext {
         context.map { TLSTarget(engine: secure, context: $0, name: host) }
     }
 
+    /// Says which proxy is on the way, and who named it: the environment may do so without anybody's thinking of it. A file that
+    /// can't be read is told of by the connection that needs it.
+    func announce(_ route: ProxyRoute) {
+        guard let proxy = try? route.proxy() else { return }
+        logger.info(.main, "connecting through a proxy") {
+            $0.field("proxy", proxy.proxy.authority)
+            $0.field("from", proxy.source)
+        }
+    }
+
     /// Calls `handler` for each of the signals, by default those that end a program.
     func watchSignals(_ numbers: [Int32] = [SIGTERM, SIGINT], _ handler: @escaping (Int32) -> Void) throws(ProgramError) {
         let logger = logger

@@ -132,7 +132,12 @@ final class TunnelListener {
             carrier, peer: connection.peer, hasPreambles: connection.upgraded.sendsPreambles, listener: self, loop: loop)
         logger.info(.client, "connected") {
             $0.field("endpoint-id", endpoint)
-            $0.field("addr", connection.peer?.description ?? connector.target)
+            if let proxy = connection.proxy {
+                $0.field("addr", connector.target)
+                $0.field("proxy", proxy)
+            } else {
+                $0.field("addr", connection.peer?.description ?? connector.target)
+            }
             $0.field("transport", isDirect ? "direct" : "mux")
         }
         pool?.granted(connection.upgraded.pool, credential: connection.upgraded.credential)

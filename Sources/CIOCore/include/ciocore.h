@@ -351,6 +351,10 @@ int cio_random(void *bytes, size_t length);
  * one is named. Waits for the system's databases. -ENOENT: no such user; -ESRCH: no such group; -EINVAL: no such form. */
 int cio_user_lookup(const char *text, uid_t *uid, gid_t *gid);
 
+/* No core file of this process, which has keys in its memory, and nobody but root may attach to it or read its memory, until
+ * the next exec: 0 or -errno. */
+int cio_process_hide(void);
+
 /* Gives up all privileges of this process, for ever: every capability in every set, what an exec could bring
  * (no_new_privs) and, with `change_user`, user, group and supplementary groups; then its memory is closed to other
  * processes of that user as well. The process gets SIGKILL when its parent ends. -errno: it must not go on. */

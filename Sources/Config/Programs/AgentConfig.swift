@@ -11,6 +11,8 @@ public struct AgentConfig: Configuration {
         /// For a server with an https URL.
         public var tls = ClientTLS()
         public var token = TokenConfig()
+        /// On the way to the server.
+        public var proxy = ProxyConfig()
 
         public init() {}
     }
@@ -55,6 +57,7 @@ public struct AgentConfig: Configuration {
                 """),
         ]
             + Setting.group("connect", \.connect.token, TokenConfig.settings)
+            + Setting.group("connect", \.connect.proxy, ProxyConfig.settings)
             + Setting.group("connect.tls", \.connect.tls, ClientTLS.settings)
             + [
                 Setting("server.enabled", \.metrics.isEnabled, "Serve the agent's metrics over HTTP, at /metrics."),
@@ -82,6 +85,7 @@ public struct AgentConfig: Configuration {
     public func validate() throws(ConfigError) {
         try connect.tls.validate("connect.tls")
         try connect.token.validate()
+        try connect.proxy.validate()
         for (index, listener) in listeners.enumerated() { try listener.validate("listeners.\(index)") }
     }
 }

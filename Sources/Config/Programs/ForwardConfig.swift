@@ -34,6 +34,8 @@ public struct ForwardConfig: Configuration {
         /// For a server with an https URL.
         public var tls = ClientTLS()
         public var token = TokenConfig()
+        /// On the way to the server.
+        public var proxy = ProxyConfig()
 
         public init() {}
     }
@@ -61,6 +63,7 @@ public struct ForwardConfig: Configuration {
                 """),
         ]
             + Setting.group("connect", \.connect.token, TokenConfig.settings)
+            + Setting.group("connect", \.connect.proxy, ProxyConfig.settings)
             + Setting.group("connect.tls", \.connect.tls, ClientTLS.settings)
             + Setting.group("log", \.log, LogConfig.settings)
             + [Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help)],
@@ -71,6 +74,7 @@ public struct ForwardConfig: Configuration {
 
     public func validate() throws(ConfigError) {
         try connect.token.validate()
+        try connect.proxy.validate()
         try connect.tls.validate("connect.tls")
     }
 }
