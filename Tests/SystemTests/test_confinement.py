@@ -224,3 +224,16 @@ def test_other_users_workers_end_with_their_supervisor(new_node):
         os.kill(worker, signal.SIGSTOP)      # they can't notice by themselves
     node.kill()                              # checks that no process of it is left
     assert json.dumps(node.logged("stack of a worker")) == "[]"
+
+
+@root_only
+@pytest.mark.skipif(is_sanitized(), reason="a sanitizer looks at its process from outside")
+def test_memory_with_keys_is_nobodys(new_node, program, service, endpoint):
+    """No core file, and nobody but root looks into the supervisor, the workers and agents: the kernel shows it by /proc's owner."""
+    node = new_node(user=OTHER)
+    agent = program("agent", "http", endpoint, str(service(None).port), "--connect.url", f"http://127.0.0.1:{node.upstream[1]}",
+                    before_exec=lambda: programs.become(OTHER))
+    agent.wait_log("connected")
+    for pid in (node.pid, agent.pid, *node.workers()):
+        assert status(pid)["Uid"].split()[0] == str(OTHER)
+        assert os.stat(f"/proc/{pid}/environ").st_uid == 0, (pid, status(pid)["Name"])
