@@ -8,6 +8,7 @@
 // Clients of an endpoint whose agents open data connections do not move: those connections come to every worker. Until they
 // do, requests are relayed, and the sibling gives one of its idle data connections along.
 
+import Authentication
 import Base
 import Control
 import Memory
@@ -45,6 +46,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// When its patience with an agent that went away ends.
     private var patience: Instant?
     private var isDeclined = false
+    /// What the request drew from quotas.
+    var drawn = QuotaHold()
     /// What it holds while it waits for an agent.
     var parkedBytes = 0
     private var relays: [UInt32: HTTPUpstream] = [:]
@@ -123,9 +126,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// Refuses the request of a client who may not use the endpoint. What a sibling or another node sends has been checked there.
     private func authorise(_ endpoint: Endpoint) throws(HTTPError) {
         guard !isRelayed, !isFromNode else { return }
-        _ = try withHeadBytes { bytes throws(HTTPError) in
+        let permission = try withHeadBytes { bytes throws(HTTPError) in
             try worker.proxyAuthentication.authorise(head, bytes, endpoint: endpoint.bytes, worker)
         }
+        if let permission, !permission.quotas.isEmpty { try draw(permission.quotas) }
     }
 
     /// Whether another node sent the request, or somebody who only says so.
@@ -444,6 +448,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             if !isRelayed {
                 worker.telemetry.streamEnded(received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
             }
+            giveBackDrawn()
             worker.relayClosed()
             worker.untrack(self)
         }
@@ -489,6 +494,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
+        // Who serves the request draws again.
+        giveBackDrawn(withRate: true)
         guard let destination else {
             closeRelays()
             worker.moveOn(self, descriptor, peer: peer, moves: isRelayed ? moves : 0, input: input)
@@ -545,6 +552,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func exchangeFinished() {
+        giveBackDrawn()
         if summary.wasUpgraded { worker.relayClosed() }
         if isRelayed { return }
         if isDeclined {
@@ -565,6 +573,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func connectionClosed() {
+        giveBackDrawn()
         unpark()
         forgetNodes()
         closeRelays()

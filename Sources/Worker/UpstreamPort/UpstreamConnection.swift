@@ -53,10 +53,11 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
         let hasPreambles = withHeadBytes { bytes in Direct.names(head, bytes, .xPikoTransport, Direct.preambles) }
+        let quotas = permission?.quotas ?? []
         let expiry = worker.config.upstream.auth.disablesDisconnectOnExpiry ? nil : permission?.expiry
         tunnel = worker.register(
-            self, endpoint: endpoint, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, hasPreambles: hasPreambles,
-            expiry: expiry)
+            self, endpoint: endpoint, agent: isDirect && !quotas.limitStreams ? Random.bytes(DirectCredential.agentBytes) : nil,
+            hasPreambles: hasPreambles, expiry: expiry, quotas: quotas)
     }
 
     /// The supervisor took the tunnel into its table.
@@ -100,11 +101,11 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     }
 
     /// The supervisor did not.
-    func registrationRefused() {
+    func registrationRefused(_ refusal: TunnelRefusal) {
         tunnel = nil
-        worker.telemetry.tunnelRefused()
+        if refusal == .tableFull { worker.telemetry.tunnelRefused() }
         guard isRouting else { return }
-        respondError(status: 503, "too many endpoints")
+        respondError(status: refusal.status, refusal.text)
     }
 
     // MARK: Data connections
