@@ -10,7 +10,7 @@ struct RequestRate: Equatable {
 
     private static let second: UInt64 = 1_000_000_000
     /// No arrival time that we wrote is further ahead: another one is no arrival time.
-    private static let aheadMax: UInt64 = 4 * second
+    private static let aheadMax: UInt64 = 8 * second
 
     /// nil: none at all. The interval is rounded up, so that never more come.
     init?(perSecond rate: UInt32) {
