@@ -115,6 +115,7 @@ enum ControlType: UInt16 {
     case reportRequest = 73
     case keyMissing = 74
     case clients = 79
+    case release = 84
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -188,6 +189,7 @@ extension ControlMessage {
         case .keyMissing: .keyMissing
         case .workerReady: .workerReady
         case .register: .register
+        case .release: .release
         case .unregister: .unregister
         case .lookup: .lookup
         case .statusRequest: .statusRequest
@@ -244,7 +246,7 @@ extension ControlMessage {
         case .routeChanged(let endpoint, let version):
             buffer.append(version)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
-        case .registered(let tunnel):
+        case .registered(let tunnel), .release(let tunnel):
             buffer.append(tunnel)
         case .refused(let tunnel, let reason):
             buffer.append(tunnel)

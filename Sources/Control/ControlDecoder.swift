@@ -86,7 +86,7 @@ extension ControlMessage {
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .credentials: return .credentials(bytes: try cursor.u64(bytes))
         case .shutdown: return .shutdown
-        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
+        case .workerReady, .register, .release, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
             .keyMissing, .clients, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
@@ -125,6 +125,7 @@ extension ControlMessage {
             guard let kind = TunnelKind(rawValue: try cursor.u8(bytes)) else { throw .invalidValue }
             let endpoint = try cursor.endpoint(bytes)
             return .register(tunnel: tunnel, endpoint: endpoint, kind: kind, quotas: try quotas(bytes, &cursor))
+        case .release: return .release(tunnel: try cursor.u64(bytes))
         case .unregister:
             let tunnel = try cursor.u64(bytes)
             return .unregister(tunnel: tunnel, endpoint: try cursor.endpoint(bytes))

@@ -89,6 +89,8 @@ public enum ControlMessage: Equatable, Sendable {
     case workerReady
     /// A tunnel wants to be found. `tunnel` is the worker's own number for it; what it draws from is in `quotas`.
     case register(tunnel: UInt64, endpoint: String, kind: TunnelKind, quotas: TunnelQuotas = TunnelQuotas())
+    /// A tunnel is about to be closed, and its agent was asked to connect anew: it draws from no quota any more.
+    case release(tunnel: UInt64)
     /// A tunnel is gone, or takes no new streams.
     case unregister(tunnel: UInt64, endpoint: String)
     /// Who holds tunnels of this endpoint? Answered by `routes`.
@@ -350,7 +352,7 @@ extension ControlMessage {
         case .move(_, _, _, .inMemory), .moveSession: 2
         case .moveStreams(_, let count): Int(count)
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
-            .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
+            .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .release, .unregister, .lookup, .statusRequest,
             .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
             .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest, .clients:
             0

@@ -646,6 +646,7 @@ extension Node: WorkerLinkOwner {
         switch message {
         case .workerReady: becameReady(process)
         case .register(let tunnel, let endpoint, let kind, let quotas): register(process, tunnel, endpoint, kind, quotas)
+        case .release(let tunnel): routes.release(worker: process.worker, tunnel: tunnel)
         case .unregister(let tunnel, let endpoint):
             let before = routes.localCount(endpoint)
             let version = routes.unregister(worker: process.worker, tunnel: tunnel, endpoint: endpoint, now: loop.now)

@@ -106,6 +106,13 @@ struct RoutingTable {
         return .added(version: version)
     }
 
+    /// Takes a tunnel out of its quotas; it stays in the table.
+    mutating func release(worker: UInt32, tunnel: UInt64) {
+        guard let known = registered[worker]?[tunnel] else { return }
+        quotas.remove(known.endpoint, known.quotas)
+        registered[worker]?[tunnel]?.quotas = []
+    }
+
     /// Removes a tunnel; the route's new version, or nil when the worker has no such tunnel of that endpoint (it was
     /// refused, say).
     mutating func unregister(worker: UInt32, tunnel: UInt64, endpoint: String, now: Instant) -> UInt64? {

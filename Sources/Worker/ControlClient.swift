@@ -162,7 +162,7 @@ final class ControlClient: MessageDelegate {
             }
         case .dialFailed(let request, let code):
             worker.nodes.dialFailed(request, wasTried: code != DialCode.unknownNode && code != DialCode.notNow)
-        case .hello, .configure, .credentials, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
+        case .hello, .configure, .credentials, .shutdown, .workerReady, .register, .release, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
             .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .keyMissing, .clients, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }

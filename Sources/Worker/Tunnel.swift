@@ -38,7 +38,7 @@ final class Tunnel: MuxSessionDelegate {
     /// When its token ends, and the tunnel with it: seconds since 1970; nil: never.
     let expiry: UInt64?
     /// What it draws from, by its token.
-    let quotas: [Quota]
+    private(set) var quotas: [Quota]
     private var reminder: ExpiryTimer?
     private var end: ExpiryTimer?
 
@@ -74,7 +74,16 @@ final class Tunnel: MuxSessionDelegate {
         end = ExpiryTimer(worker.loop, at: expiry) { [unowned self] in expired() }
         let early = expiry - min(expiry, Self.remindedBefore)
         guard early > ProxyConnection.unixSeconds + Self.remindedBefore else { return }
-        reminder = ExpiryTimer(worker.loop, at: early) { [unowned self] in session?.askToLeave() }
+        reminder = ExpiryTimer(worker.loop, at: early) { [unowned self] in
+            release()
+            session?.askToLeave()
+        }
+    }
+
+    /// Its end is near and sure: whoever comes in its place is not refused for its sake.
+    private func release() {
+        if !quotas.isEmpty { worker.release(self) }
+        quotas = []
     }
 
     /// Whoever showed the token has no right to the endpoint any more.

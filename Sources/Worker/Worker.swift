@@ -51,7 +51,7 @@ final class Worker {
     /// Whether new tunnels are taken, as far as the node's people decide.
     private var tunnelsWanted = true
     var admitsTunnels: Bool { tunnelsWanted && !isDraining }
-    private unowned let control: ControlClient
+    unowned let control: ControlClient
     private var connections: [any TrackedConnection] = []
     private var tunnels: [UInt64: Tunnel] = [:]
     private var registering: [UInt64: UpstreamConnection] = [:]

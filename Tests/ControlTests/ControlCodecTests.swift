@@ -90,6 +90,7 @@ private let rows: [Row] = [
         message: .register(
             tunnel: 5, endpoint: "e", kind: .directSession,
             quotas: TunnelQuotas([Quota(subject: QuotaSubject(hash: .max), limits: QuotaLimits(tunnels: 1))], isMoved: true))),
+    Row(name: "release", sender: .worker, message: .release(tunnel: 4)),
     Row(name: "unregister", sender: .worker, message: .unregister(tunnel: 1, endpoint: "my-endpoint")),
     Row(name: "lookup", sender: .worker, message: .lookup(endpoint: "x")),
     Row(name: "status-request", sender: .worker, message: .statusRequest(request: 6, kind: .endpoints)),

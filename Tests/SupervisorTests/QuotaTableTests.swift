@@ -83,6 +83,20 @@ import Testing
         #expect(register(&table, 2, 2, "a", [quota]) == .tunnels)
     }
 
+    @Test func whatIsAboutToEndDrawsNoMore() {
+        var table = RoutingTable()
+        let quota = Self.quota(1, tunnels: 1)
+        #expect(register(&table, 1, 1, "a", [quota]) == nil)
+        table.release(worker: 2, tunnel: 1)
+        #expect(register(&table, 1, 2, "a", [quota]) == .tunnels)
+        table.release(worker: 1, tunnel: 1)
+        table.release(worker: 1, tunnel: 1)
+        #expect(table.lookup("a").entries == [RouteEntry(worker: 1, tunnels: 1)])
+        #expect(register(&table, 1, 2, "a", [quota]) == nil)
+        #expect(table.unregister(worker: 1, tunnel: 1, endpoint: "a", now: now) != nil)
+        #expect(register(&table, 1, 3, "a", [quota]) == .tunnels)
+    }
+
     @Test func anotherProgramGoesOnWithThem() {
         var table = RoutingTable()
         let quota = Self.quota(1, tunnels: 2)

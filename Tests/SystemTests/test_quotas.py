@@ -50,14 +50,14 @@ def may_connect(peers, node, endpoint, headers, handler=None):
         return None
 
 
-def connect_when_free(peers, node, endpoint, headers, handler=None):
+def connect_when_free(peers, node, endpoint, headers, handler=None, timeout=10):
     """An agent, when there is room for it."""
     found = []
 
     def connected():
         found.append(may_connect(peers, node, endpoint, headers, handler))
         return found[-1] is not None
-    wait_until(connected, 10 * SLOW, "room for another agent", every=0.05)
+    wait_until(connected, timeout * SLOW, "room for another agent", every=0.05)
     return found[-1]
 
 
@@ -171,6 +171,23 @@ def test_quota_agents_come_back(new_node, peers, service, endpoint, host):
         wait_until(lambda: request(node.proxy, host=host).status == 200, 40 * SLOW, agent.tail, every=0.1)
     finally:
         assert agent.stop() == 0, agent.tail()
+
+
+def test_quota_lets_the_next_token_in(new_node, peers, endpoint):
+    """Whose token is about to end comes back with another before the tunnel ends."""
+    node = new_node(arguments=UPSTREAM)
+    limits = {"limits": {"max_tunnels": 1}}
+    old = peers.call(agents.Agent.connect(node.upstream, endpoint, headers=bearer(token(sub="joe", iss="tests", seconds=22, piko=limits))))
+    joe = limited("joe", max_tunnels=1)
+    agent_refused(peers, node, endpoint, joe, "too many tunnels")
+    new = connect_when_free(peers, node, endpoint, joe, timeout=21)
+    assert not old.session.ended, "it waited for the end"
+    agent_refused(peers, node, endpoint, joe, "too many tunnels")
+    wait_until(lambda: old.socket.close_code == 1008, 20 * SLOW, "the end of the tunnel")
+    agent_refused(peers, node, endpoint, joe, "too many tunnels")
+    peers.call(new.close())
+    connect_when_free(peers, node, endpoint, joe)
+    peers.call(old.close())
 
 
 def test_quota_of_an_agents_streams(new_node, peers, endpoint, host):

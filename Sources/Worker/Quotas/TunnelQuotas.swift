@@ -19,6 +19,11 @@ extension TunnelRefusal {
     }
 }
 
+extension Worker {
+    /// The tunnel draws from no quota any more.
+    func release(_ tunnel: Tunnel) { control.send(.release(tunnel: tunnel.id)) }
+}
+
 extension [Quota] {
     /// Whether one of them limits streams. Such an agent opens no data connections, whose streams nobody could count over all workers
     /// without asking.
