@@ -314,13 +314,17 @@ def test_quota_of_requests(new_node, tunnel, host):
     # A second's worth at once, each from a client that may have to move to another worker.
     assert [request(node.proxy, headers=joe, host=host).status for _ in range(10)] == [200] * 10
     good = 10
-    with http1.Connection(node.proxy) as client:
+    with http1.Connection(node.proxy, timeout=20 * SLOW) as client:
         while time.monotonic() - started < 2.5:
-            answer = client.request(headers=joe, host=host)
-            if answer.status == 200:
-                good += 1
-            else:
-                check_refusal(answer, "too many requests")
+            # Twenty in one write: faster than ten a second on any machine.
+            one = f"GET / HTTP/1.1\r\nHost: {host}\r\n{joe[0][0]}: {joe[0][1]}\r\n\r\n"
+            client.send(one * 20)
+            for _ in range(20):
+                answer = client.read_response()
+                if answer.status == 200:
+                    good += 1
+                else:
+                    check_refusal(answer, "too many requests")
             assert request(node.proxy, headers=ann, host=host).status == 200
             assert request(node.proxy, headers=bearer(token()), host=host).status == 200
     seconds = time.monotonic() - started
