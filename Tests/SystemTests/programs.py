@@ -315,10 +315,12 @@ class Node(Program):
         return f"http://{self.proxy[0]}:{self.proxy[1]}"
 
 
-def metric(node, name):
-    """The sum of a metric's series."""
+def metric(node, name, **labels):
+    """The sum of a metric's series that have the labels."""
     text = request(node.admin, target="/metrics", host="admin").body.decode()
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    series = re.findall(rf"^{name}({{[^}}]*}})? (\S+)$", text, re.M)
+    return sum(float(value) for found, value in series if all(label in found for label in wanted))
 
 
 def deny_io_uring(error=errno.EPERM):
