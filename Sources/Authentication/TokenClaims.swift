@@ -2,7 +2,7 @@
 // whether the configuration asks for it or not: a token that says something in a wrong way is refused, never read as one that
 // says nothing. `docs/tokens.md` has the table of what becomes of which value.
 
-
+public import Base
 import Telemetry
 
 /// The claims of a token.
@@ -18,10 +18,14 @@ public struct TokenClaims: Equatable, Sendable {
     public let issuedAt: UInt64?
     /// `iss`
     public let issuer: [UInt8]?
+    /// `sub`
+    public let subject: [UInt8]?
     /// `aud`, of one or several.
     public let audiences: [[UInt8]]?
     /// `piko.endpoints`; nil when it is absent or empty.
     public let endpoints: EndpointPermission?
+    /// `piko.limits`; without any when it is absent.
+    public let limits: QuotaLimits
 
     /// Reads the JSON text.
     public init(_ bytes: Span<UInt8>) throws(AuthenticationError) {
@@ -30,11 +34,12 @@ public struct TokenClaims: Equatable, Sendable {
         notBefore = try Self.time(claims["nbf"], .up)
         issuedAt = try Self.time(claims["iat"], .up)
         issuer = try Self.text(claims["iss"])
-        // Nobody asks for these two, but they have a type (RFC 7519 sections 4.1.2 and 4.1.7).
-        _ = try Self.text(claims["sub"])
+        subject = try Self.text(claims["sub"])
+        // Nobody asks for this one, but it has a type (RFC 7519 section 4.1.7).
         _ = try Self.text(claims["jti"])
         audiences = try Self.audiences(claims["aud"])
         endpoints = try Self.endpoints(claims["piko"])
+        limits = try claims["piko"]?["limits"].map { value throws(AuthenticationError) in try QuotaLimits(claim: value) } ?? QuotaLimits()
     }
 
     private static func time(_ value: JSONValue?, _ rule: FloatingPointRoundingRule) throws(AuthenticationError) -> UInt64? {

@@ -1,6 +1,7 @@
 // The whole check of a token: form, key, signature, claims, in this order, so that nothing but the header is read before the
 // signature was found good. The time comes in, the permission comes out; no clock and no socket.
 
+public import Base
 import Crypto
 
 /// What the configuration of a port asks of tokens.
@@ -11,6 +12,10 @@ public struct TokenPolicy: Equatable, Sendable {
     public var issuer: [UInt8]?
     /// A token that names no endpoints is for none, and not for all.
     public var requiresEndpoints = false
+    /// Which port it is, so that what a subject uses of one is not taken for its use of another.
+    public var port: UInt8 = 0
+    /// The tenant whose keys they are; empty: none.
+    public var tenant: [UInt8] = []
 
     public init() {}
 }
@@ -22,6 +27,8 @@ public struct TokenPermission: Equatable, Sendable {
     public var endpoints: EndpointPermission
     /// The tenant whose keys it was checked with; empty: none.
     public var tenant: [UInt8]
+    /// What each use of it draws from, and how much that may be; at most `Quota.countMax`. Most tokens have none.
+    public var quotas: [Quota] = []
 
     public init(expiry: UInt64?, endpoints: EndpointPermission, tenant: [UInt8] = []) {
         self.expiry = expiry
@@ -55,9 +62,21 @@ public struct TokenVerifier: Sendable {
         if let issuer = policy.issuer, claims.issuer != issuer { throw .invalid(.issuer) }
         if let audience = policy.audience, !(claims.audiences ?? []).contains(audience) { throw .invalid(.audience) }
         guard claims.endpoints != nil || !policy.requiresEndpoints else { throw .invalid(.noEndpoints) }
-        let permission = TokenPermission(expiry: claims.expiry, endpoints: claims.endpoints ?? .any)
+        var permission = TokenPermission(expiry: claims.expiry, endpoints: claims.endpoints ?? .any, tenant: policy.tenant)
         guard !permission.hasExpired(at: now) else { throw .expired }
+        permission.quotas = try quotas(claims, of: text, tenant: permission.tenant)
         return permission
+    }
+
+    /// What the token's limits are counted for.
+    private func quotas(_ claims: TokenClaims, of text: Span<UInt8>, tenant: [UInt8]) throws(AuthenticationError) -> [Quota] {
+        guard !claims.limits.isNone else { return [] }
+        guard let subject = claims.subject else {
+            let signed = text.extracting(0..<(try CompactToken(text).signedCount))
+            return [Quota(subject: TokenSubject.token(signed, tenant: tenant, port: policy.port), limits: claims.limits)]
+        }
+        let named = TokenSubject.named(subject, issuer: claims.issuer, tenant: tenant, port: policy.port)
+        return [Quota(subject: named, limits: claims.limits)]
     }
 
     /// What was signed, decoded, when the signature is that of one of the keys.

@@ -14,6 +14,8 @@ public enum ControlLimits {
     public static let clusterVersion: UInt32 = 4
     /// The first version that knows TLS.
     public static let credentialsVersion: UInt32 = 5
+    /// The first version that knows quotas.
+    public static let quotaVersion: UInt32 = 5
     /// Bytes of type, flags and length.
     public static let headerBytes = 8
     /// A whole message, header included. The kernel refuses SEQPACKET messages over some 200 KiB.
@@ -115,6 +117,7 @@ enum ControlType: UInt16 {
     case reportRequest = 73
     case keyMissing = 74
     case clients = 79
+    case release = 84
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -188,6 +191,7 @@ extension ControlMessage {
         case .keyMissing: .keyMissing
         case .workerReady: .workerReady
         case .register: .register
+        case .release: .release
         case .unregister: .unregister
         case .lookup: .lookup
         case .statusRequest: .statusRequest
@@ -244,8 +248,11 @@ extension ControlMessage {
         case .routeChanged(let endpoint, let version):
             buffer.append(version)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
-        case .registered(let tunnel), .refused(let tunnel):
+        case .registered(let tunnel), .release(let tunnel):
             buffer.append(tunnel)
+        case .refused(let tunnel, let reason):
+            buffer.append(tunnel)
+            if receiver >= ControlLimits.quotaVersion { buffer.append(reason.rawValue) }
         case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
             encodeOfNodes(into: &buffer)
         case .keyMissing(let port): Self.encode(port, into: &buffer)
@@ -263,10 +270,11 @@ extension ControlMessage {
             buffer.append(UInt8(value ? 1 : 0))
         case .drain(let number), .retire(let number), .ping(let number), .pong(let number), .credentials(let number):
             buffer.append(number)
-        case .register(let tunnel, let endpoint, let kind):
+        case .register(let tunnel, let endpoint, let kind, let quotas):
             buffer.append(tunnel)
             buffer.append(kind.rawValue)
             buffer.appendText(endpoint, max: ControlLimits.endpointBytesMax)
+            if receiver >= ControlLimits.quotaVersion { Self.encode(quotas, into: &buffer) }
         case .moveData(let endpoint, let agent, _), .agentLeft(let endpoint, let agent):
             precondition(agent.count == ControlLimits.agentBytes)
             Self.encode(agent, into: &buffer)
@@ -319,6 +327,20 @@ extension ControlMessage {
             buffer.append(entry.tunnels)
             buffer.append(entry.directTunnels)
             buffer.append(UInt8(entry.hasData ? 1 : 0))
+        }
+    }
+
+    /// Nothing when there are none, as before there were any.
+    private static func encode(_ tunnel: TunnelQuotas, into buffer: inout ByteBuffer) {
+        if tunnel.quotas.isEmpty { return }
+        precondition(tunnel.quotas.count <= Quota.countMax)
+        buffer.append(UInt8(tunnel.isMoved ? 1 : 0))
+        buffer.append(UInt8(tunnel.quotas.count))
+        for quota in tunnel.quotas {
+            buffer.append(quota.subject.key)
+            for limit in [quota.limits.tunnels, quota.limits.endpoints, quota.limits.streams, quota.limits.requestRate] {
+                buffer.append(limit ?? .max)
+            }
         }
     }
 

@@ -53,7 +53,12 @@ extension ControlMessage {
             let version = try cursor.u64(bytes)
             return .routeChanged(endpoint: try cursor.endpoint(bytes), version: version)
         case .registered: return .registered(tunnel: try cursor.u64(bytes))
-        case .refused: return .refused(tunnel: try cursor.u64(bytes))
+        case .refused:
+            let tunnel = try cursor.u64(bytes)
+            // A supervisor of before there were quotas, to which a node was taken back, says no more.
+            if cursor.offset == bytes.count { return .refused(tunnel: tunnel) }
+            guard let reason = TunnelRefusal(rawValue: try cursor.u8(bytes)) else { throw .invalidValue }
+            return .refused(tunnel: tunnel, reason: reason)
         case .statusPage: return try statusPage(last: flags & flagLast != 0, bytes, &cursor)
         case .ready: return .ready(try cursor.truth(bytes))
         case .retire: return .retire(milliseconds: try cursor.u64(bytes))
@@ -81,7 +86,7 @@ extension ControlMessage {
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .credentials: return .credentials(bytes: try cursor.u64(bytes))
         case .shutdown: return .shutdown
-        case .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
+        case .workerReady, .register, .release, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
             .keyMissing, .clients, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
@@ -118,7 +123,9 @@ extension ControlMessage {
         case .register:
             let tunnel = try cursor.u64(bytes)
             guard let kind = TunnelKind(rawValue: try cursor.u8(bytes)) else { throw .invalidValue }
-            return .register(tunnel: tunnel, endpoint: try cursor.endpoint(bytes), kind: kind)
+            let endpoint = try cursor.endpoint(bytes)
+            return .register(tunnel: tunnel, endpoint: endpoint, kind: kind, quotas: try quotas(bytes, &cursor))
+        case .release: return .release(tunnel: try cursor.u64(bytes))
         case .unregister:
             let tunnel = try cursor.u64(bytes)
             return .unregister(tunnel: tunnel, endpoint: try cursor.endpoint(bytes))
@@ -164,6 +171,23 @@ extension ControlMessage {
             .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials, .tokenKeys:
             throw .unexpectedType(type.rawValue)
         }
+    }
+
+    private static func quotas(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> TunnelQuotas {
+        if cursor.offset == bytes.count { return TunnelQuotas() }
+        let isMoved = try cursor.truth(bytes)
+        let count = Int(try cursor.u8(bytes))
+        guard count >= 1 else { throw .invalidValue }
+        guard count <= Quota.countMax else { throw .oversized }
+        var list: [Quota] = []
+        for _ in 0..<count {
+            guard let subject = QuotaSubject(key: try cursor.u64(bytes)) else { throw .invalidValue }
+            let limits = QuotaLimits(
+                tunnels: try cursor.limit(bytes), endpoints: try cursor.limit(bytes), streams: try cursor.limit(bytes),
+                requestRate: try cursor.limit(bytes))
+            list.append(Quota(subject: subject, limits: limits))
+        }
+        return TunnelQuotas(list, isMoved: isMoved)
     }
 
     private static func setup(_ bytes: Span<UInt8>, _ cursor: inout Cursor) throws(ControlError) -> WorkerSetup {
@@ -306,6 +330,12 @@ private struct Cursor {
 
     mutating func u32(_ bytes: Span<UInt8>) throws(ControlError) -> UInt32 {
         UInt32(truncatingIfNeeded: try number(bytes, length: 4))
+    }
+
+    /// A number, or all ones for none.
+    mutating func limit(_ bytes: Span<UInt8>) throws(ControlError) -> UInt32? {
+        let value = try u32(bytes)
+        return value == .max ? nil : value
     }
 
     mutating func u64(_ bytes: Span<UInt8>) throws(ControlError) -> UInt64 {

@@ -28,7 +28,7 @@ public enum ControlMessage: Equatable, Sendable {
 
     // Supervisor to worker.
 
-    /// The effective configuration and the worker's place. Descriptor: the counters' memory.
+    /// The effective configuration and the worker's place. Descriptors: the counters' memory, and that of the quotas.
     case configure(WorkerSetup)
     /// New connections, one descriptor each, in the order of `peers`. `acceptedAt` is on the monotonic clock.
     case accepted(listener: ListenerKind, acceptedAt: Instant, peers: [PeerAddress])
@@ -44,8 +44,8 @@ public enum ControlMessage: Equatable, Sendable {
     case routeChanged(endpoint: String, version: UInt64)
     /// The tunnel is in the node's routing table, and every worker was told.
     case registered(tunnel: UInt64)
-    /// The tunnel was not taken: the routing table is full.
-    case refused(tunnel: UInt64)
+    /// The tunnel was not taken, and why.
+    case refused(tunnel: UInt64, reason: TunnelRefusal = .tableFull)
     /// A part of the answer to `statusRequest`.
     case statusPage(request: UInt64, kind: StatusKind, entries: [StatusEntry], last: Bool)
     /// Whether the node is ready, as `/ready` says.
@@ -87,8 +87,10 @@ public enum ControlMessage: Equatable, Sendable {
 
     /// The worker is configured and serves.
     case workerReady
-    /// A tunnel wants to be found. `tunnel` is the worker's own number for it.
-    case register(tunnel: UInt64, endpoint: String, kind: TunnelKind)
+    /// A tunnel wants to be found. `tunnel` is the worker's own number for it; what it draws from is in `quotas`.
+    case register(tunnel: UInt64, endpoint: String, kind: TunnelKind, quotas: TunnelQuotas = TunnelQuotas())
+    /// A tunnel is about to be closed, and its agent was asked to connect anew: it draws from no quota any more.
+    case release(tunnel: UInt64)
     /// A tunnel is gone, or takes no new streams.
     case unregister(tunnel: UInt64, endpoint: String)
     /// Who holds tunnels of this endpoint? Answered by `routes`.
@@ -138,6 +140,29 @@ public enum TunnelKind: UInt8, Sendable {
     case directSession = 1
     /// All data connections of an endpoint at one worker.
     case dataConnections = 2
+}
+
+/// Why a tunnel was not taken.
+public enum TunnelRefusal: UInt8, Sendable {
+    /// The routing table is full.
+    case tableFull = 0
+    /// A subject has as many tunnels as it may.
+    case tunnels = 1
+    /// A subject has as many endpoints as it may.
+    case endpoints = 2
+}
+
+/// What a tunnel draws from.
+public struct TunnelQuotas: Equatable, Sendable {
+    /// At most `Quota.countMax`.
+    public var quotas: [Quota]
+    /// Whether the tunnel was taken before and comes from another worker: it is counted, and not refused.
+    public var isMoved: Bool
+
+    public init(_ quotas: [Quota] = [], isMoved: Bool = false) {
+        self.quotas = quotas
+        self.isMoved = isMoved && !quotas.isEmpty
+    }
 }
 
 /// What a message about tokens' keys holds.
@@ -332,13 +357,14 @@ extension ControlMessage {
     /// How many descriptors must come beside this message; any other count is a broken peer.
     public var descriptorCount: Int {
         switch self {
-        case .configure, .sibling, .dialed, .credentials: 1
+        case .configure: 2
+        case .sibling, .dialed, .credentials: 1
         case .accepted(_, _, let peers): peers.count
         case .move(_, _, _, .inline), .moveData: 1
         case .move(_, _, _, .inMemory), .moveSession: 2
         case .moveStreams(_, let count): Int(count)
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
-            .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .unregister, .lookup, .statusRequest,
+            .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .release, .unregister, .lookup, .statusRequest,
             .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
             .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest, .clients:
             0

@@ -51,4 +51,10 @@ public final class SharedRegion {
         precondition(first >= 0 && count >= 0 && first <= wordCount - count, "words outside of the region")
         return unsafe base.advanced(by: first * 8).assumingMemoryBound(to: Atomic<UInt64>.self)
     }
+
+    /// The same as words of 32 bits.
+    func halfWords(from first: Int, count: Int) -> UnsafeMutablePointer<Atomic<UInt32>> {
+        precondition(first >= 0 && count >= 0 && first <= byteCount / 4 - count, "words outside of the region")
+        return unsafe base.advanced(by: first * 4).assumingMemoryBound(to: Atomic<UInt32>.self)
+    }
 }

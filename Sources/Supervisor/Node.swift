@@ -83,6 +83,7 @@ final class Node {
     let counters: Counters
     let memory: SharedMemory
     let region: CounterRegion
+    let quotas: QuotaMemory
     var machine: SupervisorMachine
     var routes: RoutingTable
     let processes: ProcessTable
@@ -118,6 +119,8 @@ final class Node {
     var nextWorkerProgram: HeldProgram?
     /// Whether the program that takes over, or is gone back to, is a member of clusters.
     var nextKnowsClusters = true
+    /// Whether it knows quotas.
+    var nextKnowsQuotas = false
     /// The programs of before an upgrade, until it is sure that there is no way back to be taken.
     var programsBefore: (supervisor: HeldProgram, worker: HeldProgram)?
     /// The settings as that one wrote them: it may not know keys of this one.
@@ -154,6 +157,7 @@ final class Node {
             name: "piko-counters", size: CounterRegion.byteCount(layout: Counters.layout, slabs: slabs))
         self.memory = memory
         region = CounterRegion(formatting: memory.region, layout: Counters.layout, slabs: slabs)
+        quotas = try QuotaMemory(slabs: slabs)
         self.slabs = SlabPool(slabs: slabs)
         let own = region.slab(0)
         own.owner = 0
@@ -170,10 +174,11 @@ final class Node {
     }
 
     /// A node that was taken over from another program. Its workers are added afterwards.
-    init(_ parts: NodeParts, taking state: TakenState, memory: SharedMemory, region: CounterRegion) {
+    init(_ parts: NodeParts, taking state: TakenState, memory: SharedMemory, region: CounterRegion, quotas: QuotaMemory) {
         self.parts = parts
         self.memory = memory
         self.region = region
+        self.quotas = quotas
         slabs = SlabPool(slabs: region.slabCount)
         counters = Counters(slab: region.slab(0))
         machine = SupervisorMachine(
@@ -452,6 +457,7 @@ final class Node {
         process.link.close()
         dials.workerEnded(worker)
         region.fold(process.slab, into: 0, isGauge: Counters.isGauge)
+        quotas.clear(slab: process.slab)
         slabs.free(process.slab)
         // This ends what every other worker knows of its routes; single endpoints need not be named.
         let lost = removeRoutes(of: worker)
@@ -616,7 +622,7 @@ extension Node: WorkerLinkOwner {
             index: UInt32(process.place), generation: process.generation, worker: process.worker, slab: UInt32(process.slab),
             nodeStart: started, directKey: directKey, nodeID: nodeID, clusterKeys: setup.clusterKeys, settings: setup.settings)
         tls.give(setup, to: link)
-        link.send(.configure(message), lending: [memory.descriptor])
+        link.send(.configure(message), lending: [memory.descriptor, quotas.descriptor])
         for message in setup.tokenKeys.messages(keySets) { link.send(message) }
     }
 
@@ -639,7 +645,8 @@ extension Node: WorkerLinkOwner {
         guard let process = processes[link.worker] else { return }
         switch message {
         case .workerReady: becameReady(process)
-        case .register(let tunnel, let endpoint, let kind): register(process, tunnel, endpoint, kind)
+        case .register(let tunnel, let endpoint, let kind, let quotas): register(process, tunnel, endpoint, kind, quotas)
+        case .release(let tunnel): routes.release(worker: process.worker, tunnel: tunnel)
         case .unregister(let tunnel, let endpoint):
             let before = routes.localCount(endpoint)
             let version = routes.unregister(worker: process.worker, tunnel: tunnel, endpoint: endpoint, now: loop.now)
@@ -662,21 +669,6 @@ extension Node: WorkerLinkOwner {
             .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .tokenKeys, .credentials, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken,
             .noMore:
             preconditionFailure("decoded as a worker's message")
-        }
-    }
-
-    private func register(_ process: WorkerProcess, _ tunnel: UInt64, _ endpoint: String, _ kind: TunnelKind) {
-        let before = routes.localCount(endpoint)
-        switch routes.register(worker: process.worker, tunnel: tunnel, endpoint: endpoint, kind: kind) {
-        case .added(let version):
-            broadcast(endpoint, version: version)
-            tellCount(endpoint, before: before)
-            process.link.send(.registered(tunnel: tunnel))
-        case .full:
-            counters.add(.refusedTunnels)
-            process.link.send(.refused(tunnel: tunnel))
-        case .duplicate:
-            linkFailed(process.link, reason: "registered tunnel \(tunnel) twice")
         }
     }
 

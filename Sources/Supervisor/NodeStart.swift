@@ -147,11 +147,16 @@ enum NodeStart {
             let size = SharedMemory.size(of: state.counters)
             return try SharedMemory(adopting: OwnedDescriptor(state.counters), size: size)
         }
+        let region: CounterRegion
         do throws(CounterRegionError) {
-            return Node(parts, taking: state, memory: memory, region: try CounterRegion(opening: memory.region))
+            region = try CounterRegion(opening: memory.region)
         } catch {
             throw StartError("counters: \(error)")
         }
+        let quotas = try orFail("quotas") { () throws(SystemError) in
+            try QuotaMemory.taken(state.quotas, slabs: region.slabCount)
+        }
+        return Node(parts, taking: state, memory: memory, region: region, quotas: quotas)
     }
 
     /// A process that is pid 1 has everybody's orphans to reap. Not before all children of our own are known.

@@ -115,6 +115,7 @@ final class UpgradeTask: ChannelDelegate {
             }
             node.nextWorkerProgram = worker
             node.nextKnowsClusters = json?["clusters"] == .bool(true)
+            node.nextKnowsQuotas = json?["quotas"] == .bool(true)
             node.replace(with: supervisor.description, .upgrade)
         } else if let reason = json?["error"]?.string {
             fail("the new program can't take over: \(reason)")
@@ -197,6 +198,7 @@ extension Node {
             settings: settingsBefore ?? setup.config.differing, counters: memory.descriptor,
             supervisorProgram: parts.own.description, workerProgram: parts.program.description)
         state.tunnels = routes.tunnels
+        if nextKnowsQuotas { state.quotas = quotas.descriptor }
         state.keySets = keySets.kept.filter { $0.bytes.count <= TakenState.keySetBytesMax }
         state.cluster = cluster?.taken
         state.workers = processes.workers.filter(\.isLinked).map { process in

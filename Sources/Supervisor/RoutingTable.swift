@@ -28,14 +28,16 @@ struct RegisteredTunnel: Equatable {
     var tunnel: UInt64
     var endpoint: String
     var kind: TunnelKind
+    /// What it draws from.
+    var quotas: [Quota] = []
 }
 
 /// What came of a registration.
 enum Registration: Equatable {
     /// The route changed; this is its version now.
     case added(version: UInt64)
-    /// The table is full.
-    case full
+    /// The table is full, or somebody has as many as he may.
+    case refused(TunnelRefusal)
     /// The worker has a tunnel of that number already: it is broken.
     case duplicate
 }
@@ -45,6 +47,7 @@ struct RoutingTable {
     private struct Registered {
         var endpoint: String
         var kind: TunnelKind
+        var quotas: [Quota]
     }
 
     private struct Route {
@@ -56,6 +59,8 @@ struct RoutingTable {
     var limits: RoutingLimits
     /// What other nodes of the cluster have.
     var remote = RemoteRoutes()
+    /// How much each subject of a quota has.
+    private(set) var quotas = QuotaTable()
     private var routes: [ExactName: Route] = [:]
     /// What each worker registered.
     private var registered: [UInt32: [UInt64: Registered]] = [:]
@@ -73,11 +78,15 @@ struct RoutingTable {
 
     init(limits: RoutingLimits = RoutingLimits()) { self.limits = limits }
 
-    /// Adds a tunnel.
-    mutating func register(worker: UInt32, tunnel: UInt64, endpoint: String, kind: TunnelKind) -> Registration {
+    /// Adds a tunnel. `quotas`: what it draws from.
+    mutating func register(
+        worker: UInt32, tunnel: UInt64, endpoint: String, kind: TunnelKind, quotas drawn: TunnelQuotas = TunnelQuotas()
+    ) -> Registration {
         guard registered[worker]?[tunnel] == nil else { return .duplicate }
-        guard count < limits.tunnelsMax else { return .full }
-        registered[worker, default: [:]][tunnel] = Registered(endpoint: endpoint, kind: kind)
+        guard count < limits.tunnelsMax else { return .refused(.tableFull) }
+        if !drawn.isMoved, let refusal = quotas.refusal(endpoint, drawn.quotas) { return .refused(refusal) }
+        quotas.add(endpoint, drawn.quotas)
+        registered[worker, default: [:]][tunnel] = Registered(endpoint: endpoint, kind: kind, quotas: drawn.quotas)
         count += 1
         version += 1
         var route = routes[endpoint] ?? Route(version: version, entries: [])
@@ -95,6 +104,13 @@ struct RoutingTable {
         routes[endpoint] = route
         if kind != .dataConnections, !lost.isEmpty { lost[endpoint] = nil }
         return .added(version: version)
+    }
+
+    /// Takes a tunnel out of its quotas; it stays in the table.
+    mutating func release(worker: UInt32, tunnel: UInt64) {
+        guard let known = registered[worker]?[tunnel] else { return }
+        quotas.remove(known.endpoint, known.quotas)
+        registered[worker]?[tunnel]?.quotas = []
     }
 
     /// Removes a tunnel; the route's new version, or nil when the worker has no such tunnel of that endpoint (it was
@@ -121,6 +137,7 @@ struct RoutingTable {
             preconditionFailure("a tunnel without its route")
         }
         count -= 1
+        quotas.remove(known.endpoint, known.quotas)
         route.version = version
         switch known.kind {
         case .session: route.entries[index].tunnels -= 1
@@ -190,7 +207,7 @@ struct RoutingTable {
     /// Every tunnel, for another program that takes the table over.
     var tunnels: [RegisteredTunnel] {
         registered.flatMap { worker, tunnels in
-            tunnels.map { RegisteredTunnel(worker: worker, tunnel: $0.key, endpoint: $0.value.endpoint, kind: $0.value.kind) }
+            tunnels.map { RegisteredTunnel(worker: worker, tunnel: $0.key, endpoint: $0.value.endpoint, kind: $0.value.kind, quotas: $0.value.quotas) }
         }
     }
 
@@ -202,7 +219,9 @@ struct RoutingTable {
         self.init()
         self.version = version
         for tunnel in tunnels {
-            _ = register(worker: tunnel.worker, tunnel: tunnel.tunnel, endpoint: tunnel.endpoint, kind: tunnel.kind)
+            _ = register(
+                worker: tunnel.worker, tunnel: tunnel.tunnel, endpoint: tunnel.endpoint, kind: tunnel.kind,
+                quotas: TunnelQuotas(tunnel.quotas, isMoved: true))
         }
     }
 

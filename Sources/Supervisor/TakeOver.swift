@@ -56,6 +56,7 @@ struct TakeOver {
             try Rehearsal.run(try invocation(), try state())
             JSONValue.object([
                 JSONMember("ok", .bool(true)), JSONMember("version", .string(BuildInfo.version)), JSONMember("clusters", .bool(true)),
+                JSONMember("quotas", .bool(true)),
             ]).write(into: &report)
         } catch {
             JSONValue.object([JSONMember("error", .string("\(error)"))]).write(into: &report)
@@ -70,6 +71,7 @@ struct TakeOver {
 private final class Rehearsal: WorkerLinkOwner {
     private let setup: GenerationSetup
     private let memory: SharedMemory
+    private let quotas: QuotaMemory
     private var isReady = false
     private var failure: String?
     private var hasEnded = false
@@ -111,13 +113,14 @@ private final class Rehearsal: WorkerLinkOwner {
         setup = GenerationSetup(config)
         memory = try SharedMemory(name: "piko-rehearsal", size: CounterRegion.byteCount(layout: Counters.layout, slabs: 2))
         _ = CounterRegion(formatting: memory.region, layout: Counters.layout, slabs: 2)
+        quotas = try QuotaMemory(slabs: 2)
     }
 
     func linkGreeted(_ link: WorkerLink) {
         let message = WorkerSetup(
             index: 0, generation: 1, worker: 1, slab: 1, nodeStart: 0, directKey: Random.bytes(ControlLimits.keyBytes),
             settings: setup.settings)
-        link.send(.configure(message), lending: [memory.descriptor])
+        link.send(.configure(message), lending: [memory.descriptor, quotas.descriptor])
     }
 
     func link(_ link: WorkerLink, received message: ControlMessage) {
@@ -156,6 +159,7 @@ extension Node {
         // What workers counted that did not come along (most were not READY yet) is kept.
         for slab in 1..<region.slabCount where region.slab(slab).owner != nil && slabs.take(slab) {
             region.fold(slab, into: 0, isGauge: Counters.isGauge)
+            quotas.clear(slab: slab)
             slabs.free(slab)
         }
         publishRoutes()
@@ -242,6 +246,7 @@ extension Node {
         programsBefore = (before, workersBefore)
         settingsBefore = state.settings
         nextKnowsClusters = state.cluster != nil
+        nextKnowsQuotas = state.quotas != nil
         let goBack = { [unowned self] (reason: String) in
             replace(with: before.description, .back, reason: reason)
         }
@@ -253,6 +258,7 @@ extension Node {
                     return
                 }
                 programsBefore = nil
+                nextKnowsQuotas = false
                 settingsBefore = nil
                 parts.services.ready(status: "serving, version \(BuildInfo.version)")
                 log.info(.server, "upgraded") { $0.field("version", BuildInfo.version) }

@@ -3,7 +3,8 @@
 // Layout: 8 bytes of magic, a 4-byte version, a 4-byte length, so many bytes of JSON; then each registered tunnel as a worker's
 // number (4 bytes), a length (2 bytes) and the control message `register`; then each message that waits for a worker as its number
 // (4 bytes), a length (4 bytes) and the message. Numbers are little-endian. A program that does
-// not know the version does not take over. What is added later is optional, so that the program before can take it back.
+// not know the version does not take over. The quotas that tunnels draw from are in `register` only when the memory of the quotas comes
+// along, which tells that the next program knows them. What is added later is optional, so that the program before can take it back.
 //
 // Descriptors are in it by their numbers: they stay open through the exec.
 
@@ -93,6 +94,8 @@ struct TakenState {
     /// Connections to the control socket that wait for the outcome.
     var askers: [Int32] = []
     var counters: Int32
+    /// The memory of the quotas, for a program that knows them.
+    var quotas: Int32?
     var tunnels: [RegisteredTunnel] = []
     /// Signals that came too late for the program that wrote it.
     var signals: [Int32] = []
@@ -114,7 +117,7 @@ struct TakenState {
     var descriptors: [Int32] {
         workers.map(\.link) + listeners.map(\.descriptor) + waiting.map(\.descriptor) + askers
             + [counters, supervisorProgram.descriptor, workerProgram.descriptor] + (control.map { [$0.descriptor] } ?? [])
-            + (cluster?.descriptors ?? []) + (nextWorkerProgram.map { [$0.descriptor] } ?? [])
+            + (quotas.map { [$0] } ?? []) + (cluster?.descriptors ?? []) + (nextWorkerProgram.map { [$0.descriptor] } ?? [])
     }
 
     /// The same with copies of all descriptors.
@@ -135,6 +138,10 @@ struct TakenState {
         for index in copy.waiting.indices { try duplicate(&copy.waiting[index].descriptor) }
         for index in copy.askers.indices { try duplicate(&copy.askers[index]) }
         try duplicate(&copy.counters)
+        if var quotas = copy.quotas {
+            try duplicate(&quotas)
+            copy.quotas = quotas
+        }
         try duplicate(&copy.supervisorProgram.descriptor)
         try duplicate(&copy.workerProgram.descriptor)
         if var control = copy.control {
@@ -166,7 +173,8 @@ struct TakenState {
         var message = ByteBuffer()
         for tunnel in tunnels {
             message.removeAll()
-            ControlMessage.register(tunnel: tunnel.tunnel, endpoint: tunnel.endpoint, kind: tunnel.kind).encode(into: &message)
+            let drawn = TunnelQuotas(quotas == nil ? [] : tunnel.quotas)
+            ControlMessage.register(tunnel: tunnel.tunnel, endpoint: tunnel.endpoint, kind: tunnel.kind, quotas: drawn).encode(into: &message)
             Self.append(UInt64(tunnel.worker), bytes: 4, to: &buffer)
             Self.append(UInt64(message.count), bytes: 2, to: &buffer)
             buffer.append(message.span)
@@ -219,6 +227,7 @@ struct TakenState {
             JSONMember("counters", number(counters)), JSONMember("supervisor_program", program(supervisorProgram)),
             JSONMember("worker_program", program(workerProgram)), JSONMember("tunnels", number(tunnels.count)),
         ]
+        if let quotas { members.append(JSONMember("quotas", number(quotas))) }
         if let nextWorkerProgram { members.append(JSONMember("next_worker_program", program(nextWorkerProgram))) }
         if !signals.isEmpty { members.append(JSONMember("signals", .array(signals.map { number($0) }))) }
         if !keySets.isEmpty {
@@ -271,10 +280,10 @@ struct TakenState {
             let worker = UInt32(try number(at: offset, bytes: 4))
             let size = Int(try number(at: offset + 4, bytes: 2))
             guard offset + 6 + size <= bytes.count,
-                case .register(let tunnel, let endpoint, let kind)? =
+                case .register(let tunnel, let endpoint, let kind, let drawn)? =
                     try? ControlMessage.decode(bytes.extracting(offset + 6..<offset + 6 + size), from: .worker)
             else { throw StateError("the state's tunnels are broken") }
-            tunnels.append(RegisteredTunnel(worker: worker, tunnel: tunnel, endpoint: endpoint, kind: kind))
+            tunnels.append(RegisteredTunnel(worker: worker, tunnel: tunnel, endpoint: endpoint, kind: kind, quotas: drawn.quotas))
             offset += 6 + size
         }
         while offset < bytes.count {
@@ -298,6 +307,7 @@ struct TakenState {
         nextWorker = try fields.number("next_worker")
         routesVersion = UInt64(bitPattern: try fields.integer("routes_version"))
         counters = try fields.number("counters")
+        if json["quotas"] != nil { quotas = try fields.number("quotas") }
         settings = []
         for pair in try fields.list("settings") {
             guard let elements = pair.array, elements.count == 2, let key = elements[0].string, let value = elements[1].string

@@ -156,6 +156,13 @@ public enum Counter: Int, CaseIterable, Sendable {
     /// Requests cut because their body came too slowly.
     case requestsTooSlow = 86
 
+    // What was refused by a quota, by the limit. 96 … 103 are for them.
+
+    case refusedQuotaTunnels = 96
+    case refusedQuotaEndpoints = 97
+    case refusedQuotaStreams = 98
+    case refusedQuotaRequests = 99
+
     // TLS. 112 … 119 are for it.
 
     /// Handshakes that were done, as a server and as a client.
@@ -313,6 +320,7 @@ extension Counter {
                 name: "piko_upstreams_expired_total", kind: .counter,
                 help: "Upstreams that were disconnected because the time of their token was over.")
         case .handshakes, .handshakesResumed, .handshakesFailed: secureDescription
+        case .refusedQuotaTunnels, .refusedQuotaEndpoints, .refusedQuotaStreams, .refusedQuotaRequests: quotaDescription
         }
     }
 
@@ -324,6 +332,21 @@ extension Counter {
             .init(name: "piko_tls_handshakes_resumed_total", kind: .counter, help: "TLS handshakes that went on with an earlier session.")
         case .handshakesFailed:
             .init(name: "piko_tls_handshakes_failed_total", kind: .counter, help: "TLS handshakes that failed.")
+        default: preconditionFailure("a counter without a description")
+        }
+    }
+
+    private var quotaDescription: CounterDescription {
+        func refused(_ labels: StaticString) -> CounterDescription {
+            CounterDescription(
+                name: "piko_refused_by_quota_total", kind: .counter,
+                help: "Requests and upstreams refused because who sent them uses as much as he may, by the limit.", labels: labels)
+        }
+        return switch self {
+        case .refusedQuotaTunnels: refused("limit=\"tunnels\"")
+        case .refusedQuotaEndpoints: refused("limit=\"endpoints\"")
+        case .refusedQuotaStreams: refused("limit=\"streams\"")
+        case .refusedQuotaRequests: refused("limit=\"requests\"")
         default: preconditionFailure("a counter without a description")
         }
     }

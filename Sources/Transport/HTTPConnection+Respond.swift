@@ -51,6 +51,7 @@ extension HTTPConnection {
         switch status {
         case 401: "WWW-Authenticate: Bearer\r\n"
         case 405: "Allow: GET\r\n"
+        case 429: "Retry-After: 1\r\n"
         case 426: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         default: ""
         }

@@ -74,7 +74,8 @@ final class ControlClient: MessageDelegate {
             return
         }
         if case .configure(let setup) = message {
-            configure(setup, descriptors.take(.file))
+            let counters = descriptors.take(.file)
+            configure(setup, counters, descriptors.take(.file))
             return
         }
         if case .credentials(let length) = message {
@@ -120,9 +121,9 @@ final class ControlClient: MessageDelegate {
         case .routeChanged(let endpoint, _):
             worker.routes.changed(endpoint)
         case .registered(let tunnel):
-            worker.registrationAnswered(tunnel, isTaken: true)
-        case .refused(let tunnel):
-            worker.registrationAnswered(tunnel, isTaken: false)
+            worker.registrationAnswered(tunnel, refusal: nil)
+        case .refused(let tunnel, let reason):
+            worker.registrationAnswered(tunnel, refusal: reason)
         case .statusPage(let request, _, let entries, let last):
             worker.statusPage(request, entries: entries, isLast: last)
         case .ready(let ready):
@@ -157,7 +158,7 @@ final class ControlClient: MessageDelegate {
             }
         case .dialFailed(let request, let code):
             worker.nodes.dialFailed(request, wasTried: code != DialCode.unknownNode && code != DialCode.notNow)
-        case .hello, .configure, .credentials, .shutdown, .workerReady, .register, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
+        case .hello, .configure, .credentials, .shutdown, .workerReady, .register, .release, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
             .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .keyMissing, .clients, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
@@ -193,19 +194,20 @@ final class ControlClient: MessageDelegate {
         SecretBytes.wipe(&span)
     }
 
-    private func configure(_ setup: WorkerSetup, _ counters: consuming OwnedDescriptor?) {
+    private func configure(_ setup: WorkerSetup, _ counters: consuming OwnedDescriptor?, _ quotas: consuming OwnedDescriptor?) {
         guard worker == nil else {
             end("control socket: configured twice")
             return
         }
-        guard let counters else {
-            end("no descriptor for the counters")
+        guard let counters, let quotas else {
+            end("no descriptor for the counters or the quotas")
             return
         }
         do {
             let config = try ServerConfig(flattened: setup.settings.map { ($0.key, $0.value) })
             let telemetry = try WorkerTelemetry(loop, setup: setup, config: config, counters: counters)
-            let worker = Worker(loop, setup: setup, config: config, telemetry: telemetry, control: self)
+            let account = try QuotaRegion(opening: SharedRegion(adopting: quotas)).account(of: setup)
+            let worker = Worker(loop, setup: setup, config: config, telemetry: telemetry, quotas: account, control: self)
             self.worker = worker
             if !credentials.isEmpty { try useCredentials(worker) }
             send(.workerReady)

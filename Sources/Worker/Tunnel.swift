@@ -37,6 +37,8 @@ final class Tunnel: MuxSessionDelegate {
     var wasShed = false
     /// When its token ends, and the tunnel with it: seconds since 1970; nil: never.
     let expiry: UInt64?
+    /// What it draws from, by its token.
+    private(set) var quotas: [Quota]
     private var reminder: ExpiryTimer?
     private var end: ExpiryTimer?
 
@@ -48,8 +50,9 @@ final class Tunnel: MuxSessionDelegate {
     private static let idleStreamsMax = 1_024
     private static let idleStreamTime = Duration.seconds(30)
 
-    init(_ worker: Worker, id: UInt64, endpoint: Endpoint, agent: [UInt8]?, hasPreambles: Bool, expiry: UInt64?) {
+    init(_ worker: Worker, id: UInt64, endpoint: Endpoint, agent: [UInt8]?, hasPreambles: Bool, expiry: UInt64?, quotas: [Quota]) {
         self.expiry = expiry
+        self.quotas = quotas
         self.worker = worker
         self.id = id
         self.endpoint = endpoint
@@ -60,16 +63,27 @@ final class Tunnel: MuxSessionDelegate {
 
     /// Starts the session over the upgraded connection.
     func start(over carrier: WebSocketChannel) {
-        session = MuxSession(worker.loop, carrier: carrier, role: .server, limits: worker.yamuxLimits, delegate: self)
+        session = MuxSession(worker.loop, carrier: carrier, role: .server, limits: limits, delegate: self)
         watchExpiry()
     }
+
+    private var limits: YamuxLimits { worker.yamuxLimits.within(quotas) }
 
     private func watchExpiry() {
         guard let expiry else { return }
         end = ExpiryTimer(worker.loop, at: expiry) { [unowned self] in expired() }
         let early = expiry - min(expiry, Self.remindedBefore)
         guard early > ProxyConnection.unixSeconds + Self.remindedBefore else { return }
-        reminder = ExpiryTimer(worker.loop, at: early) { [unowned self] in session?.askToLeave() }
+        reminder = ExpiryTimer(worker.loop, at: early) { [unowned self] in
+            release()
+            session?.askToLeave()
+        }
+    }
+
+    /// Its end is near and sure: whoever comes in its place is not refused for its sake.
+    private func release() {
+        if !quotas.isEmpty { worker.release(self) }
+        quotas = []
     }
 
     /// Whoever showed the token has no right to the endpoint any more.
@@ -97,7 +111,7 @@ final class Tunnel: MuxSessionDelegate {
     /// Goes on with a session that another worker gave away.
     func resume(over stream: Stream, state: Span<UInt8>, bridges: [BridgeEnd]) throws(StateReadError) {
         session = try MuxSession(
-            worker.loop, over: stream, role: .server, limits: worker.yamuxLimits, state: state, bridges: bridges, delegate: self)
+            worker.loop, over: stream, role: .server, limits: limits, state: state, bridges: bridges, delegate: self)
         watchExpiry()
     }
 

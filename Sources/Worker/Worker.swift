@@ -25,6 +25,7 @@ final class Worker {
     let setup: WorkerSetup
     let config: ServerConfig
     let telemetry: WorkerTelemetry
+    let quotas: QuotaAccount
     let routes: RouteTable
     let proxyContext: HTTPContext
     let upstreamContext: HTTPContext
@@ -51,7 +52,7 @@ final class Worker {
     /// Whether new tunnels are taken, as far as the node's people decide.
     private var tunnelsWanted = true
     var admitsTunnels: Bool { tunnelsWanted && !isDraining }
-    private unowned let control: ControlClient
+    unowned let control: ControlClient
     private var connections: [any TrackedConnection] = []
     private var tunnels: [UInt64: Tunnel] = [:]
     private var registering: [UInt64: UpstreamConnection] = [:]
@@ -80,11 +81,14 @@ final class Worker {
     private var missingKeyNotice = WarningLimit()
     private var publishTimer: CallbackTimer?
 
-    init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, control: ControlClient) {
+    init(
+        _ loop: Loop, setup: WorkerSetup, config: ServerConfig, telemetry: WorkerTelemetry, quotas: QuotaAccount, control: ControlClient
+    ) {
         self.loop = loop
         self.setup = setup
         self.config = config
         self.telemetry = telemetry
+        self.quotas = quotas
         self.control = control
         yamuxLimits = Self.yamuxLimits(config)
         credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
@@ -287,17 +291,20 @@ final class Worker {
 
     /// Begins to register a tunnel of the endpoint; `registered` or `registrationRefused` follows.
     func register(
-        _ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?, hasPreambles: Bool, expiry: UInt64?
+        _ connection: UpstreamConnection, endpoint name: String, agent: [UInt8]?, hasPreambles: Bool, expiry: UInt64?, quotas: [Quota]
     ) -> Tunnel {
         let tunnel = Tunnel(
-            self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles, expiry: expiry)
+            self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles, expiry: expiry,
+            quotas: quotas)
         nextTunnel += 1
         registering[tunnel.id] = connection
-        control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
+        let kind = agent == nil ? TunnelKind.session : .directSession
+        control.send(.register(tunnel: tunnel.id, endpoint: name, kind: kind, quotas: TunnelQuotas(quotas)))
         return tunnel
     }
 
-    func registrationAnswered(_ id: UInt64, isTaken: Bool) {
+    func registrationAnswered(_ id: UInt64, refusal: TunnelRefusal?) {
+        let isTaken = refusal == nil
         if let arrived = arriving.removeValue(forKey: id) {
             if isTaken {
                 tunnelOpened(arrived.tunnel)
@@ -309,7 +316,7 @@ final class Worker {
             return
         }
         guard let connection = registering.removeValue(forKey: id) else { return }
-        if isTaken { connection.registered() } else { connection.registrationRefused() }
+        if let refusal { connection.registrationRefused(refusal) } else { connection.registered() }
     }
 
     /// The agent left before its registration was answered.
@@ -401,9 +408,12 @@ final class Worker {
             var expiry: UInt64?
             var state = ByteBuffer()
             var hasPreambles = false
-            try MovedTunnel.read(description, agent: &agent, hasPreambles: &hasPreambles, expiry: &expiry, state: &state)
+            var quotas: [Quota] = []
+            try MovedTunnel.read(
+                description, agent: &agent, hasPreambles: &hasPreambles, expiry: &expiry, quotas: &quotas, state: &state)
             let tunnel = Tunnel(
-                self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles, expiry: expiry)
+                self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles, expiry: expiry,
+                quotas: quotas)
             nextTunnel += 1
             let stream = try Stream(loop, adopting: descriptor)
             entrances.lease(stream, .upstream)
@@ -414,7 +424,8 @@ final class Worker {
                 throw error
             }
             arriving[tunnel.id] = (tunnel, sibling, handover)
-            control.send(.register(tunnel: tunnel.id, endpoint: name, kind: agent == nil ? .session : .directSession))
+            let kind = agent == nil ? TunnelKind.session : .directSession
+            control.send(.register(tunnel: tunnel.id, endpoint: name, kind: kind, quotas: TunnelQuotas(quotas, isMoved: true)))
         } catch {
             telemetry.connectionClosed(.upstream)
             telemetry.moveFailed()

@@ -73,6 +73,7 @@ final class WorkerTelemetry {
     func controlMessageRefused() { counters.add(.controlErrors) }
     func lookupRefused() { counters.add(.refusedByLimit) }
     func tunnelRefused() { counters.add(.refusedByLimit) }
+    func refusedByQuota(_ counter: Counter) { counters.add(counter) }
     func tunnelBrokeProtocol() { counters.add(.tunnelProtocolErrors) }
 
     func dataConnectionOpened() { counters.add(.dataConnectionsOpen) }

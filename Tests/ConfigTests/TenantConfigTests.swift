@@ -11,6 +11,7 @@ import Testing
               auth: {hmac_secret_key: secret, audience: a}
               proxy_auth: {jwks: {endpoint: "https://id.example.com/keys"}}
               domains: [acme.example.com, Acme.Test]
+              limits: {max_tunnels: 1, max_endpoints: 2, max_streams: 3, max_request_rate: 4}
             - id: b-2.x_y
               auth: {hmac_secret_key: other}
         """
@@ -21,6 +22,8 @@ import Testing
         #expect(tenants.map(\.id) == ["acme", "b-2.x_y"])
         #expect(tenants[0].auth.hmacSecretKey == "secret" && tenants[0].auth.audience == "a" && tenants[0].domains == ["acme.example.com", "Acme.Test"])
         #expect(tenants[0].proxyAuth.jwks.endpoint == "https://id.example.com/keys" && !tenants[1].proxyAuth.isEnabled)
+        let limits = tenants[0].limits
+        #expect([limits.tunnelsMax, limits.endpointsMax, limits.streamsMax, limits.requestRateMax] == [1, 2, 3, 4])
         #expect(try ServerConfig(flattened: config.flattened) == config)
     }
 

@@ -59,6 +59,7 @@ private let rows: [Row] = [
     Row(name: "route-changed", sender: .supervisor, message: .routeChanged(endpoint: "my-endpoint", version: 10)),
     Row(name: "registered", sender: .supervisor, message: .registered(tunnel: 77)),
     Row(name: "refused", sender: .supervisor, message: .refused(tunnel: 78)),
+    Row(name: "refused-endpoints", sender: .supervisor, message: .refused(tunnel: 79, reason: .endpoints)),
     Row(
         name: "status-page", sender: .supervisor,
         message: .statusPage(
@@ -76,6 +77,20 @@ private let rows: [Row] = [
     Row(name: "register", sender: .worker, message: .register(tunnel: 1, endpoint: "my-endpoint", kind: .session)),
     Row(name: "register-direct", sender: .worker, message: .register(tunnel: 2, endpoint: "my-endpoint", kind: .directSession)),
     Row(name: "register-data", sender: .worker, message: .register(tunnel: 3, endpoint: "my-endpoint", kind: .dataConnections)),
+    Row(
+        name: "register-quotas", sender: .worker,
+        message: .register(
+            tunnel: 4, endpoint: "my-endpoint", kind: .session,
+            quotas: TunnelQuotas([
+                Quota(subject: QuotaSubject(hash: 0x1122_3344_5566_7788), limits: QuotaLimits(tunnels: 5, requestRate: 100)),
+                Quota(subject: QuotaSubject(hash: 1), limits: QuotaLimits(endpoints: 0, streams: QuotaLimits.most)),
+            ]))),
+    Row(
+        name: "register-moved", sender: .worker,
+        message: .register(
+            tunnel: 5, endpoint: "e", kind: .directSession,
+            quotas: TunnelQuotas([Quota(subject: QuotaSubject(hash: .max), limits: QuotaLimits(tunnels: 1))], isMoved: true))),
+    Row(name: "release", sender: .worker, message: .release(tunnel: 4)),
     Row(name: "unregister", sender: .worker, message: .unregister(tunnel: 1, endpoint: "my-endpoint")),
     Row(name: "lookup", sender: .worker, message: .lookup(endpoint: "x")),
     Row(name: "status-request", sender: .worker, message: .statusRequest(request: 6, kind: .endpoints)),
@@ -169,16 +184,54 @@ private func failure(_ bytes: [UInt8], from sender: ControlParty) -> ControlErro
         for length in ControlLimits.headerBytes..<max(ControlLimits.headerBytes, bytes.count) {
             var shorter = Array(bytes[..<length])
             setLength(&shorter)
-            #expect(failure(shorter, from: row.sender) != nil || isOfVersion3(shorter, from: row.sender))
+            #expect(failure(shorter, from: row.sender) != nil || isOfOlderVersion(shorter, from: row.sender))
         }
     }
 
-    /// `routes` ends before the other nodes when a supervisor of version 3 says it, which knows none.
-    private func isOfVersion3(_ bytes: [UInt8], from sender: ControlParty) -> Bool {
-        guard case .routes? = try? ControlMessage.decode(bytes.span, from: sender) else { return false }
+    /// `routes` ends before the other nodes when a supervisor of version 3 says it, which knows none; `register` and `refused` before
+    /// what quotas brought.
+    private func isOfOlderVersion(_ bytes: [UInt8], from sender: ControlParty) -> Bool {
         var again = ByteBuffer()
-        (try? ControlMessage.decode(bytes.span, from: sender))?.encode(into: &again, version: 3)
+        switch try? ControlMessage.decode(bytes.span, from: sender) {
+        case .routes?, .register?, .refused?: (try? ControlMessage.decode(bytes.span, from: sender))?.encode(into: &again, version: 3)
+        default: return false
+        }
         return [UInt8](copying: again.span) == bytes
+    }
+
+    @Test func olderVersionsKnowNoQuotas() throws {
+        let quotas = TunnelQuotas([Quota(subject: QuotaSubject(hash: 7), limits: QuotaLimits(tunnels: 1))])
+        for (message, sender, plain) in [
+            (
+                ControlMessage.register(tunnel: 1, endpoint: "e", kind: .session, quotas: quotas), ControlParty.worker,
+                ControlMessage.register(tunnel: 1, endpoint: "e", kind: .session)
+            ), (.refused(tunnel: 1, reason: .tunnels), .supervisor, .refused(tunnel: 1)),
+        ] {
+            var old = ByteBuffer()
+            message.encode(into: &old, version: 4)
+            #expect(try ControlMessage.decode(old.span, from: sender) == plain)
+        }
+        // Without quotas nothing has changed.
+        #expect(try ControlMessage.decode(encoded(.register(tunnel: 1, endpoint: "e", kind: .session)).span, from: .worker)
+            == .register(tunnel: 1, endpoint: "e", kind: .session))
+        #expect(encoded(.register(tunnel: 1, endpoint: "e", kind: .session)).count == 8 + 8 + 1 + 3)
+        #expect(!TunnelQuotas([], isMoved: true).isMoved)
+    }
+
+    @Test func refusesQuotasOfNobody() {
+        let good = encoded(
+            .register(
+                tunnel: 1, endpoint: "e", kind: .session,
+                quotas: TunnelQuotas([Quota(subject: QuotaSubject(hash: .max), limits: QuotaLimits())])))
+        let start = 8 + 8 + 1 + 3
+        for (index, values, expected) in [
+            (start, [UInt8(2)], ControlError.invalidValue), (start + 1, [0], .invalidValue), (start + 1, [2], .truncated),
+            (start + 1, [3], .oversized), (start + 2, [255, 255, 0, 0, 0, 0, 0, 0], .invalidValue),
+        ] {
+            var bytes = good
+            bytes.replaceSubrange(index..<index + values.count, with: values)
+            #expect(failure(bytes, from: .worker) == expected)
+        }
     }
 
     @Test(arguments: rows) private func refusesTrailingBytes(_ row: Row) {
@@ -214,7 +267,7 @@ private func failure(_ bytes: [UInt8], from sender: ControlParty) -> ControlErro
                 var changed = bytes
                 changed[index] = value
                 if let message = try? ControlMessage.decode(changed.span, from: row.sender) {
-                    #expect(encoded(message) == changed || isOfVersion3(changed, from: row.sender))
+                    #expect(encoded(message) == changed || isOfOlderVersion(changed, from: row.sender))
                 }
             }
         }

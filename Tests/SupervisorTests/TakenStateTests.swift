@@ -63,6 +63,21 @@ import Testing
         #expect(read.nextWorkerProgram == state.nextWorkerProgram && read.signals == [15, 1])
     }
 
+    /// A program that knows no quotas gets a state as it was before there were any.
+    @Test func quotasAreForProgramsThatKnowThem() throws {
+        var state = sample(tunnels: 3)
+        let plain = written(state)
+        state.tunnels[1].quotas = [
+            Quota(subject: QuotaSubject(hash: 1), limits: QuotaLimits(tunnels: 3)),
+            Quota(subject: QuotaSubject(hash: .max), limits: QuotaLimits(endpoints: 1, streams: 2, requestRate: 3)),
+        ]
+        #expect([UInt8](copying: written(state).span) == [UInt8](copying: plain.span))
+        state.quotas = 17
+        let read = try TakenState(reading: written(state).span)
+        #expect(read.quotas == 17 && read.descriptors.contains(17) && read.tunnels == state.tunnels)
+        #expect(try TakenState(reading: plain.span).quotas == nil)
+    }
+
     @Test func refusesWhatIsCutOrOfAnotherVersion() throws {
         let bytes = written(sample(tunnels: 2))
         for length in 0..<bytes.count {

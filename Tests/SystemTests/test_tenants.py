@@ -13,6 +13,7 @@ from peer import direct, http1, websocket
 from peer.http1 import request, wait_until
 from programs import SLOW
 from test_auth import bearer, refused, refused_agent, token
+from test_quotas import Holding, agent_refused, begin, check_refusal
 from test_reload import changed, configure
 
 KEYS = {name: f"the key of the tenant {name}, which is long enough" for name in ("acme", "beta")}
@@ -265,3 +266,39 @@ def test_names_are_their_bytes(new_node, peers, endpoint, host):
             assert served_by(node, good + field[name], host=host) == quote(name)
             refused(node.proxy, "endpoint not permitted", good + field[wrong], host=host)
     assert json.loads(request(node.admin, target="/status/upstream/endpoints", host="a").body) == {one: 1, other: 1}
+
+
+def test_limits_of_tenants(new_node, peers, endpoint, host):
+    """What all of a tenant's agents and clients use together, over all workers; another tenant is not touched by it."""
+    limits = "limits: {max_tunnels: 2, max_endpoints: 1, max_streams: 2}\n      domains: [acme.example.com"
+    node = new_node(workers=3, config=TENANTS.replace("domains: [acme.example.com", limits))
+    holding = Holding()
+    first = peers.call(agents.Agent.connect(node.upstream, endpoint, holding, headers=credentials("acme", sub="joe")))
+    agent_refused(peers, node, "another", credentials("acme", sub="ann"), "too many endpoints")
+    second = peers.call(agents.Agent.connect(node.upstream, endpoint, holding, headers=credentials("acme", sub="ann")))
+    agent_refused(peers, node, endpoint, credentials("acme"), "too many tunnels")
+    other = peers.call(agents.Agent.connect(node.upstream, endpoint, agents.Recorder(body=b"beta"), headers=credentials("beta")))
+    waiting = [begin(node, host, of("acme")) for _ in range(2)]
+    wait_until(lambda: holding.held == 2, 10 * SLOW, "both requests at the service")
+    for _ in range(4):
+        check_refusal(request(node.proxy, headers=of("acme"), host=host), "too many streams")
+        check_refusal(request(node.proxy, host=f"{endpoint}.acme.example.com"), "too many streams")
+        assert served_by(node, of("beta"), host=host) == "beta"
+    peers.call(holding.let_go())
+    for client in waiting:
+        assert client.read_response().status == 200
+        client.close()
+    wait_until(lambda: served_by(node, of("acme"), host=host) == "held", 10 * SLOW, "room again")
+    for one in (first, second, other):
+        peers.call(one.close())
+
+
+def test_rate_of_a_tenant(new_node, agent, endpoint, host):
+    node = new_node(workers=3, config=TENANTS.replace("domains: [acme.example.com", "limits: {max_request_rate: 5}\n      domains: [acme.example.com"))
+    for tenant in ("acme", "beta"):
+        agent(node, tenant)
+    answers = [request(node.proxy, headers=of("acme"), host=host) for _ in range(40)]
+    assert 5 <= sum(answer.status == 200 for answer in answers) < 40
+    check_refusal(next(answer for answer in answers if answer.status != 200), "too many requests")
+    assert all(served_by(node, of("beta"), host=host) == "beta" for _ in range(10))
+    wait_until(lambda: served_by(node, of("acme"), host=host) == "acme", 10 * SLOW, "a turn again")

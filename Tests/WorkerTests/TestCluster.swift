@@ -57,6 +57,7 @@ final class TestNode: MessageDelegate {
     private let control: ControlClient
     private let socket: MessageSocket
     private let memory: SharedMemory
+    private let quotas: SharedMemory
     private let setup: WorkerSetup
     private var tunnels: [String: Int] = [:]
     private var data: Set<String> = []
@@ -79,6 +80,8 @@ final class TestNode: MessageDelegate {
         self.address = peer(address, 8_000)
         memory = try SharedMemory(name: "test", size: CounterRegion.byteCount(layout: Counters.layout, slabs: 1))
         _ = CounterRegion(formatting: memory.region, layout: Counters.layout, slabs: 1)
+        quotas = try SharedMemory(name: "quotas", size: QuotaRegion.byteCount(slabs: 1))
+        _ = QuotaRegion(formatting: quotas.region, slabs: 1)
         var pair = try MessageSocket.pair()
         control = try ControlClient(cluster.loop, descriptor: pair.takeFirst())
         socket = try MessageSocket(cluster.loop, adopting: pair.takeSecond())
@@ -88,7 +91,7 @@ final class TestNode: MessageDelegate {
         super.init()
         socket.delegate = self
         tell(.hello(protocolVersion: ControlLimits.protocolVersion, binaryVersion: BuildInfo.version))
-        tell(.configure(setup), [memory.descriptor], taking: false)
+        tell(.configure(setup), [memory.descriptor, quotas.descriptor], taking: false)
     }
 
     func tell(_ message: ControlMessage, _ descriptors: [Int32] = [], taking: Bool = true) {
@@ -112,7 +115,7 @@ final class TestNode: MessageDelegate {
     private func take(_ message: ControlMessage) {
         switch message {
         case .workerReady: isReady = true
-        case .register(let tunnel, let endpoint, let kind):
+        case .register(let tunnel, let endpoint, let kind, _):
             if kind == .dataConnections { data.insert(endpoint) } else { tunnels[endpoint, default: 0] += 1 }
             tell(.routeChanged(endpoint: endpoint, version: 1))
             tell(.registered(tunnel: tunnel))

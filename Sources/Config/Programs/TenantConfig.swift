@@ -11,8 +11,34 @@ public struct TenantConfig: Equatable, Sendable {
     public var proxyAuth = AuthConfig()
     /// What follows the endpoint's label in a host of the tenant's: "acme.example.com".
     public var domains: [String] = []
+    public var limits = Limits()
 
     public init() {}
+
+    /// What all of a tenant's agents and clients may use together, of each node; zero means no limit.
+    public struct Limits: Equatable, Sendable {
+        /// Agents' sessions, and endpoints that have one.
+        public var tunnelsMax = 0
+        public var endpointsMax = 0
+        /// Requests that are served and TCP connections, and how many begin in a second.
+        public var streamsMax = 0
+        public var requestRateMax = 0
+
+        public init() {}
+
+        static let settings: [Setting<Limits>] = [
+            Setting("max_tunnels", \.tunnelsMax, check: TenantRule.limit, "The tunnels that the tenant may have of a node; beyond: 429. 0 means no limit."),
+            Setting(
+                "max_endpoints", \.endpointsMax, check: TenantRule.limit,
+                "The endpoints with a tunnel that the tenant may have of a node; beyond: 429. 0 means no limit."),
+            Setting(
+                "max_streams", \.streamsMax, check: TenantRule.limit,
+                "The requests and TCP connections to the tenant's endpoints that a node serves at once; beyond: 429. 0 means no limit."),
+            Setting(
+                "max_request_rate", \.requestRateMax, check: TenantRule.limit,
+                "Those that may begin in a second; beyond: 429. 0 means no limit."),
+        ]
+    }
 
     /// Bytes of a tenant's name.
     public static let idBytesMax = 63
@@ -31,6 +57,7 @@ public struct TenantConfig: Equatable, Sendable {
                 with x-piko-tenant-id is for the tenant that this names, whatever its host.
                 """),
         ]
+        + Setting.group("limits", \.limits, Limits.settings)
         + Setting.group("auth", \.auth, AuthConfig.settings(hasEndpoints: true, hasTunnels: true))
         + Setting.group("proxy_auth", \.proxyAuth, AuthConfig.settings(hasEndpoints: true, hasTunnels: false))
 
@@ -64,6 +91,10 @@ public enum TenantRule {
             return "is no tenant's name (1 to \(TenantConfig.idBytesMax) letters, digits, \"-\", \"_\" and \".\")"
         }
         return nil
+    }
+
+    @Sendable static func limit(_ number: Int) -> String? {
+        (0...4_294_967_294).contains(number) ? nil : "is not within 0 to 4294967294"
     }
 
     @Sendable static func domain(_ text: String) -> String? {

@@ -40,6 +40,8 @@ final class PortAuthentication {
         if !config.audience.isEmpty { policy.audience = Array(config.audience.utf8) }
         if !config.issuer.isEmpty { policy.issuer = Array(config.issuer.utf8) }
         policy.requiresEndpoints = config.requiresEndpoints
+        policy.port = listener.rawValue
+        policy.tenant = Array(tenant.utf8)
         verifier = TokenVerifier(keys: TokenKeys(), policy: policy)
     }
 

@@ -2,6 +2,8 @@
 // are called "TENANT/ENDPOINT" from the ports on, everywhere: in routes, gossip, status, logs and metrics. A name that an agent
 // or a client says has no slash in it, so nobody says another tenant's.
 
+import Authentication
+import Base
 import Config
 import Control
 import Memory
@@ -16,11 +18,20 @@ final class Tenant {
     let upstream: PortAuthentication
     /// The tokens of its clients; nil: those of the port count.
     let proxy: PortAuthentication?
+    /// What its sessions draw from, and what its requests do; each empty or one.
+    let tunnelQuotas: [Quota]
+    let requestQuotas: [Quota]
 
     init(_ config: TenantConfig) {
         id = config.id
         prefix = Array(config.id.utf8) + [UInt8(ascii: "/")]
         upstream = PortAuthentication(.upstream, tenant: config.id, config.auth)
+        let subject = TokenSubject.tenant(Array(config.id.utf8))
+        func quotas(_ limits: QuotaLimits) -> [Quota] { limits.isNone ? [] : [Quota(subject: subject, limits: limits)] }
+        func limit(_ number: Int) -> UInt32? { number == 0 ? nil : UInt32(number) }
+        tunnelQuotas = quotas(QuotaLimits(tunnels: limit(config.limits.tunnelsMax), endpoints: limit(config.limits.endpointsMax)))
+        requestQuotas = quotas(
+            QuotaLimits(streams: limit(config.limits.streamsMax), requestRate: limit(config.limits.requestRateMax)))
         proxy = config.proxyAuth.isEnabled ? PortAuthentication(.proxy, tenant: config.id, config.proxyAuth) : nil
     }
 }

@@ -71,9 +71,10 @@ final class Retirement {
         _ tunnel: Tunnel, _ number: UInt64, to sibling: UInt32, _ descriptor: consuming OwnedDescriptor, _ state: consuming ByteBuffer,
         _ bridges: [Int32]
     ) {
-        let description = MovedTunnel.description(of: tunnel, state: state.span)
         // While the session left its loop, the sibling may have been told that nothing comes any more.
-        guard let target = worker.siblings.isLinked(sibling) ? sibling : successor() else {
+        let target = worker.siblings.isLinked(sibling) ? sibling : successor()
+        let description = MovedTunnel.description(of: tunnel, state: state.span, quotas: target.map(worker.siblings.knowsQuotas) ?? true)
+        guard let target else {
             worker.adoptSession(
                 number, from: worker.setup.worker, endpoint: tunnel.endpoint.name, descriptor, description: description.span,
                 bridges: bridges)
@@ -141,21 +142,24 @@ final class Retirement {
 
 /// A tunnel's state on its way to another worker: what the worker knows of it, then the session's.
 enum MovedTunnel {
-    static func description(of tunnel: Tunnel, state: Span<UInt8>) -> ByteBuffer {
+    /// `quotas`: whether who gets it knows them.
+    static func description(of tunnel: Tunnel, state: Span<UInt8>, quotas: Bool) -> ByteBuffer {
         var writer = StateWriter()
         // One byte more where streams have preambles: whoever does not know of them can't go on with the session.
         let agent = (tunnel.agent ?? []) + (tunnel.hasPreambles ? [1] : [])
         writer.write(agent.span)
         writer.write(state)
         // A worker of before there were tokens reads to here, and has no tunnel that ends.
-        if let expiry = tunnel.expiry { writer.write(expiry) }
+        let drawn = quotas ? tunnel.quotas : []
+        if let expiry = tunnel.expiry ?? (drawn.isEmpty ? nil : .max) { writer.write(expiry) }
+        for quota in drawn { writer.write(quota) }
         var bytes = ByteBuffer()
         swap(&bytes, &writer.bytes)
         return bytes
     }
 
     static func read(
-        _ bytes: Span<UInt8>, agent: inout [UInt8]?, hasPreambles: inout Bool, expiry: inout UInt64?, state: inout ByteBuffer
+        _ bytes: Span<UInt8>, agent: inout [UInt8]?, hasPreambles: inout Bool, expiry: inout UInt64?, quotas: inout [Quota], state: inout ByteBuffer
     ) throws(StateReadError) {
         var reader = StateReader()
         var name = ByteBuffer()
@@ -166,6 +170,8 @@ enum MovedTunnel {
         agent = known.isEmpty ? nil : known
         try reader.string(bytes, into: &state)
         if !reader.isAtEnd(bytes) { expiry = try reader.number(bytes) }
+        if expiry == .max { expiry = nil }
+        while !reader.isAtEnd(bytes), quotas.count < Quota.countMax { quotas.append(try reader.quota(bytes)) }
         try reader.end(bytes)
     }
 }

@@ -32,6 +32,9 @@ final class SiblingTable {
     /// Whether it says the tenant of what it relays, and no client does in its place: since version 5.
     func knowsTenants(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 5 } ?? false }
 
+    /// Whether it knows the quotas of tunnels: since version 5.
+    func knowsQuotas(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= ControlLimits.quotaVersion } ?? false }
+
     /// The living siblings of the newest generation above this one that speak as we do.
     func successors(of generation: UInt32) -> [UInt32] {
         var newest = generation

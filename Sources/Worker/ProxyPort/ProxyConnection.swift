@@ -8,6 +8,7 @@
 // Clients of an endpoint whose agents open data connections do not move: those connections come to every worker. Until they
 // do, requests are relayed, and the sibling gives one of its idle data connections along.
 
+import Authentication
 import Base
 import Control
 import Memory
@@ -47,6 +48,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// When its patience with an agent that went away ends.
     private var patience: Instant?
     private var isDeclined = false
+    /// What the request drew from quotas.
+    var drawn = QuotaHold()
     /// What it holds while it waits for an agent.
     var parkedBytes = 0
     private var relays: [UInt32: HTTPUpstream] = [:]
@@ -132,10 +135,13 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// Refuses the request of a client who may not use the endpoint. What a sibling or another node sends has been checked there.
     private func authorise(_ endpoint: Endpoint) throws(HTTPError) {
         guard !isRelayed, !isFromNode else { return }
-        _ = try withHeadBytes { bytes throws(HTTPError) in
+        let permission = try withHeadBytes { bytes throws(HTTPError) in
             // A tenant's own tokens are for names of its own; those of the port, for all names as they are seen from outside.
             try tokens.authorise(head, bytes, endpoint: tenant?.proxy == nil ? endpoint.bytes : endpoint.ownBytes, worker)
         }
+        // The token's, and the tenant's.
+        if permission?.quotas.isEmpty ?? true, tenant?.requestQuotas.isEmpty ?? true { return }
+        try draw((permission?.quotas ?? []) + (tenant?.requestQuotas ?? []))
     }
 
     /// Whether another node sent the request, or somebody who only says so.
@@ -483,6 +489,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             if !isRelayed {
                 worker.telemetry.streamEnded(received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
             }
+            giveBackDrawn()
             worker.relayClosed()
             worker.untrack(self)
         }
@@ -528,6 +535,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func movedAway(descriptor: consuming OwnedDescriptor, input: Span<UInt8>) {
+        // Who serves the request draws again.
+        giveBackDrawn(withRate: true)
         guard let destination else {
             closeRelays()
             worker.moveOn(self, descriptor, peer: peer, moves: isRelayed ? moves : 0, input: input)
@@ -585,6 +594,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func exchangeFinished() {
+        giveBackDrawn()
         if summary.wasUpgraded { worker.relayClosed() }
         if isRelayed { return }
         if isDeclined {
@@ -606,6 +616,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     override func connectionClosed() {
+        giveBackDrawn()
         unpark()
         forgetNodes()
         closeRelays()

@@ -47,9 +47,11 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     private func beginSession(_ endpoint: String) throws(HTTPError) {
         var permission: TokenPermission?
         var tokens = worker.upstreamAuthentication
+        var tenant: Tenant?
         var name = endpoint
         let isDirect = try withHeadBytes { bytes throws(HTTPError) in
-            if let tenant = try worker.tenants.ofAgent(head, bytes, portHasKeys: tokens.isEnabled) {
+            tenant = try worker.tenants.ofAgent(head, bytes, portHasKeys: tokens.isEnabled)
+            if let tenant {
                 tokens = tenant.upstream
                 name = try Self.name(endpoint, ofTenant: tenant.id)
             }
@@ -59,10 +61,11 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         }
         guard worker.admitsTunnels else { throw HTTPError(status: 503, reason: "draining") }
         let hasPreambles = withHeadBytes { bytes in Direct.names(head, bytes, .xPikoTransport, Direct.preambles) }
+        let quotas = (permission?.quotas ?? []) + (tenant?.tunnelQuotas ?? [])
         let expiry = tokens.endsTunnels ? permission?.expiry : nil
         tunnel = worker.register(
-            self, endpoint: name, agent: isDirect ? Random.bytes(DirectCredential.agentBytes) : nil, hasPreambles: hasPreambles,
-            expiry: expiry)
+            self, endpoint: name, agent: isDirect && !quotas.limitStreams ? Random.bytes(DirectCredential.agentBytes) : nil,
+            hasPreambles: hasPreambles, expiry: expiry, quotas: quotas)
     }
 
     /// The endpoint's whole name.
@@ -115,11 +118,11 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     }
 
     /// The supervisor did not.
-    func registrationRefused() {
+    func registrationRefused(_ refusal: TunnelRefusal) {
         tunnel = nil
-        worker.telemetry.tunnelRefused()
+        if refusal == .tableFull { worker.telemetry.tunnelRefused() }
         guard isRouting else { return }
-        respondError(status: 503, "too many endpoints")
+        respondError(status: refusal.status, refusal.text)
     }
 
     // MARK: Data connections
