@@ -257,8 +257,7 @@ def test_names_are_their_bytes(new_node, peers, endpoint, host):
     """Two spellings of one letter, which Unicode takes for equal, are two endpoints; a token for one is none for the other."""
     one, other = endpoint + "\u00e9", endpoint + "e\u0301"
     node = new_node(workers=2, arguments=["--proxy.auth.hmac-secret-key", PORT_KEY])
-    for name in (one, other):
-        peers.call(agents.Agent.connect(node.upstream, quote(name), agents.Recorder(body=quote(name).encode())))
+    open_agents = [peers.call(agents.Agent.connect(node.upstream, quote(name), agents.Recorder(body=quote(name).encode()))) for name in (one, other)]
     for _ in range(4):
         for name, wrong in ((one, other), (other, one)):
             good = bearer(token(PORT_KEY, endpoints=[name]))
@@ -266,6 +265,8 @@ def test_names_are_their_bytes(new_node, peers, endpoint, host):
             assert served_by(node, good + field[name], host=host) == quote(name)
             refused(node.proxy, "endpoint not permitted", good + field[wrong], host=host)
     assert json.loads(request(node.admin, target="/status/upstream/endpoints", host="a").body) == {one: 1, other: 1}
+    for agent in open_agents:
+        peers.call(agent.close())
 
 
 def test_limits_of_tenants(new_node, peers, endpoint, host):
