@@ -17,6 +17,8 @@ protocol TrackedConnection: HTTPConnection {
     var listener: ListenerKind { get }
     /// Its place in the list; -1: not in it.
     var trackedIndex: Int { get set }
+    /// Whether a sibling relays requests over it, which are for tunnels of this worker.
+    var isRelayed: Bool { get }
 }
 
 /// The state of one worker process.
@@ -182,7 +184,7 @@ final class Worker {
         connection.start(isKept: sibling != nil)
         // The admin port answers to the end: that the node drains is read there.
         if isDraining, listener != .admin { connection.finishSoon(quiet: Self.drainQuiet) }
-        if let retirement, !isDraining, retirement.successor() != nil { connection.moveSoon() }
+        if let retirement, !isDraining, retirement.moves(connection) { connection.moveSoon() }
     }
 
     /// The connection left its loop between two requests: it goes to a worker of the newest generation.
@@ -607,7 +609,7 @@ final class Worker {
     /// Gives everything that can move to those that follow. Called again when there are new ones.
     func giveAway() {
         guard let retirement, !isDraining, retirement.successor() != nil else { return }
-        for connection in connections { connection.moveSoon() }
+        for connection in connections where retirement.moves(connection) { connection.moveSoon() }
         for endpoint in routes.endpointsWithData { endpoint.direct?.giveIfRetiring() }
         retirement.moveSessions()
         retirement.check()

@@ -18,6 +18,7 @@ from peer import agent as agents
 from peer import http1
 from peer.http1 import request, wait_until
 from programs import BIN, SLOW, command_of, resident_bytes
+from test_reload import changed, wait_for_generations
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 
@@ -314,6 +315,21 @@ def test_certificates_change_under_load(new_node, certificates, tmp_path, tunnel
     for thread in threads:
         thread.join()
     assert not failures and served[0] > 20, (failures[:5], served)
+
+
+def test_sessions_stay_at_a_retiring_worker(new_node, certificates, real_agent, service, endpoint, host):
+    """An agent's session over TLS can't leave its worker, so what the new workers relay is served there; it ends with the session."""
+    node = new_node(workers=3, arguments=port_tls(certificates, "upstream"))
+    secure = f"https://localhost:{node.upstream[1]}"
+    agent = real_agent(secure, "http", endpoint, service(agents.Recorder()).port, "--connect.tls.root-cas", certificates / "authority.pem")
+    with http1.Connection(node.proxy) as kept:
+        assert kept.request(host=host).status == 200
+        changed(node, "reload")
+        for _ in range(20):
+            assert request(node.proxy, host=host).status == 200
+        assert kept.request(host=host).status == 200
+    agent.stop()
+    wait_for_generations(node, 1)
 
 
 def test_a_key_that_does_not_fit_changes_nothing(new_node, certificates, tmp_path):

@@ -22,6 +22,7 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     private var timer: CallbackTimer?
     let listener = ListenerKind.admin
     var trackedIndex = -1
+    let isRelayed = false
 
     private let peer: PeerAddress
 

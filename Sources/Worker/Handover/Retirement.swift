@@ -48,6 +48,17 @@ final class Retirement {
         return successors[turn % successors.count]
     }
 
+    /// Whether the connection goes to a successor as soon as it may. What a sibling relays to a session that can't leave this process
+    /// stays as long as that session does: a successor has no such tunnel.
+    func moves(_ connection: any TrackedConnection) -> Bool {
+        (!connection.isRelayed || !keepsSessions) && successor() != nil
+    }
+
+    /// Whether there are sessions that stay until their agents go: those over TLS.
+    private var keepsSessions: Bool {
+        worker.openTunnels.contains { tunnel in !tunnel.isMoving && !(tunnel.session?.mayMove ?? true) }
+    }
+
     /// Begins to move every session that may.
     func moveSessions() {
         var isLeft = false
@@ -101,6 +112,8 @@ final class Retirement {
     /// A tunnel that was to move ended here.
     func ended(_ tunnel: Tunnel) {
         if let number = handovers.first(where: { $0.value.tunnel === tunnel })?.key { handovers[number] = nil }
+        // Relays that stayed for it may go now.
+        if !keepsSessions { worker.giveAway() }
     }
 
     /// The sibling ended: sessions on their way to it are lost, and their agents come back by themselves.

@@ -23,9 +23,11 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     /// How often the connection has moved between workers.
     private let moves: UInt8
     /// Whether a sibling relays to us: then only our own tunnels serve it, and the sibling counts and logs its requests.
-    private let isRelayed: Bool
+    let isRelayed: Bool
     /// The sibling that it came from.
     private let sibling: UInt32?
+    /// Whether that sibling says the tenant itself.
+    private let saysTenant: Bool
     private(set) var endpoint: Endpoint?
     /// The tenant that the request is for, as far as this worker knows tenants.
     private var tenant: Tenant?
@@ -72,6 +74,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         _ worker: Worker, channel: Channel, peer: PeerAddress, moves: UInt8, from sibling: UInt32?, input: consuming ByteBuffer
     ) {
         self.sibling = sibling
+        saysTenant = sibling.map { worker.siblings.knowsTenants($0) } ?? false
         self.worker = worker
         self.peer = peer
         self.moves = moves
@@ -194,7 +197,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             return tenant?.prefix ?? []
         }
         // Who does not know tenants passes on what clients say.
-        if isRelayed, let sibling, !worker.siblings.knowsTenants(sibling) { return [] }
+        if isRelayed, !saysTenant { return [] }
         let claim = try TenantTable.claim(head, bytes)
         if claim.isEmpty { return [] }
         guard !claim.contains(EndpointName.separator), let id = ReservedPath.text(claim.span) else { throw TenantTable.unknown }

@@ -17,6 +17,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
     private var tunnel: Tunnel?
     let listener = ListenerKind.upstream
     var trackedIndex = -1
+    let isRelayed = false
 
     private let peer: PeerAddress
 
