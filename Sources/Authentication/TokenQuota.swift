@@ -30,25 +30,26 @@ extension QuotaLimits {
     }
 }
 
-/// Whom a token's use is counted for.
-public enum TokenSubject {
-    /// Separates these codes from any others.
-    private static let code = MessageAuthentication(key: Array("piko: subject of a quota".utf8))
+/// Whom a token's use is counted for. The key is the node's: who knows it can find subjects that share a place in the table of use.
+public struct TokenSubject {
+    private let code: MessageAuthentication
+
+    public init(key: [UInt8]) { code = MessageAuthentication(key: Array("piko: subject of a quota".utf8) + key) }
 
     /// The subject `sub` of the issuer: all tokens with these are one, on one port.
-    public static func named(_ subject: [UInt8], issuer: [UInt8]?, tenant: [UInt8], port: UInt8) -> QuotaSubject {
+    public func named(_ subject: [UInt8], issuer: [UInt8]?, tenant: [UInt8], port: UInt8) -> QuotaSubject {
         hash([[1, port], tenant, issuer ?? [], issuer == nil ? [0] : [1], subject])
     }
 
     /// A token without `sub`: each is its own. `signed` is what was signed of it, since the rest can be written in several ways.
-    public static func token(_ signed: Span<UInt8>, tenant: [UInt8], port: UInt8) -> QuotaSubject {
+    public func token(_ signed: Span<UInt8>, tenant: [UInt8], port: UInt8) -> QuotaSubject {
         hash([[0, port], tenant, [UInt8](copying: signed)])
     }
 
     /// A tenant as a whole, over all its tokens and ports.
-    public static func tenant(_ name: [UInt8]) -> QuotaSubject { hash([[2], name]) }
+    public func tenant(_ name: [UInt8]) -> QuotaSubject { hash([[2], name]) }
 
-    private static func hash(_ parts: [[UInt8]]) -> QuotaSubject {
+    private func hash(_ parts: [[UInt8]]) -> QuotaSubject {
         var bytes: [UInt8] = []
         for part in parts {
             for shift in 0..<4 { bytes.append(UInt8(truncatingIfNeeded: part.count >> (8 * shift))) }

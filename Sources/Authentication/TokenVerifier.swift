@@ -14,6 +14,8 @@ public struct TokenPolicy: Equatable, Sendable {
     public var requiresEndpoints = false
     /// Which port it is, so that what a subject uses of one is not taken for its use of another.
     public var port: UInt8 = 0
+    /// What subjects of quotas are told apart with; secret.
+    public var subjectKey: [UInt8] = []
     /// The tenant whose keys they are; empty: none.
     public var tenant: [UInt8] = []
 
@@ -71,11 +73,12 @@ public struct TokenVerifier: Sendable {
     /// What the token's limits are counted for.
     private func quotas(_ claims: TokenClaims, of text: Span<UInt8>, tenant: [UInt8]) throws(AuthenticationError) -> [Quota] {
         guard !claims.limits.isNone else { return [] }
+        let subjects = TokenSubject(key: policy.subjectKey)
         guard let subject = claims.subject else {
             let signed = text.extracting(0..<(try CompactToken(text).signedCount))
-            return [Quota(subject: TokenSubject.token(signed, tenant: tenant, port: policy.port), limits: claims.limits)]
+            return [Quota(subject: subjects.token(signed, tenant: tenant, port: policy.port), limits: claims.limits)]
         }
-        let named = TokenSubject.named(subject, issuer: claims.issuer, tenant: tenant, port: policy.port)
+        let named = subjects.named(subject, issuer: claims.issuer, tenant: tenant, port: policy.port)
         return [Quota(subject: named, limits: claims.limits)]
     }
 

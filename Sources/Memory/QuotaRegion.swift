@@ -29,7 +29,7 @@ public final class QuotaRegion {
     /// Subjects that a node keeps count of at once.
     public static let slotsDefault = 16_384
     /// Slots in which a subject may be.
-    static let window = 16
+    static let window = 64
 
     static let magic: UInt64 = 0x3141_5551_4f4b_4950  // "PIKOQUA1"
     static let headerWords = 512

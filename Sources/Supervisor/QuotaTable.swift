@@ -9,7 +9,7 @@ import Control
 struct QuotaTable {
     private struct Use {
         var tunnels = 0
-        var endpoints: [String: Int] = [:]
+        var endpoints: [ExactName: Int] = [:]
     }
 
     private var uses: [QuotaSubject: Use] = [:]

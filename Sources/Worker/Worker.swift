@@ -80,7 +80,6 @@ final class Worker {
     private static let sendingStep = Duration.milliseconds(20)
     private var shedWarning = WarningLimit()
     private var clockWarning = WarningLimit()
-    private var missingKeyNotice = WarningLimit()
     private var publishTimer: CallbackTimer?
 
     init(
@@ -95,10 +94,10 @@ final class Worker {
         yamuxLimits = Self.yamuxLimits(config)
         credentials = DirectCredentials(keys: setup.clusterKeys + [setup.directKey])
         hopProof = HopProof(keys: setup.clusterKeys, nodeID: setup.nodeID)
-        proxyAuthentication = PortAuthentication(.proxy, config.proxy.auth)
-        upstreamAuthentication = PortAuthentication(.upstream, config.upstream.auth)
-        adminAuthentication = PortAuthentication(.admin, config.admin.auth)
-        tenants = TenantTable(config.upstream.tenants)
+        proxyAuthentication = PortAuthentication(.proxy, config.proxy.auth, subjectKey: setup.directKey)
+        upstreamAuthentication = PortAuthentication(.upstream, config.upstream.auth, subjectKey: setup.directKey)
+        adminAuthentication = PortAuthentication(.admin, config.admin.auth, subjectKey: setup.directKey)
+        tenants = TenantTable(config.upstream.tenants, subjectKey: setup.directKey)
         routes = RouteTable(worker: setup.worker)
         proxyContext = HTTPContext(loop, settings: Self.proxySettings(config))
         upstreamContext = HTTPContext(loop, settings: Self.ownSettings())
@@ -368,6 +367,7 @@ final class Worker {
             siblings.tell(arrived.sibling, .sessionTaken(handover: arrived.handover, isTaken: false))
         }
         retirement?.ended(tunnel)
+        if let agent = tunnel.agent, bindsDataToSessions { agentLeft(tunnel.endpoint.name, agent, tellsSiblings: true) }
         telemetry.connectionClosed(.upstream)
         let failure = tunnel.session?.failure
         if failure != nil { telemetry.tunnelBrokeProtocol() }
@@ -521,10 +521,7 @@ final class Worker {
     // MARK: Tokens
 
     /// A token names a key that this worker was not told. The supervisor looks for it, if it may be published by now.
-    func keyMissing(_ port: TokenPort) {
-        guard missingKeyNotice.isDue(loop.now) else { return }
-        control.send(.keyMissing(port: port))
-    }
+    func keyMissing(_ port: TokenPort) { control.send(.keyMissing(port: port)) }
 
     // MARK: Status
 

@@ -74,15 +74,15 @@ import Testing
         #expect(try one != subject("", header: #"{"alg":"HS256","typ":"JWT"}"#))
         // How the signature is written makes no other token of it.
         let signed = Array("header.claims".utf8)
-        #expect(TokenSubject.token(signed.span, tenant: [], port: 1) == TokenSubject.token(signed.span, tenant: [], port: 1))
+        #expect(TokenSubject(key: []).token(signed.span, tenant: [], port: 1) == TokenSubject(key: []).token(signed.span, tenant: [], port: 1))
     }
 
     @Test func tenantsAreApart() {
         let joe = Array("joe".utf8)
         let subjects = [
-            TokenSubject.named(joe, issuer: nil, tenant: [], port: 1), TokenSubject.named(joe, issuer: nil, tenant: joe, port: 1),
-            TokenSubject.token(joe.span, tenant: [], port: 1), TokenSubject.token(joe.span, tenant: joe, port: 1), TokenSubject.tenant(joe),
-            TokenSubject.tenant([]),
+            TokenSubject(key: []).named(joe, issuer: nil, tenant: [], port: 1), TokenSubject(key: []).named(joe, issuer: nil, tenant: joe, port: 1),
+            TokenSubject(key: []).token(joe.span, tenant: [], port: 1), TokenSubject(key: []).token(joe.span, tenant: joe, port: 1), TokenSubject(key: []).tenant(joe),
+            TokenSubject(key: []).tenant([]),
         ]
         #expect(Set(subjects).count == subjects.count)
         #expect(QuotaSubject(hash: 5).key == 1 << 63 | 5 && QuotaSubject(hash: 65_536).key == 65_536)

@@ -217,8 +217,11 @@ public struct ServerConfig: Configuration {
         }
         // Workers get it in one message.
         let all = flattened
+        for (key, value) in all where value.utf8.count > 65_536 {
+            throw ConfigError("\(key): is longer than 65,536 bytes")
+        }
         if all.count > 2_000 || all.reduce(0, { $0 + $1.0.utf8.count + $1.1.utf8.count + 6 }) > 120_000 {
-            throw ConfigError("the lists in it hold too much: 2,000 values and 120,000 bytes are the most in all")
+            throw ConfigError("it holds too much: 2,000 values and 120,000 bytes are the most in all, keys in files included")
         }
         if upstream.direct.idleMax > upstream.direct.connectionsMax {
             throw ConfigError("upstream.direct.max_idle: is more than upstream.direct.max_connections")

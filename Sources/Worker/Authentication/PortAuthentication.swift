@@ -8,6 +8,7 @@ import Authentication
 import Config
 import Control
 import Memory
+import Reactor
 import Telemetry
 import Wire
 
@@ -23,6 +24,7 @@ final class PortAuthentication {
     private var incoming = TokenKeys()
     private var piece: [UInt8] = []
     private var known: [[UInt8]: TokenPermission] = [:]
+    private var missingKeyNotice = WarningLimit()
 
     /// Tokens that are remembered, and the longest of them.
     private static let knownMax = 1_024
@@ -31,7 +33,8 @@ final class PortAuthentication {
     /// Whether tunnels end with their token.
     let endsTunnels: Bool
 
-    init(_ listener: ListenerKind, tenant: String = "", _ config: AuthConfig) {
+    /// `subjectKey`: the node's, for the subjects of quotas.
+    init(_ listener: ListenerKind, tenant: String = "", _ config: AuthConfig, subjectKey: [UInt8]) {
         port = TokenPort(listener, tenant: tenant)
         endsTunnels = !config.disablesDisconnectOnExpiry
         isEnabled = config.isEnabled
@@ -42,6 +45,7 @@ final class PortAuthentication {
         policy.requiresEndpoints = config.requiresEndpoints
         policy.port = listener.rawValue
         policy.tenant = Array(tenant.utf8)
+        policy.subjectKey = subjectKey
         verifier = TokenVerifier(keys: TokenKeys(), policy: policy)
     }
 
@@ -109,7 +113,7 @@ extension PortAuthentication {
             guard permits else { throw .notPermitted }
             return permission
         } catch {
-            if isFetched, error == .invalid(.noKey) { worker.keyMissing(port) }
+            if isFetched, error == .invalid(.noKey), missingKeyNotice.isDue(worker.loop.now) { worker.keyMissing(port) }
             worker.telemetry.tokenRefused(port.listener, error)
             throw HTTPError(status: 401, reason: error.text)
         }

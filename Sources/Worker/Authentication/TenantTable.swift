@@ -22,17 +22,18 @@ final class Tenant {
     let tunnelQuotas: [Quota]
     let requestQuotas: [Quota]
 
-    init(_ config: TenantConfig) {
+    init(_ config: TenantConfig, subjectKey: [UInt8]) {
         id = config.id
         prefix = Array(config.id.utf8) + [UInt8(ascii: "/")]
-        upstream = PortAuthentication(.upstream, tenant: config.id, config.auth)
-        let subject = TokenSubject.tenant(Array(config.id.utf8))
+        upstream = PortAuthentication(.upstream, tenant: config.id, config.auth, subjectKey: subjectKey)
+        let subject = TokenSubject(key: subjectKey).tenant(Array(config.id.utf8))
         func quotas(_ limits: QuotaLimits) -> [Quota] { limits.isNone ? [] : [Quota(subject: subject, limits: limits)] }
         func limit(_ number: Int) -> UInt32? { number == 0 ? nil : UInt32(number) }
         tunnelQuotas = quotas(QuotaLimits(tunnels: limit(config.limits.tunnelsMax), endpoints: limit(config.limits.endpointsMax)))
         requestQuotas = quotas(
             QuotaLimits(streams: limit(config.limits.streamsMax), requestRate: limit(config.limits.requestRateMax)))
-        proxy = config.proxyAuth.isEnabled ? PortAuthentication(.proxy, tenant: config.id, config.proxyAuth) : nil
+        proxy = config.proxyAuth.isEnabled
+            ? PortAuthentication(.proxy, tenant: config.id, config.proxyAuth, subjectKey: subjectKey) : nil
     }
 }
 
@@ -41,9 +42,9 @@ final class TenantTable {
     private var byID: [[UInt8]: Tenant] = [:]
     private var byDomain: [[UInt8]: Tenant] = [:]
 
-    init(_ configs: [TenantConfig]) {
+    init(_ configs: [TenantConfig], subjectKey: [UInt8]) {
         for config in configs {
-            let tenant = Tenant(config)
+            let tenant = Tenant(config, subjectKey: subjectKey)
             byID[Array(config.id.utf8)] = tenant
             for domain in config.domains { byDomain[Array(domain.lowercased().utf8)] = tenant }
         }
@@ -53,6 +54,9 @@ final class TenantTable {
 
     /// The tenant of that name.
     func named(_ id: String) -> Tenant? { byID[Array(id.utf8)] }
+
+    /// Whether agents of that tenant may be here; the empty name: agents of none.
+    func knows(_ id: String) -> Bool { id.isEmpty ? isEmpty : named(id) != nil }
 
     /// The value of the request's `x-piko-tenant-id`; empty when there is none. Two are refused.
     static func claim(_ head: borrowing Head, _ bytes: Span<UInt8>) throws(HTTPError) -> [UInt8] {
@@ -90,6 +94,10 @@ final class TenantTable {
 }
 
 extension Worker {
+    /// Whether an agent's data connections end with its session, whatever ended that. Where agents need a token, what it opened is gone
+    /// with it: a session that ended may be one that is not let in any more, and its quota is free for others.
+    var bindsDataToSessions: Bool { upstreamAuthentication.isEnabled || !tenants.isEmpty }
+
     /// Who checks the tokens; nil: there is no such tenant.
     func authentication(of port: TokenPort) -> PortAuthentication? {
         guard port.tenant.isEmpty else {

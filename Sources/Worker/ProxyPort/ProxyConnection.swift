@@ -99,7 +99,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         ownAttempts = 0
         patience = nil
         do throws(HTTPError) {
-            guard head.method != .connect else { throw HTTPError(status: 501, reason: "CONNECT is not supported") }
+            guard head.method != .connect else {
+                (endpoint, tenant) = (nil, nil)
+                throw HTTPError(status: 501, reason: "CONNECT is not supported")
+            }
             let saysNode = head.contains(.xPikoNode) || head.contains(.xPikoForward)
             var found = try authenticatedEndpoint(isOurs: isRelayed || saysNode)
             if saysNode { judgeHop(found) }

@@ -4,7 +4,7 @@
 /// The last sessions that left, by their credentials' agent; bounded, the oldest forgotten first.
 struct LeftAgents {
     /// So many leave within the time that a connection needs to come, at the most.
-    static let countMax = 1024
+    static let countMax = 16_384
 
     private var known: Set<[UInt8]> = []
     private var inOrder: [[UInt8]] = []

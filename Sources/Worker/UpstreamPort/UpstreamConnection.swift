@@ -171,7 +171,7 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         let credential = try worker.credentials.credential(bytes.extracting(field), endpoint: Array(name.utf8))
         guard !worker.isDraining else { throw HTTPError(status: 503, reason: "draining") }
         guard !worker.hasLeft(credential.agent) else { throw HTTPError(status: 401, reason: "the session of this credential went away") }
-        guard let tenant = ReservedPath.text(credential.tenant.span) else { throw HTTPError(status: 401, reason: "invalid credential") }
+        guard let tenant = ReservedPath.text(credential.tenant.span), worker.tenants.knows(tenant) else { throw HTTPError(status: 401, reason: "invalid credential") }
         let endpoint = worker.routes.endpoint(named: try Self.name(name, ofTenant: tenant))
         guard endpoint.direct?.hasRoom ?? true else { throw HTTPError(status: 429, reason: "too many data connections") }
         return (credential, endpoint)
