@@ -40,7 +40,8 @@ enum ControlFuzz {
     private static func failureOfMessage(_ bytes: [UInt8], from sender: Int) -> String? {
         guard case .success(let message) = decoded(bytes, from: parties[sender]) else { return nil }
         if !(0...ControlLimits.descriptorsMax).contains(message.descriptorCount) { return "\(message.descriptorCount) descriptors" }
-        return failureOfOthers(message, bytes, from: sender) ?? failureOfLength(bytes, from: parties[sender]) ?? failureOfVersions(message, bytes, from: parties[sender])
+        return failureOfOthers(message, bytes, from: sender) ?? failureOfLength(bytes, from: parties[sender])
+            ?? failureOfVersions(message, bytes, from: parties[sender])
     }
 
     /// Each type has one sender, but for the greeting.
@@ -49,7 +50,8 @@ enum ControlFuzz {
         if case .hello = message { isGreeting = true }
         for other in parties.indices where other != sender {
             let result = decoded(bytes, from: parties[other])
-            if isGreeting ? result != .success(message) : result != .failure(.unexpectedType(UInt16(bytes[0]))) { return "from another it is \(result)" }
+            let wanted: Result<ControlMessage, ControlError> = isGreeting ? .success(message) : .failure(.unexpectedType(UInt16(bytes[0])))
+            if result != wanted { return "from another it is \(result)" }
         }
         return nil
     }
@@ -85,8 +87,9 @@ enum ControlFuzz {
         var written = ByteBuffer()
         var end = 0
         for entry in found {
-            if entry.range.lowerBound != end + CredentialBundle.entryBytes || entry.range.upperBound > bytes.count { return "an entry at \(entry.range)" }
-            if (try? CredentialBundle.entries(bytes.span.extracting(0..<entry.range.lowerBound - 1))) != nil { return "half an entry is taken" }
+            let start = entry.range.lowerBound
+            if start != end + CredentialBundle.entryBytes || entry.range.upperBound > bytes.count { return "an entry at \(entry.range)" }
+            if (try? CredentialBundle.entries(bytes.span.extracting(0..<start - 1))) != nil { return "half an entry is taken" }
             CredentialBundle.append(entry.kind, port: entry.port, bytes.span.extracting(entry.range), to: &written)
             end = entry.range.upperBound
         }

@@ -68,7 +68,9 @@ enum KeySetFuzz {
     private static func difference(_ read: KeyDocument, _ fetched: KeyDocument) -> String? {
         if fetched.keys.contains(where: { $0.key.kind == .secret }) { return "a secret that was fetched" }
         let open = read.keys.filter { $0.key.kind != .secret }
-        let isSame = open.elementsEqual(fetched.keys) { $0.key.kind == $1.key.kind && $0.identifier == $1.identifier && $0.algorithms == $1.algorithms }
+        let isSame = open.elementsEqual(fetched.keys) {
+            $0.key.kind == $1.key.kind && $0.identifier == $1.identifier && $0.algorithms == $1.algorithms
+        }
         return isSame ? nil : "from a file it has other keys"
     }
 
