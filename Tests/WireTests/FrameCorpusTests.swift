@@ -4,7 +4,7 @@ import FoundationEssentials
 import Testing
 
 @Suite struct FrameCorpusTests {
-    @Test(arguments: ["websocket_frame", "yamux_frame", "direct"])
+    @Test(arguments: ["websocket_frame", "yamux_frame", "direct", "connect_answer"])
     func everyFileIsHandled(driver: String) throws {
         let tests = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         let folder = tests.appending(path: "Corpus").appending(path: driver)
@@ -16,6 +16,7 @@ import Testing
                 switch driver {
                 case "yamux_frame": YamuxFuzz.failure(of: input)
                 case "direct": DirectFuzz.failure(of: input)
+                case "connect_answer": ConnectFuzz.failure(of: input)
                 default: WebSocketFuzz.failure(of: input)
                 }
             #expect(failure == nil, "\(driver)/\(name)")

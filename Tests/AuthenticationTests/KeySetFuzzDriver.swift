@@ -1,0 +1,1 @@
+../Fuzz/key_set.swift

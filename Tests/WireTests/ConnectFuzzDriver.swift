@@ -1,0 +1,1 @@
+../Fuzz/connect_answer.swift
