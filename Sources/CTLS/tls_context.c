@@ -183,17 +183,18 @@ static int ticket_make(SSL *ssl, void *argument) {
     return 1;
 }
 
-/* A ticket holds the certificate that its client once proved to have; one that is out of its time proves nothing more. */
+/* A ticket holds the certificate that its client once proved to have; one that is out of its time proves nothing more. In TLS 1.3 a
+ * ticket is good for one connection (RFC 8446 appendix C.4), so whoever uses one gets the next. */
 static SSL_TICKET_RETURN ticket_open(SSL *ssl, SSL_SESSION *opened, const unsigned char *name, size_t length,
                                      SSL_TICKET_STATUS status, void *argument) {
-    (void)ssl;
     (void)name;
     (void)length;
     (void)argument;
     if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW) return SSL_TICKET_RETURN_IGNORE_RENEW;
     X509 *peer = SSL_SESSION_get0_peer(opened);
     if (peer != NULL && X509_cmp_current_time(X509_get0_notAfter(peer)) < 0) return SSL_TICKET_RETURN_IGNORE_RENEW;
-    return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW;
+    bool renews = status == SSL_TICKET_SUCCESS_RENEW || SSL_version(ssl) == TLS1_3_VERSION;
+    return renews ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_USE;
 }
 
 /* A client got a ticket: the newest one for each host is kept, for a few hosts. 1: the session is ours. */
@@ -243,6 +244,8 @@ static bool settings_apply(SSL_CTX *library, bool is_server) {
     if (SSL_CTX_set_cipher_list(library, CIPHERS_1_2) != 1 || SSL_CTX_set_ciphersuites(library, CIPHERS_1_3) != 1) return false;
     if (SSL_CTX_set1_groups_list(library, GROUPS) != 1) return false;
     if (is_server) {
+        /* Our order, which has the cheapest first, but for clients that put ChaCha20 first: they have no AES in hardware. */
+        SSL_CTX_set_options(library, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
         SSL_CTX_set_session_cache_mode(library, SSL_SESS_CACHE_OFF);
         SSL_CTX_set_num_tickets(library, 0);
         SSL_CTX_set_alpn_select_cb(library, protocol_choose, NULL);
