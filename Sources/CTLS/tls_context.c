@@ -163,7 +163,7 @@ static int ticket_protect(SSL *ssl, unsigned char *name, unsigned char *vector, 
     if (makes) {
         if (context->ticket_keys_count == 0) return 0;
         memcpy(name, context->ticket_keys[0], 16);
-        if (RAND_bytes(vector, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) != 1) return -1;
+        if (RAND_bytes(vector, EVP_CIPHER_get_iv_length(context->ticket_cipher)) != 1) return -1;
     } else {
         while (index < context->ticket_keys_count && memcmp(name, context->ticket_keys[index], 16) != 0) index++;
         if (index == context->ticket_keys_count) return 0;
@@ -172,7 +172,7 @@ static int ticket_protect(SSL *ssl, unsigned char *name, unsigned char *vector, 
     char digest[] = "SHA256";
     OSSL_PARAM parameters[] = {OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key + 48, 32),
                                OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0), OSSL_PARAM_construct_end()};
-    if (EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key + 16, vector, makes) != 1) return -1;
+    if (EVP_CipherInit_ex(cipher, context->ticket_cipher, NULL, key + 16, vector, makes) != 1) return -1;
     if (EVP_MAC_CTX_set_params(mac, parameters) != 1) return -1;
     return index == 0 ? 1 : 2;
 }
@@ -269,7 +269,8 @@ ctls_context *ctls_context_create(bool is_server, struct ctls_fault *fault) {
     }
     context->is_server = is_server;
     context->library = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
-    if (context->library == NULL || !settings_apply(context->library, is_server)) {
+    context->ticket_cipher = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
+    if (context->library == NULL || context->ticket_cipher == NULL || !settings_apply(context->library, is_server)) {
         fault_set(fault, CTLS_PART_LIBRARY, "OpenSSL refuses its settings: %s", library_reason());
         ctls_context_free(context);
         return NULL;
@@ -288,6 +289,7 @@ static void pair_free(struct pair *pair) {
 void ctls_context_free(ctls_context *context) {
     if (context == NULL) return;
     SSL_CTX_free(context->library);
+    EVP_CIPHER_free(context->ticket_cipher);
     for (size_t index = 0; index < context->pairs_count; index++) pair_free(&context->pairs[index]);
     free(context->pairs);
     for (size_t index = 0; index < context->names_count; index++) free(context->names[index].text);
