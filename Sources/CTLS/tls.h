@@ -42,6 +42,7 @@ struct ctls_context {
     size_t names_count;
     unsigned char ticket_keys[CTLS_TICKET_KEYS_MAX][CTLS_TICKET_KEY_BYTES];
     size_t ticket_keys_count;
+    EVP_CIPHER *ticket_cipher; /* looked up once: by name it costs more than it encrypts */
     struct kept_session kept[KEPT_SESSIONS_MAX];
     size_t kept_next;
 };

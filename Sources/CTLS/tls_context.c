@@ -163,7 +163,7 @@ static int ticket_protect(SSL *ssl, unsigned char *name, unsigned char *vector, 
     if (makes) {
         if (context->ticket_keys_count == 0) return 0;
         memcpy(name, context->ticket_keys[0], 16);
-        if (RAND_bytes(vector, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) != 1) return -1;
+        if (RAND_bytes(vector, EVP_CIPHER_get_iv_length(context->ticket_cipher)) != 1) return -1;
     } else {
         while (index < context->ticket_keys_count && memcmp(name, context->ticket_keys[index], 16) != 0) index++;
         if (index == context->ticket_keys_count) return 0;
@@ -172,7 +172,7 @@ static int ticket_protect(SSL *ssl, unsigned char *name, unsigned char *vector, 
     char digest[] = "SHA256";
     OSSL_PARAM parameters[] = {OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key + 48, 32),
                                OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0), OSSL_PARAM_construct_end()};
-    if (EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key + 16, vector, makes) != 1) return -1;
+    if (EVP_CipherInit_ex(cipher, context->ticket_cipher, NULL, key + 16, vector, makes) != 1) return -1;
     if (EVP_MAC_CTX_set_params(mac, parameters) != 1) return -1;
     return index == 0 ? 1 : 2;
 }
@@ -183,17 +183,18 @@ static int ticket_make(SSL *ssl, void *argument) {
     return 1;
 }
 
-/* A ticket holds the certificate that its client once proved to have; one that is out of its time proves nothing more. */
+/* A ticket holds the certificate that its client once proved to have; one that is out of its time proves nothing more. In TLS 1.3 a
+ * ticket is good for one connection (RFC 8446 appendix C.4), so whoever uses one gets the next. */
 static SSL_TICKET_RETURN ticket_open(SSL *ssl, SSL_SESSION *opened, const unsigned char *name, size_t length,
                                      SSL_TICKET_STATUS status, void *argument) {
-    (void)ssl;
     (void)name;
     (void)length;
     (void)argument;
     if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW) return SSL_TICKET_RETURN_IGNORE_RENEW;
     X509 *peer = SSL_SESSION_get0_peer(opened);
     if (peer != NULL && X509_cmp_current_time(X509_get0_notAfter(peer)) < 0) return SSL_TICKET_RETURN_IGNORE_RENEW;
-    return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW;
+    bool renews = status == SSL_TICKET_SUCCESS_RENEW || SSL_version(ssl) == TLS1_3_VERSION;
+    return renews ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_USE;
 }
 
 /* A client got a ticket: the newest one for each host is kept, for a few hosts. 1: the session is ours. */
@@ -243,6 +244,8 @@ static bool settings_apply(SSL_CTX *library, bool is_server) {
     if (SSL_CTX_set_cipher_list(library, CIPHERS_1_2) != 1 || SSL_CTX_set_ciphersuites(library, CIPHERS_1_3) != 1) return false;
     if (SSL_CTX_set1_groups_list(library, GROUPS) != 1) return false;
     if (is_server) {
+        /* Our order, which has the cheapest first, but for clients that put ChaCha20 first: they have no AES in hardware. */
+        SSL_CTX_set_options(library, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
         SSL_CTX_set_session_cache_mode(library, SSL_SESS_CACHE_OFF);
         SSL_CTX_set_num_tickets(library, 0);
         SSL_CTX_set_alpn_select_cb(library, protocol_choose, NULL);
@@ -266,7 +269,8 @@ ctls_context *ctls_context_create(bool is_server, struct ctls_fault *fault) {
     }
     context->is_server = is_server;
     context->library = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
-    if (context->library == NULL || !settings_apply(context->library, is_server)) {
+    context->ticket_cipher = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
+    if (context->library == NULL || context->ticket_cipher == NULL || !settings_apply(context->library, is_server)) {
         fault_set(fault, CTLS_PART_LIBRARY, "OpenSSL refuses its settings: %s", library_reason());
         ctls_context_free(context);
         return NULL;
@@ -285,6 +289,7 @@ static void pair_free(struct pair *pair) {
 void ctls_context_free(ctls_context *context) {
     if (context == NULL) return;
     SSL_CTX_free(context->library);
+    EVP_CIPHER_free(context->ticket_cipher);
     for (size_t index = 0; index < context->pairs_count; index++) pair_free(&context->pairs[index]);
     free(context->pairs);
     for (size_t index = 0; index < context->names_count; index++) free(context->names[index].text);

@@ -40,8 +40,8 @@ extension HTTPConnection {
         let timeout = context.settings.responseTimeout
         if isDoubtful {
             setTimer(after: timeout == .zero ? HTTPUpstream.doubtTime : min(HTTPUpstream.doubtTime, timeout))
-        } else if timeout != .zero {
-            setTimer(at: lastProgress + timeout)
+        } else {
+            awaitHead()
         }
     }
 
@@ -586,6 +586,18 @@ extension HTTPConnection {
         setTimer(after: step)
     }
 
+    /// Until the response's head is due, or a body that still comes is to be judged, which is sooner.
+    private func awaitHead() {
+        let settings = context.settings
+        let judged = requestBody.isDone || settings.readTimeout == .zero ? nil : context.loop.now + settings.readTimeout
+        let due = settings.responseTimeout == .zero ? nil : lastProgress + settings.responseTimeout
+        switch (judged, due) {
+        case (let judged?, let due?): setTimer(at: min(judged, due))
+        case (let only?, nil), (nil, let only?): setTimer(at: only)
+        case (nil, nil): break
+        }
+    }
+
     private var progressStep: Duration {
         let settings = context.settings
         if settings.readTimeout == .zero { return settings.writeTimeout }
@@ -615,13 +627,8 @@ extension HTTPConnection {
                 upstreamLost()
                 return
             }
-            guard settings.responseTimeout != .zero else {
-                setTimer(after: settings.readTimeout)
-                return
-            }
-            let deadline = lastProgress + settings.responseTimeout
-            if now < deadline {
-                setTimer(at: deadline)
+            if settings.responseTimeout == .zero || now < lastProgress + settings.responseTimeout {
+                awaitHead()
                 return
             }
             discardUpstream()

@@ -5,7 +5,8 @@
 //          └──failed──────────┴──────── alert sent ────────────────────┘
 //
 // What is written is queued as it is and becomes records at the end of the turn, of up to 16 KiB each; what is written before
-// the handshake is done waits for it. Nothing is read beyond one record that its reader has not taken: OpenSSL gives its
+// the handshake is done waits for it. What is large enough becomes records at once, without the queue: bulk is
+// copied once less, and the queue stays small. Nothing is read beyond one record that its reader has not taken: OpenSSL gives its
 // buffers back whenever they are empty, so that an idle connection has none.
 //
 // Ends. The peer's close_notify is the end of its bytes, `finish` sends ours, and either direction goes on without the other.
@@ -40,11 +41,14 @@ public final class TLSChannel: Channel, SocketWatchUser {
     private var isClosing = false
     private var droppedBytes = 0
     private var wasAboveMark = false
-    private var highMark = 262_144
-    private var lowMark = 65_536
+    /// The kernel's queue stands behind this one, so it need not be long; small ones are reused by the allocator.
+    private var highMark = 65_536
+    private var lowMark = 16_384
     /// What the session waits for, as far as it is not the obvious.
     private var sendingWaits = SocketReadiness()
     private var readingWaits = SocketReadiness()
+    /// How a record failed that was sent outside of the channel's turn: told in it.
+    private var sendingBroke: TLSProgress?
     /// Whether reading should be tried although the socket says nothing.
     private var readsSoon = false
     private var task: WorkTask?
@@ -61,6 +65,8 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     /// Records that are read, or written, in one go before others have their turn.
     private static let recordsMax = 8
+    /// What is at least so long goes out at once, without the queue.
+    private static let directBytesMin = 8_192
     /// As the core lingers: the time without progress, and what is dropped meanwhile at most.
     private static let closingStep = Duration.seconds(10)
     private static let droppedBytesMax = 16_777_216
@@ -113,6 +119,8 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     public override func setNoDelay() { watch.setNoDelay() }
 
+    public override func limitUnsent(_ bytes: UInt32) { watch.limitUnsent(bytes) }
+
     public override func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         watch.setKeepAlive(idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }
@@ -138,9 +146,12 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     public override func write(_ bytes: Span<UInt8>) {
         guard phase != .dead, !isFinishing, !bytes.isEmpty else { return }
-        output.append(bytes)
+        let waits = !sendingWaits.isEmpty
+        let taken = sendAtOnce(bytes)
+        output.append(bytes.extracting(taken...))
         if output.count > highMark { wasAboveMark = true }
-        if phase == .open, sendingWaits.isEmpty { workSoon() }
+        // Also when the socket took nothing now: the loop is asked to tell when it does.
+        if phase == .open, !waits { workSoon() }
     }
 
     public override func pauseReading() {
@@ -267,24 +278,61 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     // MARK: Sending
 
+    /// Sends what is large enough for records of its own, behind what is queued, as far as the socket takes it now. How many of the bytes
+    /// are sent or queued; those that follow are to be queued.
+    private func sendAtOnce(_ bytes: Span<UInt8>) -> Int {
+        guard phase == .open, sendingWaits.isEmpty, sendingBroke == nil, let session, bytes.count >= Self.directBytesMin,
+            output.count < TLSEngine.recordBytesMax
+        else { return 0 }
+        var taken = 0
+        if !output.isEmpty {
+            taken = min(TLSEngine.recordBytesMax - output.count, bytes.count)
+            output.append(bytes.extracting(0..<taken))
+            guard output.count == TLSEngine.recordBytesMax, sendQueued(session) else { return taken }
+        }
+        var records = 0
+        while records < Self.recordsMax, bytes.count - taken >= Self.directBytesMin {
+            records += 1
+            let progress = session.write(bytes.extracting(taken...))
+            guard case .done(let count) = progress else {
+                sendingStopped(progress)
+                break
+            }
+            sentBytes &+= UInt64(count)
+            taken += count
+        }
+        return taken
+    }
+
+    /// Sends one record of what is queued. Whether it went out.
+    private func sendQueued(_ session: TLSSession) -> Bool {
+        let progress = output.withSpan(0..<output.count) { session.write($0) }
+        guard case .done(let count) = progress else {
+            sendingStopped(progress)
+            return false
+        }
+        sentBytes &+= UInt64(count)
+        output.consume(count)
+        return true
+    }
+
+    /// A record did not go out: it waits, or the channel's next turn ends it.
+    private func sendingStopped(_ progress: TLSProgress) {
+        if !blocks(progress) { sendingBroke = progress }
+    }
+
     private func send() {
         guard sendingWaits.isEmpty, let session else { return }
         var records = 0
-        while phase == .open, !output.isEmpty {
+        while sendingBroke == nil, !output.isEmpty {
             if records == Self.recordsMax {
                 workSoon()
                 break
             }
             records += 1
-            let progress = output.withSpan(0..<output.count) { session.write($0) }
-            guard case .done(let count) = progress else {
-                if !blocks(progress) { broke(progress) }
-                break
-            }
-            sentBytes &+= UInt64(count)
-            output.consume(count)
+            guard sendQueued(session) else { break }
         }
-        guard phase == .open else { return }
+        if let sendingBroke { return broke(sendingBroke) }
         if output.isEmpty {
             output.releaseIfEmpty()
             if isFinishing { sendFinish(session) }

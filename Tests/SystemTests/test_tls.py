@@ -132,6 +132,32 @@ def test_versions_and_resumption_over_workers(new_node, certificates, versions):
     assert reused == 11
 
 
+def test_who_uses_a_ticket_gets_the_next(new_node, certificates):
+    """TLS 1.3, where a ticket is good for one connection."""
+    node = new_node(arguments=port_tls(certificates, "admin"))
+    context = client_context(certificates)
+    session, seen = None, set()
+    for round in range(5):
+        with SecureConnection(node.admin, context, session=session) as connection:
+            assert connection.request(target="/health", host="admin").status == 200
+            assert connection.socket.version() == "TLSv1.3" and connection.socket.session_reused == (round > 0)
+            session = connection.socket.session
+            seen.add(session.id)
+    assert len(seen) == 5
+
+
+def test_order_of_ciphers(new_node, certificates):
+    """Row 45. Ours counts, but a client that wants ChaCha20 most gets it."""
+    node = new_node(arguments=port_tls(certificates, "proxy"))
+    aes_128, aes_256, chacha = (f"ECDHE-ECDSA-{name}" for name in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305"))
+    for offered, chosen in (([aes_256, aes_128, chacha], aes_128), ([aes_256, chacha], aes_256), ([chacha, aes_128], chacha)):
+        context = client_context(certificates)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(":".join(offered))
+        with SecureConnection(node.proxy, context) as connection:
+            assert connection.socket.cipher()[0] == chosen
+
+
 def test_old_versions_are_refused(new_node, certificates):
     """Row 45."""
     node = new_node(arguments=port_tls(certificates, "proxy"))

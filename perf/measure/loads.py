@@ -6,6 +6,7 @@ nearly the same one, and dividing each by its own length takes out what is left 
 
 import hashlib
 import json
+import ssl
 import subprocess
 import threading
 import time
@@ -83,6 +84,11 @@ def load(bench, system, mode, seconds, **options):
     command = [bench.tools / "load", "--port", system.port, "--mode", mode, "--seconds", seconds, "--host", HOST]
     for name, value in options.items():
         command += [f"--{name}", value]
+    return sampled(command, system)
+
+
+def sampled(command, system):
+    """A load that prints "begin" and "end": result and processors in use by role in between."""
     process = start(command)
     samples = []
     try:
@@ -102,7 +108,7 @@ def wrk(bench, system, path, connections, seconds, body_bytes):
     """wrk: result and processors in use by role. It runs a second longer than is sampled: half of it before, half after."""
     whole = max(1, round(seconds)) + 1
     process = start([find_program("wrk"), "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "20s", "-H", f"Host: {HOST}", "-s", HERE / "wrk.lua",
-                     f"http://127.0.0.1:{system.port}{path}"])
+                     f"{system.scheme}://127.0.0.1:{system.port}{path}"])
     try:
         time.sleep(0.5)
         before = Sample(system)
@@ -122,17 +128,20 @@ def wrk(bench, system, path, connections, seconds, body_bytes):
     return result, after.shares_since(before)
 
 
-def body_digest(port, path):
+def body_digest(port, path, scheme="http"):
     """The digest of one response's body."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": HOST})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as response:
+    request = urllib.request.Request(f"{scheme}://127.0.0.1:{port}{path}", headers={"Host": HOST})
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)]
+    with urllib.request.build_opener(*handlers).open(request, timeout=20) as response:
         return hashlib.sha256(response.read()).hexdigest()
 
 
 def check_bodies(bench, system, path):
     """The service's body must come through unchanged."""
     try:
-        same = body_digest(system.port, path) == body_digest(bench.service_port, path)
+        same = body_digest(system.port, path, system.scheme) == body_digest(bench.service_port, path)
     except OSError as error:
         raise Failure(f"{system.name}: no body for {path}: {error}") from None
     if not same:

@@ -29,7 +29,7 @@ def install_missing():
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise Failure(f"missing: {' '.join(missing)}. Install them and run this again.")
-    print(f"perf/run: installing {' '.join(missing)}", file=sys.stderr)
+    print(f"perf: installing {' '.join(missing)}", file=sys.stderr)
     # RUNLEVEL=1 keeps Debian's scripts from starting what they install.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
@@ -40,14 +40,18 @@ def install_missing():
             raise Failure(f"apt-get could not install {' '.join(missing)}:\n{done.stderr[-2000:]}")
 
 
-def build_tools(folder):
-    """load, service and tunnels, from the C files beside us."""
+def build_tools(folder, with_tls=False):
+    """load, service and tunnels, from the C files beside us; also tls_load, which needs OpenSSL's headers as our programs do."""
     sources = ROOT / "perf"
     compiler = shutil.which("clang") or shutil.which("cc")
     if compiler is None:
         raise Failure("no C compiler")
-    for name, files in {"load": ["load.c", "load_options.c"], "service": ["service.c"], "tunnels": ["tunnels.c"]}.items():
+    tools = {"load": ["load.c", "load_options.c"], "service": ["service.c"], "tunnels": ["tunnels.c"]}
+    if with_tls:
+        tools["tls_load"] = ["tls_load.c"]
+    for name, files in tools.items():
         command = [compiler, "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-o", str(folder / name), *(str(sources / file) for file in files)]
+        command += ["-lssl", "-lcrypto", "-lpthread"] if name == "tls_load" else []
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 

@@ -13,6 +13,7 @@ HEADINGS = {
     "rate": ("per s", 0), "gb_s": ("GB/s", 2), "server_us": ("server µs", 1), "agent_us": ("agent µs", 1), "cpu_us": ("both µs", 1),
     "forward_us": ("forward µs", 1), "server_s_gb": ("server s/GB", 3), "agent_s_gb": ("agent s/GB", 3), "cpu_s_gb": ("both s/GB", 3),
     "forward_s_gb": ("forward s/GB", 3), "p50": ("p50 µs", 0), "p99": ("p99 µs", 0), "p999": ("p99.9 µs", 0),
+    "per_cpu_second": ("per server CPU s", 0), "p50_before": ("p50 before µs", 0), "p99_before": ("p99 before µs", 0), "slower": ("p99 / before", 2),
     "rss_bytes": ("RSS B/tunnel", 0), "private_bytes": ("private B/tunnel", 0), "supervisor_bytes": ("supervisor B/tunnel", 0),
     "kernel_bytes": ("kernel B/tunnel", 0),
     "registrations": ("tunnels/s", 0), "cpu_tunnel_us": ("server µs/tunnel", 1), "supervisor_us": ("supervisor µs", 1), "worker_us": ("workers µs", 1),

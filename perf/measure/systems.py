@@ -13,8 +13,10 @@ PEERS = Path(__file__).resolve().parents[1] / "peers"
 
 
 class System:
-    def __init__(self, name, port, roles):
-        self.name, self.port, self.roles = name, port, roles
+    """`scheme`: what is spoken at the port."""
+
+    def __init__(self, name, port, roles, scheme="http"):
+        self.name, self.port, self.roles, self.scheme = name, port, roles, scheme
         for program in roles.values():
             program.find_members()
 
@@ -44,18 +46,19 @@ class Bench:
 
     # ---- Ours ----
 
-    def start_server(self, workers=None):
+    def start_server(self, workers=None, flags=()):
         """A server without access log: program, proxy port, upstream port."""
         server = self.start("piko-server", [
             self.binaries / "piko", "server", "--proxy.bind-addr", "127.0.0.1:0", "--upstream.bind-addr", "127.0.0.1:0",
             "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.workers", workers or self.threads, "--proxy.access-log.disable",
-            "--server.control-socket", self.folder / f"control-{self.started}.sock", "--grace-period", "1s"])
+            "--server.control-socket", self.folder / f"control-{self.started}.sock", "--grace-period", "1s", *flags])
         line = server.wait_for(r'.*"server ready".*').group(0)
         ports = {}
-        for kind in ("proxy", "upstream"):
+        for kind in ("proxy", "upstream", "admin"):
             text = line.split(f'"{kind}_addr":"', 1)[1].split('"', 1)[0]
             ports[kind] = int(text.rpartition(":")[2])
         server.find_members()
+        server.ports = ports
         return server, ports["proxy"], ports["upstream"]
 
     def start_agent(self, kind, endpoint, upstream_port, transport="mux"):
@@ -81,7 +84,7 @@ class Bench:
 
     # ---- Peers ----
 
-    def peer_hop(self, name, role, target, threads):
+    def peer_hop(self, name, role, target, threads, **values):
         """One hop from the configuration in peers/. A port can be lost between its choice and its use: then another."""
         program = "haproxy" if name.startswith("haproxy") else "nginx"
         template = next(PEERS.glob(f"{name}.*"))
@@ -91,7 +94,7 @@ class Bench:
             folder.mkdir(exist_ok=True, mode=0o777)
             folder.chmod(0o777)    # nginx's workers may run as somebody else
             text = template.read_text()
-            for key, value in {"threads": threads, "port": port, "target": target, "folder": folder}.items():
+            for key, value in {"threads": threads, "port": port, "target": target, "folder": folder, **values}.items():
                 text = text.replace("{%s}" % key, str(value))
             path = folder / template.name
             path.write_text(text)
