@@ -47,7 +47,7 @@ public final class QuotaAccount {
 
     /// An account of its own for a program of one process, or a test.
     public convenience init() {
-        let slots = QuotaRegion.window * 4
+        let slots = QuotaRegion.windowMax
         let memory = SharedRegion(privateBytes: QuotaRegion.byteCount(slots: slots, slabs: 1))
         self.init(QuotaRegion(formatting: memory, slots: slots, slabs: 1), slab: 0)
     }

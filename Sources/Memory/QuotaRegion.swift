@@ -29,7 +29,7 @@ public final class QuotaRegion {
     /// Subjects that a node keeps count of at once.
     public static let slotsDefault = 16_384
     /// Slots in which a subject may be.
-    static let window = 64
+    static let windowMax = 64
 
     static let magic: UInt64 = 0x3141_5551_4f4b_4950  // "PIKOQUA1"
     static let headerWords = 512
@@ -44,10 +44,12 @@ public final class QuotaRegion {
     private let firstSlot: Int
     private let slotWords: Int
 
+    var window: Int { min(Self.windowMax, slotCount) }
+
     private static func slotWords(slabs: Int) -> Int { (1 + (slabs + 1) / 2 + 7) / 8 * 8 }
 
     private static func isSane(slots: Int, slabs: Int) -> Bool {
-        slots >= window && slots <= 1 << 20 && slots & (slots - 1) == 0 && slabs >= 1 && slabs < Int(QuotaSubject.keyMin) - 1
+        slots >= 1 && slots <= 1 << 20 && slots & (slots - 1) == 0 && slabs >= 1 && slabs < Int(QuotaSubject.keyMin) - 1
     }
 
     /// The bytes that so many need.
@@ -123,7 +125,7 @@ public final class QuotaRegion {
 
     /// The slot of the key; nil: it has none.
     func find(_ key: UInt64) -> Int? {
-        for step in 0..<Self.window where self.key(place(key, step)) == key { return place(key, step) }
+        for step in 0..<window where self.key(place(key, step)) == key { return place(key, step) }
         return nil
     }
 
@@ -143,12 +145,12 @@ public final class QuotaRegion {
     private static let triesMax = 8
 
     private func claim(_ key: UInt64, _ slab: Int, _ now: UInt64) -> Int? {
-        for step in 0..<Self.window {
+        for step in 0..<window {
             let slot = place(key, step)
             let (isMine, found) = unsafe keys[slot].compareExchange(expected: 0, desired: key, ordering: .sequentiallyConsistent)
             if isMine || found == key { return slot }
         }
-        for step in 0..<Self.window {
+        for step in 0..<window {
             let slot = place(key, step)
             let found = self.key(slot)
             if found == key { return slot }
@@ -164,7 +166,7 @@ public final class QuotaRegion {
     }
 
     private func isElsewhere(_ key: UInt64, than slot: Int) -> Bool {
-        for step in 0..<Self.window where place(key, step) != slot && self.key(place(key, step)) == key { return true }
+        for step in 0..<window where place(key, step) != slot && self.key(place(key, step)) == key { return true }
         return false
     }
 

@@ -522,8 +522,6 @@ final class Worker {
         if tellsSiblings { siblings.tellAgentLeft(endpoint, agent) }
     }
 
-    // MARK: Tokens
-
     /// A token names a key that this worker was not told. The supervisor looks for it, if it may be published by now.
     func keyMissing(_ port: TokenPort) { control.send(.keyMissing(port: port)) }
 

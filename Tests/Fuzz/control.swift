@@ -67,16 +67,10 @@ enum ControlFuzz {
         for version in ControlLimits.siblingVersionMin...ControlLimits.protocolVersion {
             let written = encoded(message, version: version)
             isWritten = isWritten || written == bytes
-            let known = version < ControlLimits.clusterVersion ? withoutNodes(message) : message
+            let known = message.asKnown(in: version)
             guard decoded(written, from: sender) == .success(known) else { return "written for version \(version), it is another" }
         }
         return isWritten ? nil : "no version is written like that"
-    }
-
-    /// The message as a receiver of before there were other nodes gets it.
-    private static func withoutNodes(_ message: ControlMessage) -> ControlMessage {
-        guard case .routes(let endpoint, let version, let lostFor, let entries, _) = message else { return message }
-        return .routes(endpoint: endpoint, version: version, lostFor: lostFor, entries: entries, remote: [])
     }
 
     /// Entries lie one behind the other in all of the bytes, and written again they are the same bytes.
@@ -104,3 +98,17 @@ enum ControlFuzz {
         return 0
     }
 #endif
+
+extension ControlMessage {
+    /// The message as a receiver of that version gets it: before there were other nodes, or quotas.
+    fileprivate func asKnown(in receiver: UInt32) -> ControlMessage {
+        switch self {
+        case .routes(let endpoint, let version, let lostFor, let entries, _) where receiver < ControlLimits.clusterVersion:
+            .routes(endpoint: endpoint, version: version, lostFor: lostFor, entries: entries, remote: [])
+        case .refused(let tunnel, _) where receiver < ControlLimits.quotaVersion: .refused(tunnel: tunnel)
+        case .register(let tunnel, let endpoint, let kind, _) where receiver < ControlLimits.quotaVersion:
+            .register(tunnel: tunnel, endpoint: endpoint, kind: kind)
+        default: self
+        }
+    }
+}
