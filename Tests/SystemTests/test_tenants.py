@@ -11,7 +11,7 @@ from clusters import endpoints as known_endpoints, status
 from peer import agent as agents
 from peer import direct, http1, websocket
 from peer.http1 import request, wait_until
-from programs import SLOW
+from programs import SLOW, metric
 from test_auth import bearer, refused, refused_agent, token
 from test_quotas import Holding, agent_refused, begin, check_refusal
 from test_reload import changed, configure
@@ -303,3 +303,33 @@ def test_rate_of_a_tenant(new_node, agent, endpoint, host):
     check_refusal(next(answer for answer in answers if answer.status != 200), "too many requests")
     assert all(served_by(node, of("beta"), host=host) == "beta" for _ in range(10))
     wait_until(lambda: served_by(node, of("acme"), host=host) == "acme", 10 * SLOW, "a turn again")
+
+
+def test_data_connections_end_with_a_session_that_needed_a_token(new_node, peers, endpoint, host):
+    """Found by review: an agent that drops its session would keep its endpoint by data connections, uncounted and without a token; so
+    would one whose tenant or key is gone."""
+    node = new_node(workers=3, config=TENANTS.replace("domains: [acme.example.com", "limits: {max_tunnels: 1}\n      domains: [acme.example.com"))
+
+    async def connect():
+        one = await agents.Agent.connect(node.upstream, endpoint, agents.Recorder(), headers=credentials("acme") + [direct.OFFER])
+        credential = one.answer["x-piko-credential"]
+        held = [await direct.open_data(node.upstream, endpoint, credential) for _ in range(6)]
+        return one, held
+    one, held = peers.call(connect())
+    wait_until(lambda: metric(node, "piko_direct_connections") == 6, 10 * SLOW, "the data connections")
+    peers.call(one.abort())
+    wait_until(lambda: metric(node, "piko_direct_connections") == 0, 10 * SLOW, "their end")
+    assert status(node, "upstream/endpoints") == {}
+
+    async def again():
+        await direct.open_data(node.upstream, endpoint, held[-1][2])
+    for _ in range(6):
+        with pytest.raises(websocket.Refused) as caught:
+            peers.call(again())
+        assert caught.value.status == 401
+    for _, writer, _ in held:
+        peers.loop.call_soon_threadsafe(writer.close)
+    # Its place is free.
+    other = peers.call(agents.Agent.connect(node.upstream, endpoint, agents.Recorder(body=b"acme"), headers=credentials("acme")))
+    wait_until(lambda: served_by(node, of("acme"), host=host) == "acme", 10 * SLOW, "the next one")
+    peers.call(other.close())
