@@ -63,6 +63,15 @@ def test_http_framing_through_the_agent(node, real_agent, service, endpoint, hos
             assert client.read_response("POST").body == repr((b"x" * 70_000, [("T", "of-request")])).encode()
 
 
+@pytest.mark.parametrize("fields", [[("X-Long", "a" * 100_000)], [(f"X-{index}", "1") for index in range(199)]], ids=["long", "many"])
+def test_heads_that_the_server_takes(node, real_agent, service, endpoint, host, fields):
+    """The server's limits of a head count, and not the agent's, which gets more than the client sent."""
+    recorder = agents.Recorder()
+    real_agent(node.upstream, "http", endpoint, service(recorder).port)
+    assert request(node.proxy, host=host, headers=fields).status == 200
+    assert [recorder.requests[0].get(name.lower()) for name, _ in fields] == [value for _, value in fields]
+
+
 def test_service_connections_are_reused(node, real_agent, service, endpoint, host):
     target = service()
     real_agent(node.upstream, "http", endpoint, target.port)

@@ -49,6 +49,7 @@ final class HTTPService: TunnelService {
         self.logger = logger
         self.dialer = dialer
         var http = HTTPSettings()
+        http.headLimits = Self.headLimits
         http.responseTimeout = settings.timeout
         http.targetPrefix = Array(settings.pathPrefix.utf8)
         // The server watches its clients and ends the streams of those that stand still; here nothing is timed but the
@@ -61,6 +62,10 @@ final class HTTPService: TunnelService {
         let idleTimeout = settings.idleTimeout == .zero ? Duration.seconds(365 * 86_400) : settings.idleTimeout
         pool = UpstreamPool(loop, idleMax: settings.idleMax, idleTimeout: idleTimeout)
     }
+
+    /// A server has judged the head. This is the most that one can be told to let through (`proxy.http.max_header_bytes` and
+    /// `max_headers`), with what it puts to it.
+    private static let headLimits = HeadLimits(bytesMax: 16_777_216 + 65_536, fieldsMax: 10_000 + 16)
 
     override func serve(_ stream: consuming IncomingStream) {
         ServiceConnection(self, stream).start()
