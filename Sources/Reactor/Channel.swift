@@ -57,10 +57,6 @@ open class Channel {
     /// Sends small writes at once (TCP_NODELAY).
     open func setNoDelay() {}
 
-    /// Has the kernel take bytes only while fewer than so many wait in it to be sent for the first time. What is under way counts not,
-    /// so it slows nothing down, but a peer that takes nothing holds no more than that.
-    open func limitUnsent(_ bytes: UInt32) {}
-
     /// Probes an idle peer after `idle`, every `interval`, and gives up after `count` probes; `userTimeout` bounds how long
     /// sent bytes may stay unacknowledged (zero: the kernel's default).
     open func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {}

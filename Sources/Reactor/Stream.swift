@@ -194,8 +194,6 @@ public final class Stream: Channel {
 
     override public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
 
-    override public func limitUnsent(_ bytes: UInt32) { _ = cio_socket_unsent_max(descriptor, bytes) }
-
     override public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         setSocketKeepAlive(descriptor, idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }

@@ -119,8 +119,6 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     public override func setNoDelay() { watch.setNoDelay() }
 
-    public override func limitUnsent(_ bytes: UInt32) { watch.limitUnsent(bytes) }
-
     public override func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         watch.setKeepAlive(idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }

@@ -117,9 +117,6 @@ final class Worker {
     }
 
     /// How often gauges that nobody asks this worker for are brought up to date.
-    /// What a client may leave untaken in the kernel beyond what is under way: without a bound it is megabytes for each slow reader, and a
-    /// thousand of them take the memory that all sockets of the machine share.
-    private static let unsentBytesMax: UInt32 = 262_144
     private static let publishInterval = Duration.seconds(5)
 
     private func publish() {
@@ -162,7 +159,6 @@ final class Worker {
             return
         }
         channel.setNoDelay()
-        if listener == .proxy { channel.limitUnsent(Self.unsentBytesMax) }
         telemetry.connectionOpened(listener, isMoved: sibling != nil)
         if isAnnounced, let stream = channel as? Stream {
             return entrances.read(stream, listener, peer)

@@ -132,7 +132,7 @@ def beside(options):
 
         def measure(bench, system):
             before = plain(bench, system)
-            command = [bench.tools / "tls_load", "--port", system.tls_port, "--key", key, "--rate", RATE_BESIDE, "--threads", 48, "--seconds", options.seconds + 3]
+            command = [bench.tools / "tls_load", "--port", system.tls_port, "--key", key, "--rate", RATE_BESIDE, "--seconds", options.seconds + 3]
             process = loads.start(command)
             try:
                 process.stdout.readline()
