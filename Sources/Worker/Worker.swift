@@ -183,7 +183,9 @@ final class Worker {
         connection.start(isKept: sibling != nil)
         // The admin port answers to the end: that the node drains is read there.
         if isDraining, listener != .admin { connection.finishSoon(quiet: Self.drainQuiet) }
-        if let retirement, !isDraining, retirement.moves(connection) { connection.moveSoon() }
+        if let retirement, !isDraining, retirement.successor() != nil, !connection.isRelayed || !retirement.keepsSessions {
+            connection.moveSoon()
+        }
     }
 
     /// The connection left its loop between two requests: it goes to a worker of the newest generation.
@@ -366,8 +368,8 @@ final class Worker {
             registrationAbandoned(tunnel)
             siblings.tell(arrived.sibling, .sessionTaken(handover: arrived.handover, isTaken: false))
         }
-        retirement?.ended(tunnel)
         if let agent = tunnel.agent, bindsDataToSessions { agentLeft(tunnel.endpoint.name, agent, tellsSiblings: true) }
+        retirement?.ended(tunnel)
         telemetry.connectionClosed(.upstream)
         let failure = tunnel.session?.failure
         if failure != nil { telemetry.tunnelBrokeProtocol() }
@@ -381,7 +383,7 @@ final class Worker {
     // MARK: Handover of tunnels
 
     /// The tunnels that serve.
-    var openTunnels: [Tunnel] { Array(tunnels.values) }
+    var openTunnels: Dictionary<UInt64, Tunnel>.Values { tunnels.values }
 
     /// Another worker has the tunnel now.
     func tunnelMoved(_ tunnel: Tunnel) {
@@ -604,7 +606,8 @@ final class Worker {
     /// Gives everything that can move to those that follow. Called again when there are new ones.
     func giveAway() {
         guard let retirement, !isDraining, retirement.successor() != nil else { return }
-        for connection in connections where retirement.moves(connection) { connection.moveSoon() }
+        let keepsRelays = retirement.keepsSessions
+        for connection in connections where !(connection.isRelayed && keepsRelays) { connection.moveSoon() }
         for endpoint in routes.endpointsWithData { endpoint.direct?.giveIfRetiring() }
         retirement.moveSessions()
         retirement.check()

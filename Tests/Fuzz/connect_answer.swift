@@ -9,7 +9,7 @@ import Memory
 import Wire
 
 enum ConnectFuzz {
-    private typealias Outcome = Result<ConnectAnswer.Outcome?, ConnectAnswerError>
+    typealias Outcome = Result<ConnectAnswer.Outcome?, ConnectAnswerError>
 
     /// What went wrong with this input; nil when nothing did.
     static func failure(of input: [UInt8]) -> String? {
@@ -44,7 +44,7 @@ enum ConnectFuzz {
     }
 
     /// What became of the answer; the bytes of the tunnel that came after the outcome are put to it.
-    private static func read(_ bytes: [UInt8], ends: [Int]) -> Outcome {
+    static func read(_ bytes: [UInt8], ends: [Int]) -> Outcome {
         var answer = ConnectAnswer()
         var start = 0
         for end in ends {

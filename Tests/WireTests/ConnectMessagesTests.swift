@@ -32,30 +32,12 @@ import Testing
         ("", nil), ("H", nil), ("HTTP/1.1 200 OK\r\n", nil), ("HTTP/1.1 200 OK\r\nA: b\r\n\r", nil), ("HTTP/1.1 100 Continue\r\n\r\n", nil),
     ]
 
-    /// What became of an answer that arrived in pieces; the bytes of the tunnel that came after the outcome are put to it.
-    private func outcome(_ bytes: [UInt8], _ arrival: [Int]) -> Result<ConnectAnswer.Outcome?, ConnectAnswerError> {
-        var answer = ConnectAnswer()
-        var start = 0
-        for end in arrival {
-            do throws(ConnectAnswerError) {
-                let found = try answer.take(bytes.span.extracting(start..<end))
-                start = end
-                guard let found else { continue }
-                guard case .tunnel(let early) = found else { return .success(found) }
-                return .success(.tunnel(early: early + bytes[end...]))
-            } catch {
-                return .failure(error)
-            }
-        }
-        return .success(nil)
-    }
-
     @Test(arguments: answers.indices)
     func reads(row: Int) {
         let (answer, wanted) = Self.answers[row]
         let bytes = latin1(answer)
         for arrival in arrivals(bytes.count) {
-            #expect(outcome(bytes, arrival) == .success(wanted), "arrival \(arrival) of \(answer.debugDescription)")
+            #expect(ConnectFuzz.read(bytes, ends: arrival) == .success(wanted), "arrival \(arrival) of \(answer.debugDescription)")
         }
     }
 
@@ -68,12 +50,12 @@ import Testing
     @Test(arguments: malformed)
     func refuses(answer: String) {
         let bytes = latin1(answer)
-        let whole = outcome(bytes, [bytes.count])
+        let whole = ConnectFuzz.read(bytes, ends: [bytes.count])
         guard case .failure(.malformed) = whole else {
             Issue.record("\(answer.debugDescription) is \(whole)")
             return
         }
-        for arrival in arrivals(bytes.count) { #expect(outcome(bytes, arrival) == whole, "arrival \(arrival) of \(answer.debugDescription)") }
+        for arrival in arrivals(bytes.count) { #expect(ConnectFuzz.read(bytes, ends: arrival) == whole, "arrival \(arrival) of \(answer.debugDescription)") }
     }
 
     @Test func headIsBounded() {
@@ -93,7 +75,7 @@ import Testing
             let wanted: Result<ConnectAnswer.Outcome?, ConnectAnswerError> =
                 isTaken ? .success(.tunnel(early: answer.hasSuffix("x") ? latin1("x") : [])) : .failure(.tooLong)
             for arrival in [[bytes.count], Array(0...bytes.count), [most - 1, bytes.count], [most, bytes.count]] {
-                #expect(outcome(bytes, arrival) == wanted, "\(bytes.count) bytes, pieces to \(arrival.prefix(3))")
+                #expect(ConnectFuzz.read(bytes, ends: arrival) == wanted, "\(bytes.count) bytes, pieces to \(arrival.prefix(3))")
             }
         }
     }

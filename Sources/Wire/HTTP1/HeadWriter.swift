@@ -35,8 +35,6 @@ public struct RequestRewrite: Sendable {
     public var keepsAuthorization = false
     /// Whether `x-piko-endpoint` goes along.
     public var keepsEndpoint = false
-    /// Whether `x-piko-tenant-id` goes along.
-    public var keepsTenant = false
     /// A path without a slash at its end, put in front of the target's; `*` and the target of CONNECT have no path and
     /// stay as they are.
     public var targetPrefix: [UInt8] = []
@@ -76,8 +74,7 @@ public enum HeadWriter {
         copyFields(head, bytes, into: &output) { field in
             switch field.known {
             case .other: !field.isConnectionNamed
-            case .contentLength, .xPikoCredential, .xPikoExpect: false
-            case .xPikoTenant: rewrite.keepsTenant
+            case .contentLength, .xPikoCredential, .xPikoExpect, .xPikoTenant: false
             case .xPikoForward, .xPikoNode: rewrite.keepsNode
             case .xForwardedFor, .xForwardedProto, .xForwardedHost, .forwarded, .xRealIP:
                 rewrite.client.isEmpty || rewrite.forwarding.keeps(field.known)

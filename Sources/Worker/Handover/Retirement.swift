@@ -48,14 +48,9 @@ final class Retirement {
         return successors[turn % successors.count]
     }
 
-    /// Whether the connection goes to a successor as soon as it may. What a sibling relays to a session that can't leave this process
-    /// stays as long as that session does: a successor has no such tunnel.
-    func moves(_ connection: any TrackedConnection) -> Bool {
-        (!connection.isRelayed || !keepsSessions) && successor() != nil
-    }
-
-    /// Whether there are sessions that stay until their agents go: those over TLS.
-    private var keepsSessions: Bool {
+    /// Whether there are sessions that stay until their agents go: those over TLS. What siblings relay stays with them: a successor has
+    /// no such tunnel.
+    var keepsSessions: Bool {
         worker.openTunnels.contains { tunnel in !tunnel.isMoving && !(tunnel.session?.mayMove ?? true) }
     }
 

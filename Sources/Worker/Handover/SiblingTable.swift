@@ -20,20 +20,23 @@ final class SiblingTable {
     /// Whether clients can be sent there.
     func isLinked(_ sibling: UInt32) -> Bool { links[sibling].map { !$0.isParted } ?? false }
 
-    /// Whether the sibling knows relays of relays: since version 4.
-    func takesRelaysOfRelays(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 4 } ?? false }
+    /// Whether the sibling is there, and speaks that version of the protocol or a newer one.
+    private func speaks(_ sibling: UInt32, _ version: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= version } ?? false }
 
-    /// Whether it says when the body of a request that was relayed to it may come: since version 4.
-    func saysContinue(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 4 } ?? false }
+    /// Whether the sibling knows relays of relays.
+    func takesRelaysOfRelays(_ sibling: UInt32) -> Bool { speaks(sibling, 4) }
 
-    /// Whether it knows relays for clients that came over TLS: since version 5.
-    func knowsSecureRelays(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 5 } ?? false }
+    /// Whether it says when the body of a request that was relayed to it may come.
+    func saysContinue(_ sibling: UInt32) -> Bool { speaks(sibling, 4) }
 
-    /// Whether it says the tenant of what it relays, and no client does in its place: since version 5.
-    func knowsTenants(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= 5 } ?? false }
+    /// Whether it knows relays for clients that came over TLS.
+    func knowsSecureRelays(_ sibling: UInt32) -> Bool { speaks(sibling, 5) }
 
-    /// Whether it knows the quotas of tunnels: since version 5.
-    func knowsQuotas(_ sibling: UInt32) -> Bool { links[sibling].map { $0.protocolVersion >= ControlLimits.quotaVersion } ?? false }
+    /// Whether it says the tenant of what it relays, and no client does in its place.
+    func knowsTenants(_ sibling: UInt32) -> Bool { speaks(sibling, 5) }
+
+    /// Whether it knows the quotas of tunnels.
+    func knowsQuotas(_ sibling: UInt32) -> Bool { speaks(sibling, ControlLimits.quotaVersion) }
 
     /// The living siblings of the newest generation above this one that speak as we do.
     func successors(of generation: UInt32) -> [UInt32] {
