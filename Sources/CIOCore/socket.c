@@ -143,6 +143,8 @@ static int tcp_option(int descriptor, int option, unsigned value) {
 
 int cio_socket_nodelay(int descriptor) { return tcp_option(descriptor, TCP_NODELAY, 1); }
 
+int cio_socket_unsent_max(int descriptor, unsigned bytes) { return tcp_option(descriptor, TCP_NOTSENT_LOWAT, bytes); }
+
 int cio_socket_keepalive(int descriptor, int idle, int interval, int count, unsigned user_timeout_ms) {
     int on = 1;
     if (setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) != 0) return -errno;

@@ -57,6 +57,14 @@ open class Channel {
     /// Sends small writes at once (TCP_NODELAY).
     open func setNoDelay() {}
 
+    /// Has the kernel take bytes only while fewer than `unsentBytesMax` wait in it to be sent for the first time. What is under way
+    /// counts not, so it slows nothing down; but a peer that takes nothing holds that much of the memory that all sockets of the
+    /// machine share, and not megabytes.
+    open func limitUnsent() {}
+
+    /// Bytes of `limitUnsent`.
+    public static let unsentBytesMax: UInt32 = 262_144
+
     /// Probes an idle peer after `idle`, every `interval`, and gives up after `count` probes; `userTimeout` bounds how long
     /// sent bytes may stay unacknowledged (zero: the kernel's default).
     open func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {}

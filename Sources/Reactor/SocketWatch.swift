@@ -60,6 +60,9 @@ public final class SocketWatch {
     /// Sends small writes at once (TCP_NODELAY).
     public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
 
+    /// As `Channel.limitUnsent`.
+    public func limitUnsent() { _ = cio_socket_unsent_max(descriptor, Channel.unsentBytesMax) }
+
     /// As `Channel.setKeepAlive`.
     public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         setSocketKeepAlive(descriptor, idle: idle, interval: interval, count: count, userTimeout: userTimeout)

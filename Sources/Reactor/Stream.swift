@@ -194,6 +194,8 @@ public final class Stream: Channel {
 
     override public func setNoDelay() { _ = cio_socket_nodelay(descriptor) }
 
+    override public func limitUnsent() { _ = cio_socket_unsent_max(descriptor, Channel.unsentBytesMax) }
+
     override public func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         setSocketKeepAlive(descriptor, idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }

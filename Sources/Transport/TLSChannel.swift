@@ -119,6 +119,8 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     public override func setNoDelay() { watch.setNoDelay() }
 
+    public override func limitUnsent() { watch.limitUnsent() }
+
     public override func setKeepAlive(idle: Duration, interval: Duration, count: Int, userTimeout: Duration) {
         watch.setKeepAlive(idle: idle, interval: interval, count: count, userTimeout: userTimeout)
     }

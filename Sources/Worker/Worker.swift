@@ -159,6 +159,7 @@ final class Worker {
             return
         }
         channel.setNoDelay()
+        channel.limitUnsent()
         telemetry.connectionOpened(listener, isMoved: sibling != nil)
         if isAnnounced, let stream = channel as? Stream {
             return entrances.read(stream, listener, peer)

@@ -77,14 +77,15 @@ def test_slow_bodies_are_cut_before_the_answer_is_due(new_node, tunnel, host, si
     """However long the service may take to answer, and whether the body is pumped or not."""
     node = new_node(config="proxy:\n  timeout: 60s\n  http:\n    read_timeout: 1s\n    min_body_rate: 100\n")
     tunnel(node, agents.Recorder())
-    for pieces, reason in ((100, b"too slowly"), (1, b"no progress")):
+    # At the end of the first stretch a single byte is too few; that nothing came may be seen then, or later.
+    for pieces, reasons in ((100, [b"too slowly"]), (1, [b"too slowly", b"no progress"])):
         with http1.Connection(node.proxy, timeout=30 * SLOW) as client:
             client.send(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n")
             started = time.monotonic()
             sender = threading.Thread(target=trickle, args=(client, pieces))
             sender.start()
             answer = client.read_response("POST")
-            assert answer.status == 408 and reason in answer.body
+            assert answer.status == 408 and any(reason in answer.body for reason in reasons)
             assert time.monotonic() - started < 10 * SLOW
             sender.join()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import subprocess
 import threading
 import time
 
@@ -54,6 +55,21 @@ def test_reader_that_stops_is_cut_in_time(new_node, tunnel, host):
         client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")
         client.read_until(b"\r\n\r\n")
         assert lost.wait(10 * SLOW)
+
+
+def test_a_slow_reader_holds_little_of_the_kernel(new_node, tunnel, host):
+    """What waits for a client that takes nothing stays with the service, and is not megabytes in the kernel's queue."""
+    node = new_node(workers=1)
+    recorder = agents.Recorder(body=b"z" * 8_000_000)
+    tunnel(node, recorder)
+    with connection(node, receive_buffer=4096) as client:
+        client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")
+        client.read_until(b"\r\n\r\n")
+        time.sleep(1)
+        lines = subprocess.run(["ss", "-tnH", "state", "established", f"( sport = :{node.proxy[1]} and dport = :{client.socket.getsockname()[1]} )"],
+                               check=True, capture_output=True, text=True).stdout.split()
+        assert 1_000 < int(lines[1]) < 600_000, lines
+        client.reset()
 
 
 @pytest.mark.parametrize("kind", ["served", "refused"])

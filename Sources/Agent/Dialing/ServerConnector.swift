@@ -137,6 +137,7 @@ final class ConnectAttempt {
             dialer, tunnel: tunnel, tls: connector.tls, timeout: connector.timeout,
             prepare: { stream in
                 stream.setNoDelay()
+                stream.limitUnsent()
                 // Finds a peer that vanished while nothing is sent; no limit on unacknowledged data, which would also cut a
                 // server that reads slowly.
                 stream.setKeepAlive(idle: .seconds(15), interval: .seconds(15), count: 3, userTimeout: .zero)

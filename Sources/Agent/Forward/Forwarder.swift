@@ -88,6 +88,7 @@ private final class ForwardedConnection: ChannelDelegate {
     func start() {
         stream.delegate = self
         stream.setNoDelay()
+        stream.limitUnsent()
         stream.setKeepAlive(idle: .seconds(30), interval: .seconds(30), count: 3, userTimeout: .zero)
         var target = ConnectTarget("/_piko/v1/tcp/\(forwarder.endpoint)")
         if forwarder.transport != .mux { target.raw = Direct.rawProtocol }

@@ -83,6 +83,7 @@ final class HTTPService: TunnelService {
             dialer, tls: tls, timeout: settings.timeout,
             prepare: { [interval = settings.keepAliveInterval] stream in
                 stream.setNoDelay()
+                stream.limitUnsent()
                 if interval > .zero { stream.setKeepAlive(idle: interval, interval: interval, count: 3, userTimeout: .zero) }
             }, completion: { [pool] result in completion(result.map { HTTPUpstream($0, pool: pool) }) })
     }

@@ -84,6 +84,7 @@ private final class TCPConnection: ChannelDelegate, DrainableConnection {
 
     private func join(_ stream: Stream) {
         stream.setNoDelay()
+        stream.limitUnsent()
         stream.setKeepAlive(idle: .seconds(30), interval: .seconds(30), count: 3, userTimeout: .zero)
         log("connection opened")
         if let version = service.settings.proxyProtocol { writeHeader(version, to: stream) }

@@ -286,6 +286,8 @@ int cio_socket_name(int descriptor, struct sockaddr_storage *address, socklen_t 
 /* TCP_NODELAY; keep-alive after `idle` s, every `interval` s, `count` times; TCP_USER_TIMEOUT in ms (0: none).
  * Quietly does nothing on a Unix socket. */
 int cio_socket_nodelay(int descriptor);
+/* TCP_NOTSENT_LOWAT: the socket is writable only while fewer bytes wait in the kernel to be sent for the first time. */
+int cio_socket_unsent_max(int descriptor, unsigned bytes);
 int cio_socket_keepalive(int descriptor, int idle, int interval, int count, unsigned user_timeout_ms);
 /* Bytes of a TCP socket that the peer has not acknowledged, sent or not; or -errno. */
 int cio_socket_unacknowledged(int descriptor);

@@ -249,6 +249,7 @@ final class NodeTable {
             return
         }
         channel.setNoDelay()
+        channel.limitUnsent()
         channel.setKeepAlive(idle: .seconds(10), interval: .seconds(5), count: 3, userTimeout: .zero)
         worker.telemetry.nodeConnectionOpened()
         dial.node.doubtedUntil = Instant(nanoseconds: 0)

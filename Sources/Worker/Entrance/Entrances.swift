@@ -103,6 +103,7 @@ final class Entrances {
                 securing[ObjectIdentifier(beginning)] = nil
                 guard let channel else { return worker.connectionNotServed(listener) }
                 channel.setNoDelay()
+                channel.limitUnsent()
                 worker.serve(channel, listener: listener, peer: client, input: ByteBuffer())
             }
             securing[ObjectIdentifier(beginning)] = beginning
