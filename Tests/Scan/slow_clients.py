@@ -37,7 +37,7 @@ from tls_ports import make_certificates  # noqa: E402
 TIMEOUT = 3               # of heads, bodies and readers at the proxy port
 PORT_TIMEOUT = 10         # of heads and handshakes at the other ports: Worker/Entrance/Entrances.swift
 SLACK = 2.5               # how much later than its time a connection may be gone: timers' steps, a busy machine, slowhttptest's clock
-RATE = 300                # connections a second of an attack
+RATE = 100                # connections a second of an attack: twice what slowhttptest does by itself
 QUIET_SECONDS = 4         # of load without an attack, in front of each
 SLOWER_MAX = 2.0          # p99 during an attack, against the p99 before it
 # What a connection may hold. One that does not read: what waits for it at most (Transport: high mark of 256 KiB and one read of
@@ -65,15 +65,15 @@ class Attack:
 
 
 ATTACKS = [
-    Attack("slow heads (-H)", "proxy", ["-H", "-i", "1", "-x", "8"], 9, TIMEOUT),
-    Attack("slow bodies (-B)", "proxy", ["-B", "-i", "1", "-s", "100000", "-x", "8"], 12, 2 * TIMEOUT, endpoint="slow"),
-    Attack("slow reading (-X)", "proxy", ["-X", "-n", "8", "-w", "1", "-y", "4", "-z", "1"], 12, 2 * TIMEOUT, HELD_READER, "/bytes/4000000"),
-    Attack("ranges (-R)", "proxy", ["-R", "-t", "HEAD", "-a", "10", "-b", "3000"], 6),
-    Attack("slow heads (-H)", "upstream", ["-H", "-i", "1", "-x", "8"], 16, PORT_TIMEOUT),
-    Attack("slow bodies (-B)", "upstream", ["-B", "-i", "1", "-s", "100000", "-x", "8"], 6),
-    Attack("slow reading (-X)", "upstream", ["-X", "-n", "8", "-w", "1", "-y", "4", "-z", "1"], 6),
-    Attack("ranges (-R)", "upstream", ["-R", "-t", "HEAD", "-a", "10", "-b", "3000"], 6),
-    Attack("stalled TLS handshakes", "TLS", [], 16, PORT_TIMEOUT, HELD_HANDSHAKE),
+    Attack("slow heads (-H)", "proxy", ["-H", "-i", "1", "-x", "8"], 13, TIMEOUT),
+    Attack("slow bodies (-B)", "proxy", ["-B", "-i", "1", "-s", "100000", "-x", "8"], 18, 2 * TIMEOUT, endpoint="slow"),
+    Attack("slow reading (-X)", "proxy", ["-X", "-n", "8", "-w", "1", "-y", "4", "-z", "1"], 18, 2 * TIMEOUT, HELD_READER, "/bytes/4000000"),
+    Attack("ranges (-R)", "proxy", ["-R", "-t", "HEAD", "-a", "10", "-b", "3000"], 8),
+    Attack("slow heads (-H)", "upstream", ["-H", "-i", "1", "-x", "8"], 20, PORT_TIMEOUT),
+    Attack("slow bodies (-B)", "upstream", ["-B", "-i", "1", "-s", "100000", "-x", "8"], 8),
+    Attack("slow reading (-X)", "upstream", ["-X", "-n", "8", "-w", "1", "-y", "4", "-z", "1"], 8),
+    Attack("ranges (-R)", "upstream", ["-R", "-t", "HEAD", "-a", "10", "-b", "3000"], 8),
+    Attack("stalled TLS handshakes", "TLS", [], 20, PORT_TIMEOUT, HELD_HANDSHAKE),
 ]
 
 
@@ -116,10 +116,11 @@ class QuietServer(http.server.ThreadingHTTPServer):
 # ---- Attacks ----
 
 def slowhttptest(attack, node, folder, count):
-    """The process; what it says goes to files. It takes the node for its HTTP proxy, so that it can name an endpoint."""
+    """The process; what it says goes to files. It takes the node for its HTTP proxy, so that it can name an endpoint. It turns without
+    pause where it leaves sockets unread, and an attacker has a machine of his own: it gets the processor's time that nobody else wants."""
     host, port = getattr(node, attack.port)
     prefix = folder / "slow"
-    command = ["slowhttptest", *attack.arguments, "-c", count, "-r", RATE, "-l", attack.seconds, "-p", "5", "-g", "-o", prefix, "-v", "1",
+    command = ["nice", "-n", "19", "slowhttptest", *attack.arguments, "-c", count, "-r", RATE, "-l", attack.seconds, "-p", "5", "-g", "-o", prefix, "-v", "1",
                "-d", f"{host}:{port}", "-u", f"http://{attack.endpoint}.example.com{attack.path}"]
     log = open(folder / "slowhttptest.log", "wb")
     return subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
