@@ -7,7 +7,7 @@ public import Memory
 /// Every bound of the protocol.
 public enum ControlLimits {
     /// The protocol's version; both ends of a connection speak the same.
-    public static let protocolVersion: UInt32 = 5
+    public static let protocolVersion: UInt32 = 6
     /// The oldest version whose messages between workers are those of this one.
     public static let siblingVersionMin: UInt32 = 3
     /// The first version with other nodes in it.
@@ -16,6 +16,8 @@ public enum ControlLimits {
     public static let credentialsVersion: UInt32 = 5
     /// The first version that knows quotas.
     public static let quotaVersion: UInt32 = 5
+    /// The first version in which workers are asked what they have.
+    public static let inquiryVersion: UInt32 = 6
     /// Bytes of type, flags and length.
     public static let headerBytes = 8
     /// A whole message, header included. The kernel refuses SEQPACKET messages over some 200 KiB.
@@ -105,6 +107,7 @@ enum ControlType: UInt16 {
     case reportPage = 23
     case tokenKeys = 24
     case credentials = 28
+    case inquire = 29
     case workerReady = 64
     case register = 65
     case unregister = 66
@@ -118,6 +121,7 @@ enum ControlType: UInt16 {
     case keyMissing = 74
     case clients = 79
     case release = 84
+    case inquiryPage = 85
     case move = 128
     case moveData = 129
     case agentLeft = 130
@@ -136,7 +140,7 @@ enum ControlType: UInt16 {
     }
 }
 
-/// Flag of `statusPage` and `reportPage`: no page follows.
+/// Flag of `statusPage`, `reportPage` and `inquiryPage`: no page follows.
 let flagLast: UInt16 = 1
 /// Flag of `move`: the bytes are in the second descriptor.
 let flagInMemory: UInt16 = 1
@@ -186,6 +190,8 @@ extension ControlMessage {
         case .dialFailed: .dialFailed
         case .shed: .shed
         case .reportPage: .reportPage
+        case .inquire: .inquire
+        case .inquiryPage: .inquiryPage
         case .credentials: .credentials
         case .tokenKeys: .tokenKeys
         case .keyMissing: .keyMissing
@@ -213,7 +219,8 @@ extension ControlMessage {
 
     private var flags: UInt16 {
         switch self {
-        case .statusPage(_, _, _, let last), .reportPage(_, _, _, let last): last ? flagLast : 0
+        case .statusPage(_, _, _, let last), .reportPage(_, _, _, let last), .inquiryPage(_, _, let last):
+            last ? flagLast : 0
         case .move(_, _, _, .inMemory): flagInMemory
         case .moveData(_, _, let isUsed): isUsed ? flagUsed : 0
         default: 0
@@ -253,7 +260,7 @@ extension ControlMessage {
         case .refused(let tunnel, let reason):
             buffer.append(tunnel)
             if receiver >= ControlLimits.quotaVersion { buffer.append(reason.rawValue) }
-        case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest:
+        case .node, .nodeGone, .dialed, .dialFailed, .dial, .dialAdmin, .shed, .reportPage, .reportRequest, .inquire, .inquiryPage:
             encodeOfNodes(into: &buffer)
         case .keyMissing(let port): Self.encode(port, into: &buffer)
         case .tokenKeys(let port, let kind, let bytes): Self.encode(port, kind, bytes, into: &buffer)
@@ -392,7 +399,12 @@ extension ControlMessage {
             buffer.append(status)
             buffer.append(UInt32(bytes.count))
             buffer.append(bytes.span)
-        case .reportRequest(let request, let path):
+        case .inquiryPage(let request, let bytes, _):
+            precondition(bytes.count <= ControlLimits.reportBytesMax)
+            buffer.append(request)
+            buffer.append(UInt32(bytes.count))
+            buffer.append(bytes.span)
+        case .reportRequest(let request, let path), .inquire(let request, let path):
             buffer.append(request)
             buffer.appendText(path, max: ControlLimits.reportPathBytesMax)
         default: preconditionFailure("not about other nodes")

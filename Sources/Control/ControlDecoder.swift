@@ -21,7 +21,7 @@ extension ControlMessage {
         guard type.maySend(sender) else { throw .unexpectedType(rawType) }
         let allowedFlags: UInt16 =
             switch type {
-            case .statusPage, .reportPage: flagLast
+            case .statusPage, .reportPage, .inquiryPage: flagLast
             case .move: flagInMemory
             case .moveData: flagUsed
             default: 0
@@ -82,11 +82,14 @@ extension ControlMessage {
             guard length <= ControlLimits.reportBytesMax else { throw .oversized }
             let page = try cursor.array(bytes, count: length)
             return .reportPage(request: request, status: status, bytes: page, last: flags & flagLast != 0)
+        case .inquire:
+            let request = try cursor.u64(bytes)
+            return .inquire(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))
         case .tokenKeys: return try tokenKeys(bytes, &cursor)
         case .drain: return .drain(milliseconds: try cursor.u64(bytes))
         case .credentials: return .credentials(bytes: try cursor.u64(bytes))
         case .shutdown: return .shutdown
-        case .workerReady, .register, .release, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
+        case .workerReady, .register, .release, .inquiryPage, .unregister, .lookup, .statusRequest, .drained, .pong, .dial, .dialAdmin, .reportRequest,
             .keyMissing, .clients, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken, .noMore:
             throw .unexpectedType(type.rawValue)
         }
@@ -145,6 +148,11 @@ extension ControlMessage {
         case .reportRequest:
             let request = try cursor.u64(bytes)
             return .reportRequest(request: request, path: try cursor.text(bytes, max: ControlLimits.reportPathBytesMax))
+        case .inquiryPage:
+            let request = try cursor.u64(bytes)
+            let length = Int(try cursor.u32(bytes))
+            guard length <= ControlLimits.reportBytesMax else { throw .oversized }
+            return .inquiryPage(request: request, bytes: try cursor.array(bytes, count: length), last: flags & flagLast != 0)
         case .clients: return try clients(bytes, &cursor)
         case .move: return try move(inMemory: flags & flagInMemory != 0, bytes, &cursor)
         case .moveData:
@@ -168,7 +176,7 @@ extension ControlMessage {
         case .noMore: return .noMore
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials, .tokenKeys:
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .credentials, .tokenKeys, .inquire:
             throw .unexpectedType(type.rawValue)
         }
     }

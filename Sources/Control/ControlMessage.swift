@@ -75,6 +75,8 @@ public enum ControlMessage: Equatable, Sendable {
     case shed(count: UInt32)
     /// A part of the answer to `reportRequest`: what to say to whoever asked. `status` is that of HTTP.
     case reportPage(request: UInt64, status: UInt16, bytes: [UInt8], last: Bool)
+    /// What has the worker of what is named, "tunnels" for one? Answered by `inquiryPage`s. Known since version 6.
+    case inquire(request: UInt64, path: String)
     /// A piece of a key that tokens of the port are checked with, in place of all that were told before: those are forgotten with
     /// `.begin`, and the new ones count from `.end` on.
     case tokenKeys(port: TokenPort, kind: TokenKeyKind, bytes: [UInt8])
@@ -107,6 +109,8 @@ public enum ControlMessage: Equatable, Sendable {
     case dialAdmin(request: UInt64, node: String)
     /// Asks for a document about the cluster: "cluster/nodes", say.
     case reportRequest(request: UInt64, path: String)
+    /// A part of the answer to `inquire`: a piece of JSON.
+    case inquiryPage(request: UInt64, bytes: [UInt8], last: Bool)
     /// A token for the port names a key that is not among those that were told.
     case keyMissing(port: TokenPort)
     /// Connections of a port that came from a sibling, and such that ended or went to one, by their clients' addresses. Said where the
@@ -366,7 +370,8 @@ extension ControlMessage {
         case .hello, .siblingGone, .routes, .routeChanged, .registered, .refused, .statusPage, .ready, .drain, .shutdown,
             .retire, .siblingRetires, .admitTunnels, .ping, .workerReady, .register, .release, .unregister, .lookup, .statusRequest,
             .drained, .pong, .agentLeft, .sessionTaken, .noMore, .node, .nodeGone, .dialFailed, .dial, .shed,
-            .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest, .clients:
+            .reportPage, .tokenKeys, .keyMissing, .dialAdmin, .reportRequest, .clients,
+            .inquire, .inquiryPage:
             0
         }
     }

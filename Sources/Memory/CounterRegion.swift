@@ -132,6 +132,9 @@ public final class CounterRegion {
         slabCount = slabs
     }
 
+    /// The first byte behind the slabs, where other things may lie.
+    public var endOffset: Int { (CounterRegion.headerWords + slabWords * slabCount) * 8 }
+
     /// The slab at `index`, to be written by one process.
     public func slab(_ index: Int) -> CounterSlab {
         precondition(index >= 0 && index < slabCount, "no such counter slab")

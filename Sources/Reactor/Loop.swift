@@ -93,8 +93,14 @@ public final class Loop {
 
     private static let eventsMax = 256
 
+    /// What it was made with.
+    public let limits: LoopLimits
+    /// How long its turns were.
+    public private(set) var turnTimes = TurnTimes()
+
     /// Makes a loop. The error's text names the backend and why it can't be had.
     public init(backend: BackendChoice, limits: LoopLimits = LoopLimits()) throws(SystemError) {
+        self.limits = limits
         var options = cio_loop_options()
         switch backend {
         case .auto: options.backend = CIO_BACKEND_AUTO.rawValue
@@ -151,6 +157,7 @@ public final class Loop {
         for index in 0..<Int(count) { unsafe dispatch(events + index) }
         timers.fire(until: now)
         runTasks()
+        turnTimes.add(cio_clock_monotonic() &- now.nanoseconds)
     }
 
     /// Queues a task for the end of this turn. Queued while the tasks of a turn run, it runs at the end of the next turn,

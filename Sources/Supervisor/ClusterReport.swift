@@ -36,26 +36,6 @@ struct Report {
     }
 }
 
-extension Node {
-    /// Sends the report at the path ("cluster/nodes", say) to the worker, in pages.
-    func report(_ link: WorkerLink, _ request: UInt64, _ path: String) {
-        var report: Report
-        if link.waitingCount > Report.waitingMax {
-            report = .failure(503, "too many reports at a time")
-        } else {
-            report = cluster?.report(path) ?? .failure(503, "this node is in no cluster")
-        }
-        if report.body.count > Report.bodyBytesMax { report = .tooLong }
-        var start = 0
-        repeat {
-            let end = min(start + ControlLimits.reportBytesMax, report.body.count)
-            let page = Array(report.body[start..<end])
-            link.send(.reportPage(request: request, status: report.status, bytes: page, last: end == report.body.count))
-            start = end
-        } while start < report.body.count
-    }
-}
-
 extension Cluster {
     /// The report at the path; status 404 without a body when there is none.
     func report(_ path: String) -> Report {

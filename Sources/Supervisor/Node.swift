@@ -83,7 +83,10 @@ final class Node {
     let counters: Counters
     let memory: SharedMemory
     let region: CounterRegion
+    /// The traffic of endpoints; nil in memory that a program without it made.
+    let traffic: TrafficRegion?
     let quotas: QuotaMemory
+    private(set) lazy var inquiries = Inquiries(loop)
     var machine: SupervisorMachine
     var routes: RoutingTable
     let processes: ProcessTable
@@ -154,9 +157,10 @@ final class Node {
         self.parts = parts
         let slabs = SlabPool.count(workers: setup.workers)
         let memory = try SharedMemory(
-            name: "piko-counters", size: CounterRegion.byteCount(layout: Counters.layout, slabs: slabs))
+            name: "piko-counters", size: Counters.memoryBytes(slabs: slabs))
         self.memory = memory
         region = CounterRegion(formatting: memory.region, layout: Counters.layout, slabs: slabs)
+        traffic = TrafficRegion(formatting: memory.region, at: region.endOffset)
         quotas = try QuotaMemory(slabs: slabs)
         self.slabs = SlabPool(slabs: slabs)
         let own = region.slab(0)
@@ -178,6 +182,7 @@ final class Node {
         self.parts = parts
         self.memory = memory
         self.region = region
+        traffic = TrafficRegion(opening: memory.region, at: region.endOffset)
         self.quotas = quotas
         slabs = SlabPool(slabs: region.slabCount)
         counters = Counters(slab: region.slab(0))
@@ -456,6 +461,7 @@ final class Node {
         dispatcher.gate.clients.workerEnded(worker)
         process.link.close()
         dials.workerEnded(worker)
+        inquiries.workerEnded(worker)
         region.fold(process.slab, into: 0, isGauge: Counters.isGauge)
         quotas.clear(slab: process.slab)
         slabs.free(process.slab)
@@ -600,6 +606,7 @@ final class Node {
             handlesLingering: loop.handlesLingering, outputBytes: loop.outputBytes, outputChunks: loop.outputChunks,
             pumpBytesCopied: loop.pumpBytesCopied, pumpBytesSpliced: loop.pumpBytesSpliced,
             pipeShortages: loop.pipeShortages, pumps: loop.pumps, pipes: loop.pipes)
+        counters.set(.loopTurn, self.loop.turnTimes.counts)
         publisher?.schedule(after: Self.publishEvery)
     }
 }
@@ -657,6 +664,7 @@ extension Node: WorkerLinkOwner {
         case .dialAdmin(let request, let id): dialAdmin(link, request, id)
         case .reportRequest(let request, let path): report(link, request, path)
         case .statusRequest(let request, let kind): answer(link, request, kind)
+        case .inquiryPage(let request, let bytes, let last): inquiries.page(from: process.worker, request, bytes, isLast: last)
         case .drained:
             if isFrozen { process.hasDrained = true } else { handle(.workerDrained(process.worker)) }
         case .pong(let number): process.ponged = number
@@ -666,7 +674,7 @@ extension Node: WorkerLinkOwner {
             dispatcher.gate.clients.changed(process.worker, listener, came: came, went: went)
         case .hello, .configure, .accepted, .sibling, .siblingGone, .routes, .routeChanged, .registered, .refused,
             .statusPage, .ready, .drain, .shutdown, .retire, .siblingRetires, .admitTunnels, .ping, .node,
-            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .tokenKeys, .credentials, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken,
+            .nodeGone, .dialed, .dialFailed, .shed, .reportPage, .inquire, .tokenKeys, .credentials, .move, .moveData, .agentLeft, .moveStreams, .moveSession, .sessionTaken,
             .noMore:
             preconditionFailure("decoded as a worker's message")
         }

@@ -29,7 +29,7 @@ extension Node {
         .object([JSONMember("error", .string(text))])
     }
 
-    private var info: [JSONMember] {
+    var info: [JSONMember] {
         [
             JSONMember("version", .string(BuildInfo.version)),
             JSONMember("pid", .integer(Int64(System.processIdentifier))),
@@ -55,16 +55,19 @@ extension Node {
                 + (cluster.map { [listener("gossip", $0.gossipAddress)] } ?? []))
     }
 
-    private var workers: JSONValue {
+    var workers: JSONValue {
         .array(
             processes.workers.map { worker in
-                .object([
+                let figures = ProcessFigures.read(worker.child.pid)
+                return .object([
                     JSONMember("pid", .integer(Int64(worker.child.pid))),
                     JSONMember("id", .integer(Int64(worker.worker))),
                     JSONMember("generation", .integer(Int64(worker.generation))),
                     JSONMember("place", .integer(Int64(worker.place))),
                     JSONMember("state", .string("\(machine.stateName(of: worker.worker))")),
                     JSONMember("connections", .integer(Int64(clamping: worker.load.connections))),
+                    JSONMember("cpu_seconds", .number(Double(figures?.processorNanoseconds ?? 0) / 1e9)),
+                    JSONMember("memory_bytes", .integer(Int64(clamping: figures?.residentBytes ?? 0))),
                 ])
             })
     }

@@ -49,6 +49,9 @@ final class WorkerProcess {
         self.counters = counters
     }
 
+    /// A gauge of its own.
+    func gauge(_ gauge: Counter) -> UInt64 { counters.value(gauge) }
+
     var load: WorkerLoad {
         var open: UInt64 = 0
         for port in PortLabel.allCases { open &+= min(counters.value(port.open), UInt64(UInt32.max)) }

@@ -1,8 +1,8 @@
 // The counters of a process, over its slab: fixed counters and gauges, the histograms of body sizes, and the table of
 // requests by status and method. Counting allocates nothing and takes no lock.
 //
-// Slots: 0 ..< 192 are `Counter`s; from 192 the histograms follow, each as its buckets, the bucket of all larger values, and
-// the sum. A row of the table holds the latency buckets, the one of all longer, and the sum in nanoseconds; its key is
+// Slots: 0 ..< 192 are `Counter`s; from 192 the histograms follow, of sizes and then of durations, each as its buckets, the bucket of
+// all larger values, and the sum. A row of the table holds the latency buckets, the one of all longer, and the sum in nanoseconds; its key is
 // status << 8 | method.
 
 import Base
@@ -28,10 +28,33 @@ enum LatencyHistogram {
     static let sumColumn = 12
 }
 
+/// Histograms of durations without labels.
+public enum DurationHistogram: Int, CaseIterable, Sendable {
+    /// From a request's first byte to the first of its answer.
+    case timeToFirstByte
+    /// How long a turn of an event loop kept everything else waiting.
+    case loopTurn
+
+    /// Upper bounds of the buckets, in nanoseconds.
+    var bounds: [UInt64] {
+        switch self {
+        case .timeToFirstByte: LatencyHistogram.bounds
+        case .loopTurn: TurnTimes.bounds
+        }
+    }
+    static let slots = 13
+    var firstSlot: Int { 212 + rawValue * DurationHistogram.slots }
+}
+
 /// What a process counts.
 public final class Counters {
     /// The slabs' layout. 64 rows are as many pairs of status and method; what a service invents beyond is `other`.
     public static let layout = CounterLayout(fixedSlots: 256, rows: 64, columns: LatencyHistogram.columns)
+
+    /// The bytes of a node's memory for counters: so many slabs, and the traffic of endpoints behind them.
+    public static func memoryBytes(slabs: Int) -> Int {
+        CounterRegion.byteCount(layout: layout, slabs: slabs) + TrafficRegion.byteCount()
+    }
 
     /// The slab that is written.
     public let slab: CounterSlab
@@ -61,6 +84,21 @@ public final class Counters {
         while bucket < bounds.count, bytes > bounds[bucket] { bucket += 1 }
         slab.add(histogram.firstSlot + bucket)
         slab.add(histogram.firstSlot + bounds.count + 1, bytes)
+    }
+
+    /// Counts a duration.
+    public func observe(_ histogram: DurationHistogram, _ duration: Duration) {
+        let nanoseconds = duration.clampedNanoseconds
+        let bounds = histogram.bounds
+        var bucket = 0
+        while bucket < bounds.count, nanoseconds > bounds[bucket] { bucket += 1 }
+        slab.add(histogram.firstSlot + bucket)
+        slab.add(histogram.firstSlot + DurationHistogram.slots - 1, nanoseconds)
+    }
+
+    /// Copies the buckets, and the sum behind them, of durations that are counted elsewhere.
+    public func set(_ histogram: DurationHistogram, _ values: [UInt64]) {
+        for (index, value) in values.prefix(DurationHistogram.slots).enumerated() { slab.set(histogram.firstSlot + index, value) }
     }
 
     /// Counts a finished request.

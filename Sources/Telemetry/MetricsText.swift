@@ -21,6 +21,8 @@ public enum MetricsText {
         fixedCounters(snapshot, &text)
         sizes(.requestBytes, "piko_proxy_request_size_bytes", "Size of request bodies.", snapshot, &text)
         sizes(.responseBytes, "piko_proxy_response_size_bytes", "Size of response bodies.", snapshot, &text)
+        durations(.timeToFirstByte, "piko_proxy_time_to_first_byte_seconds", "Time from a request's first byte to the first of its answer.", snapshot, &text)
+        durations(.loopTurn, "piko_loop_turn_seconds", "How long turns of the event loops kept everything else waiting.", snapshot, &text)
         requests(snapshot, &text)
     }
 
@@ -87,6 +89,31 @@ public enum MetricsText {
         text.append(name)
         text.append("_sum " as StaticString)
         text.appendDecimal(slot(snapshot, histogram.firstSlot + SizeHistogram.bounds.count + 1))
+        text.append("\n" as StaticString)
+        text.append(name)
+        text.append("_count " as StaticString)
+        text.appendDecimal(count)
+        text.append("\n" as StaticString)
+    }
+
+    private static func durations(
+        _ histogram: DurationHistogram, _ name: StaticString, _ help: StaticString, _ snapshot: CounterSnapshot, _ text: inout ByteBuffer
+    ) {
+        head(name, "histogram", help, &text)
+        var count: UInt64 = 0
+        let bounds = histogram.bounds
+        for bucket in 0...bounds.count {
+            count &+= slot(snapshot, histogram.firstSlot + bucket)
+            text.append(name)
+            text.append("_bucket{le=\"" as StaticString)
+            if bucket < bounds.count { seconds(bounds[bucket], &text) } else { text.append("+Inf" as StaticString) }
+            text.append("\"} " as StaticString)
+            text.appendDecimal(count)
+            text.append("\n" as StaticString)
+        }
+        text.append(name)
+        text.append("_sum " as StaticString)
+        seconds(slot(snapshot, histogram.firstSlot + DurationHistogram.slots - 1), &text)
         text.append("\n" as StaticString)
         text.append(name)
         text.append("_count " as StaticString)
@@ -166,7 +193,7 @@ public enum MetricsText {
     }
 
     /// Nanoseconds as seconds, without loss.
-    private static func seconds(_ nanoseconds: UInt64, _ text: inout ByteBuffer) {
+    static func seconds(_ nanoseconds: UInt64, _ text: inout ByteBuffer) {
         text.appendDecimal(nanoseconds / 1_000_000_000)
         var fraction = nanoseconds % 1_000_000_000
         if fraction == 0 { return }

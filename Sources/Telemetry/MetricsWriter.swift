@@ -30,6 +30,19 @@ public struct MetricsWriter: ~Copyable {
 
     /// A value of the family. Labels' names are plain; their values may be anything.
     public mutating func value(_ value: UInt64, _ labels: [(name: String, value: String)] = []) {
+        begin(labels)
+        text.appendDecimal(value)
+        text.append("\n" as StaticString)
+    }
+
+    /// Nanoseconds as a value in seconds.
+    public mutating func seconds(_ nanoseconds: UInt64, _ labels: [(name: String, value: String)] = []) {
+        begin(labels)
+        MetricsText.seconds(nanoseconds, &text)
+        text.append("\n" as StaticString)
+    }
+
+    private mutating func begin(_ labels: [(name: String, value: String)]) {
         text.append(name)
         if !labels.isEmpty {
             var mark = "{"
@@ -44,11 +57,15 @@ public struct MetricsWriter: ~Copyable {
             text.append("}" as StaticString)
         }
         text.append(" " as StaticString)
-        text.appendDecimal(value)
-        text.append("\n" as StaticString)
     }
 
-    /// A family of one value.
+    /// A gauge of one value.
+    public mutating func gauge(_ name: StaticString, _ help: StaticString, _ value: UInt64) {
+        family(name, .gauge, help)
+        self.value(value)
+    }
+
+    /// A counter of one value.
     public mutating func counter(_ name: StaticString, _ help: StaticString, _ value: UInt64) {
         family(name, .counter, help)
         self.value(value)

@@ -70,6 +70,10 @@ open class HTTPConnection: ChannelDelegate {
     public internal(set) final var summary = ExchangeSummary()
 
     final var state = State.readingHead
+    /// What it is at, for those who watch.
+    public final var stateName: String { "\(state)" }
+    /// The client's address as text.
+    public final var clientText: String { String(decoding: clientHost, as: UTF8.self) }
     final var input = ByteBuffer()
     final var inputOffset = 0
     final var parser: HeadParser

@@ -142,6 +142,8 @@ final class ControlClient: MessageDelegate {
             worker.shed(Int(count))
         case .reportPage(let request, let status, let bytes, let last):
             worker.reportPage(request, status, bytes, isLast: last)
+        case .inquire(let request, let path):
+            worker.answer(request, path)
         case .tokenKeys(let port, let kind, let bytes):
             worker.authentication(of: port)?.told(kind, bytes)
         case .dialed(let request) where Worker.isDial(request):
@@ -159,7 +161,7 @@ final class ControlClient: MessageDelegate {
         case .dialFailed(let request, let code):
             worker.nodes.dialFailed(request, wasTried: code != DialCode.unknownNode && code != DialCode.notNow)
         case .hello, .configure, .credentials, .shutdown, .workerReady, .register, .release, .unregister, .lookup, .statusRequest, .drained, .move, .moveData,
-            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .keyMissing, .clients, .moveStreams, .moveSession, .sessionTaken, .noMore:
+            .agentLeft, .pong, .dial, .dialAdmin, .reportRequest, .inquiryPage, .keyMissing, .clients, .moveStreams, .moveSession, .sessionTaken, .noMore:
             end("control socket: unexpected message")
         }
     }

@@ -7,6 +7,7 @@
 
 import Base
 import Control
+import Memory
 import Wire
 
 /// An endpoint that this worker has tunnels of, or was asked for.
@@ -43,6 +44,8 @@ final class Endpoint {
     /// Whose requests wait until a tunnel takes another stream, in the order in which they came.
     private var waitingForStream: [ProxyConnection] = []
     private var isServingWaiting = false
+    /// Where its traffic is counted.
+    var traffic: TrafficPlace?
     /// Whose requests wait until some worker of the node has a tunnel again.
     private var waitingForTunnel: [ProxyConnection] = []
     private var turn = 0

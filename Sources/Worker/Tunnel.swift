@@ -20,6 +20,17 @@ private final class TunnelUpstream: HTTPUpstream {
     override func becameIdle() { tunnel?.endpoint.serveWaiting() }
 }
 
+/// Where a tunnel comes from, for those who watch the node.
+struct TunnelOrigin {
+    /// When its agent connected: seconds since 1970.
+    var since = ProxyConnection.unixSeconds
+    /// The agent's address, and how its program calls itself (`User-Agent`); empty: not known.
+    var address = ""
+    var program = ""
+
+    static let textBytesMax = 128
+}
+
 /// One tunnel of this worker.
 final class Tunnel: MuxSessionDelegate {
     /// Unique in this worker.
@@ -33,6 +44,7 @@ final class Tunnel: MuxSessionDelegate {
     let pool: UpstreamPool
     private let worker: Worker
     private(set) var session: MuxSession?
+    var origin = TunnelOrigin()
     /// Whether its agent was asked to connect anew for the sake of balance.
     var wasShed = false
     /// When its token ends, and the tunnel with it: seconds since 1970; nil: never.

@@ -56,6 +56,7 @@ final class Worker {
     var admitsTunnels: Bool { tunnelsWanted && !isDraining }
     unowned let control: ControlClient
     private var connections: [any TrackedConnection] = []
+    var openConnections: [any TrackedConnection] { connections }
     private var tunnels: [UInt64: Tunnel] = [:]
     private var registering: [UInt64: UpstreamConnection] = [:]
     /// Tunnels that another worker gave, until they are registered: where they came from, and the number of the handover.
@@ -66,12 +67,11 @@ final class Worker {
     let bridgesOut = BridgeCount()
     private var dataCount = 0
     private var leftAgents = LeftAgents()
-    private var parkedCount = 0
+    private(set) var parkedCount = 0
     private var parkedBytes = 0
     private var nextTunnel: UInt64 = 1
-    private var relayCount = 0
-    private var statusRequests: [UInt64: AdminConnection] = [:]
-    private var nextRequest: UInt64 = 1
+    private(set) var relayCount = 0
+    var questions = AdminQuestions()
     private var drainTimer: CallbackTimer?
     private var drainEarliest = Instant.never
     private var agentsLeaveBy = Instant.never
@@ -414,11 +414,14 @@ final class Worker {
             var state = ByteBuffer()
             var hasPreambles = false
             var quotas: [Quota] = []
+            var origin = TunnelOrigin()
             try MovedTunnel.read(
-                description, agent: &agent, hasPreambles: &hasPreambles, expiry: &expiry, quotas: &quotas, state: &state)
+                description, agent: &agent, hasPreambles: &hasPreambles, expiry: &expiry, quotas: &quotas,
+                origin: &origin, isDetailed: siblings.knowsInquiries(sibling), state: &state)
             let tunnel = Tunnel(
                 self, id: nextTunnel, endpoint: routes.endpoint(named: name), agent: agent, hasPreambles: hasPreambles, expiry: expiry,
                 quotas: quotas)
+            tunnel.origin = origin
             nextTunnel += 1
             let stream = try Stream(loop, adopting: descriptor)
             entrances.lease(stream, .upstream)
@@ -523,62 +526,6 @@ final class Worker {
 
     /// A token names a key that this worker was not told. The supervisor looks for it, if it may be published by now.
     func keyMissing(_ port: TokenPort) { control.send(.keyMissing(port: port)) }
-
-    // MARK: Status
-
-    /// Asks the supervisor for what only it knows.
-    func askStatus(_ connection: AdminConnection, kind: StatusKind) -> UInt64 {
-        let request = nextRequest
-        nextRequest += 1
-        statusRequests[request] = connection
-        control.send(.statusRequest(request: request, kind: kind))
-        return request
-    }
-
-    func statusPage(_ request: UInt64, entries: [StatusEntry], isLast: Bool) {
-        guard let connection = statusRequests[request] else { return }
-        if isLast { statusRequests[request] = nil }
-        connection.statusPage(entries, isLast: isLast)
-    }
-
-    /// Asks the supervisor for a document about the cluster.
-    func askReport(_ connection: AdminConnection, _ path: String) -> UInt64 {
-        let request = nextRequest
-        nextRequest += 1
-        statusRequests[request] = connection
-        control.send(.reportRequest(request: request, path: path))
-        return request
-    }
-
-    func reportPage(_ request: UInt64, _ status: UInt16, _ page: [UInt8], isLast: Bool) {
-        guard let connection = statusRequests[request] else { return }
-        if isLast { statusRequests[request] = nil }
-        connection.reportPage(status, page, isLast: isLast)
-    }
-
-    /// Connections to admin ports have numbers of their own, beside those of connections to proxy ports.
-    private static let adminDials: UInt64 = 1 << 63
-
-    /// Whether a request is for a connection to another node's admin port.
-    static func isDial(_ request: UInt64) -> Bool { request & adminDials != 0 }
-
-    /// Asks the supervisor for a connection to another node's admin port.
-    func dialAdmin(_ connection: AdminConnection, node: String) -> UInt64 {
-        let request = nextRequest | Self.adminDials
-        nextRequest += 1
-        statusRequests[request] = connection
-        control.send(.dialAdmin(request: request, node: node))
-        return request
-    }
-
-    /// The connection came, or did not.
-    func adminDialed(_ request: UInt64, _ descriptor: consuming OwnedDescriptor?, code: UInt32 = 0) {
-        statusRequests.removeValue(forKey: request)?.dialed(descriptor, code: code)
-    }
-
-    func statusAbandoned(_ request: UInt64) {
-        statusRequests[request] = nil
-    }
 
     /// Asks some agents to connect anew: other nodes have fewer.
     func shed(_ count: Int) {

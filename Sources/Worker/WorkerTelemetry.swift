@@ -18,6 +18,8 @@ final class WorkerTelemetry {
     private let loop: Loop
     private let counters: Counters
     private let region: CounterRegion
+    /// The traffic of endpoints; nil in memory that a supervisor without it made.
+    private let traffic: TrafficRegion?
     private let nodeStart: UInt64
     private let access: AccessLogSettings
     private let logsAccess: Bool
@@ -25,7 +27,9 @@ final class WorkerTelemetry {
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, counters descriptor: consuming OwnedDescriptor) throws {
         self.loop = loop
         nodeStart = setup.nodeStart
-        region = try CounterRegion(opening: SharedRegion(adopting: descriptor))
+        let memory = try SharedRegion(adopting: descriptor)
+        region = try CounterRegion(opening: memory)
+        traffic = TrafficRegion(opening: memory, at: region.endOffset)
         guard Int(setup.slab) < region.slabCount else { throw WorkerSetupError.noSlab }
         counters = Counters(slab: region.slab(Int(setup.slab)))
         log = Logger(
@@ -130,8 +134,8 @@ final class WorkerTelemetry {
     /// A request moved to a sibling before it was served: the sibling counts it.
     func requestMoved() { counters.subtract(.requestsInFlight) }
 
-    /// The request of `head` is over.
-    func requestFinished(_ head: borrowing Head, _ summary: ExchangeSummary) {
+    /// The request of `head` is over. What was never sent on counts for no endpoint: clients can name any.
+    func requestFinished(_ head: borrowing Head, _ summary: ExchangeSummary, _ endpoint: Endpoint?) {
         counters.subtract(.requestsInFlight)
         guard summary.status != 0 else { return }
         let method = MethodLabel(rawValue: head.method.rawValue) ?? .other
@@ -139,18 +143,43 @@ final class WorkerTelemetry {
         counters.observe(.requestBytes, summary.requestBodyBytes)
         counters.observe(.responseBytes, summary.responseBodyBytes)
         if summary.status == 504 { counters.add(.requestTimeouts) }
-        if summary.wasUpgraded {
-            counters.add(.upgrades)
-            streamEnded(received: summary.requestBodyBytes, sent: summary.responseBodyBytes)
+        if summary.wasUpgraded { counters.add(.upgrades) }
+        if let endpoint, let traffic, summary.attempts > 0 {
+            let place = place(of: endpoint, traffic)
+            traffic.add(place, .status(summary.status))
+            traffic.add(place, .nanoseconds, (loop.now - summary.started).clampedNanoseconds)
+            if !summary.wasUpgraded {
+                traffic.add(place, .bytesIn, summary.requestBodyBytes)
+                traffic.add(place, .bytesOut, summary.responseBodyBytes)
+            }
         }
+        if summary.wasUpgraded { streamEnded(endpoint, received: summary.requestBodyBytes, sent: summary.responseBodyBytes) }
+    }
+
+    /// Where the endpoint is counted.
+    private func place(of endpoint: Endpoint, _ traffic: TrafficRegion) -> TrafficPlace {
+        let seconds = loop.now.nanoseconds / 1_000_000_000
+        if let known = endpoint.traffic, traffic.isOwn(known) {
+            traffic.touch(known, now: seconds)
+            return known
+        }
+        let name = endpoint.bytes
+        let found = traffic.place(of: name.span, now: seconds)
+        endpoint.traffic = found
+        return found
     }
 
     func upstreamError() { counters.add(.requestUpstreamErrors) }
 
     /// A raw connection ended.
-    func streamEnded(received: UInt64, sent: UInt64) {
+    func streamEnded(_ endpoint: Endpoint?, received: UInt64, sent: UInt64) {
         counters.add(.streamBytesReceived, received)
         counters.add(.streamBytesSent, sent)
+        guard let endpoint, let traffic else { return }
+        let place = place(of: endpoint, traffic)
+        traffic.add(place, .connections)
+        traffic.add(place, .bytesIn, received)
+        traffic.add(place, .bytesOut, sent)
     }
 
     // MARK: Access log
@@ -196,6 +225,10 @@ final class WorkerTelemetry {
     func renderMetrics(into text: inout ByteBuffer) {
         publishLoop()
         MetricsText.render(region.read(), version: BuildInfo.version, nodeStart: nodeStart, into: &text)
+        guard let traffic else { return }
+        var metrics = MetricsWriter()
+        MetricsText.render(traffic.read(), into: &metrics)
+        text.append(metrics.text.span)
     }
 
     /// Copies the loop's counters into the slab; done now and then.
@@ -207,6 +240,7 @@ final class WorkerTelemetry {
             handlesLingering: loop.handlesLingering, outputBytes: loop.outputBytes, outputChunks: loop.outputChunks,
             pumpBytesCopied: loop.pumpBytesCopied, pumpBytesSpliced: loop.pumpBytesSpliced,
             pipeShortages: loop.pipeShortages, pumps: loop.pumps, pipes: loop.pipes)
+        counters.set(.loopTurn, self.loop.turnTimes.counts)
     }
 }
 

@@ -67,7 +67,8 @@ class Attack:
 ATTACKS = [
     Attack("slow heads (-H)", "proxy", ["-H", "-i", "1", "-x", "8"], 13, TIMEOUT),
     Attack("slow bodies (-B)", "proxy", ["-B", "-i", "1", "-s", "100000", "-x", "8"], 18, 2 * TIMEOUT, endpoint="slow"),
-    Attack("slow reading (-X)", "proxy", ["-X", "-n", "8", "-w", "1", "-y", "4", "-z", "1"], 18, 2 * TIMEOUT, HELD_READER, "/bytes/4000000"),
+    # It takes something every 8 s.
+    Attack("slow reading (-X)", "proxy", ["-X", "-n", "8", "-w", "1", "-y", "4", "-z", "1"], 22, 8 + TIMEOUT, HELD_READER, "/bytes/4000000"),
     Attack("ranges (-R)", "proxy", ["-R", "-t", "HEAD", "-a", "10", "-b", "3000"], 8),
     Attack("slow heads (-H)", "upstream", ["-H", "-i", "1", "-x", "8"], 20, PORT_TIMEOUT),
     Attack("slow bodies (-B)", "upstream", ["-B", "-i", "1", "-s", "100000", "-x", "8"], 8),

@@ -15,7 +15,10 @@ enum AdminRoute: Equatable {
         case "/ready": self = .ready
         case "/metrics": self = .metrics
         case "/status/upstream/endpoints": self = .endpoints
-        case "/status/cluster/nodes", "/status/gossip/nodes": self = .report(String(path.dropFirst("/status/".count)))
+        case "/status/cluster/nodes", "/status/gossip/nodes", "/status/node", "/status/workers", "/status/upstream/tunnels",
+            "/status/upstream/traffic":
+            self = .report(String(path.dropFirst("/status/".count)))
+        case "/debug/loops", "/debug/connections": self = .report(String(path.dropFirst()))
         default:
             let parts = path.split(separator: "/", omittingEmptySubsequences: false)
             guard parts.count == 5, parts[0].isEmpty, parts[1] == "status", parts[2] == "cluster" || parts[2] == "gossip",

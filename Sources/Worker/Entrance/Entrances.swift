@@ -206,7 +206,7 @@ extension ListenerKind {
     fileprivate var place: Int { Int(rawValue) - 1 }
 
     /// The port's name, for people.
-    fileprivate var name: StaticString {
+    var name: StaticString {
         switch self {
         case .proxy: "proxy"
         case .upstream: "upstream"

@@ -79,7 +79,8 @@ final class Retirement {
     ) {
         // While the session left its loop, the sibling may have been told that nothing comes any more.
         let target = worker.siblings.isLinked(sibling) ? sibling : successor()
-        let description = MovedTunnel.description(of: tunnel, state: state.span, quotas: target.map(worker.siblings.knowsQuotas) ?? true)
+        let description = MovedTunnel.description(of: tunnel, state: state.span, quotas: target.map(worker.siblings.knowsQuotas) ?? true,
+            isDetailed: target.map(worker.siblings.knowsInquiries) ?? false)
         guard let target else {
             worker.adoptSession(
                 number, from: worker.setup.worker, endpoint: tunnel.endpoint.name, descriptor, description: description.span,
@@ -150,13 +151,18 @@ final class Retirement {
 
 /// A tunnel's state on its way to another worker: what the worker knows of it, then the session's.
 enum MovedTunnel {
-    /// `quotas`: whether who gets it knows them.
-    static func description(of tunnel: Tunnel, state: Span<UInt8>, quotas: Bool) -> ByteBuffer {
+    /// `quotas`: whether who gets it knows them; `isDetailed`: whether it takes where the tunnel comes from.
+    static func description(of tunnel: Tunnel, state: Span<UInt8>, quotas: Bool, isDetailed: Bool) -> ByteBuffer {
         var writer = StateWriter()
         // One byte more where streams have preambles: whoever does not know of them can't go on with the session.
         let agent = (tunnel.agent ?? []) + (tunnel.hasPreambles ? [1] : [])
         writer.write(agent.span)
         writer.write(state)
+        if isDetailed {
+            writer.write(tunnel.origin.since)
+            writer.write(Array(tunnel.origin.address.utf8).span)
+            writer.write(Array(tunnel.origin.program.utf8).span)
+        }
         // A worker of before there were tokens reads to here, and has no tunnel that ends.
         let drawn = quotas ? tunnel.quotas : []
         if let expiry = tunnel.expiry ?? (drawn.isEmpty ? nil : .max) { writer.write(expiry) }
@@ -167,7 +173,8 @@ enum MovedTunnel {
     }
 
     static func read(
-        _ bytes: Span<UInt8>, agent: inout [UInt8]?, hasPreambles: inout Bool, expiry: inout UInt64?, quotas: inout [Quota], state: inout ByteBuffer
+        _ bytes: Span<UInt8>, agent: inout [UInt8]?, hasPreambles: inout Bool, expiry: inout UInt64?, quotas: inout [Quota], origin: inout TunnelOrigin,
+        isDetailed: Bool, state: inout ByteBuffer
     ) throws(StateReadError) {
         var reader = StateReader()
         var name = ByteBuffer()
@@ -177,9 +184,23 @@ enum MovedTunnel {
         if hasPreambles { known.removeLast() }
         agent = known.isEmpty ? nil : known
         try reader.string(bytes, into: &state)
+        if isDetailed {
+            origin.since = try reader.number(bytes)
+            origin.address = try text(bytes, &reader)
+            origin.program = try text(bytes, &reader)
+        }
         if !reader.isAtEnd(bytes) { expiry = try reader.number(bytes) }
         if expiry == .max { expiry = nil }
         while !reader.isAtEnd(bytes), quotas.count < Quota.countMax { quotas.append(try reader.quota(bytes)) }
         try reader.end(bytes)
+    }
+
+    private static func text(_ bytes: Span<UInt8>, _ reader: inout StateReader) throws(StateReadError) -> String {
+        var text = ByteBuffer()
+        try reader.string(bytes, into: &text)
+        guard text.count <= TunnelOrigin.textBytesMax, let known = ReservedPath.text(text.span) ?? (text.isEmpty ? "" : nil) else {
+            throw StateReadError()
+        }
+        return known
     }
 }

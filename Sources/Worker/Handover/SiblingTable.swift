@@ -38,6 +38,9 @@ final class SiblingTable {
     /// Whether it knows the quotas of tunnels.
     func knowsQuotas(_ sibling: UInt32) -> Bool { speaks(sibling, ControlLimits.quotaVersion) }
 
+    /// Whether it is asked what it has, and so takes where tunnels come from along with them.
+    func knowsInquiries(_ sibling: UInt32) -> Bool { speaks(sibling, ControlLimits.inquiryVersion) }
+
     /// The living siblings of the newest generation above this one that speak as we do.
     func successors(of generation: UInt32) -> [UInt32] {
         var newest = generation

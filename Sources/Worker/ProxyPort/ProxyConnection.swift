@@ -481,7 +481,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         answer.append("\r\n")
         var summary = self.summary
         summary.status = 101
-        if !isRelayed { worker.telemetry.requestFinished(head, summary) }
+        if !isRelayed { worker.telemetry.requestFinished(head, summary, endpoint) }
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
         let client = takeOver(leftover: &leftover)
@@ -493,7 +493,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.relayOpened()
         let relay = Relay(left, service) { [self] outcome in
             if !isRelayed {
-                worker.telemetry.streamEnded(received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
+                worker.telemetry.streamEnded(endpoint, received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
             }
             giveBackDrawn()
             worker.relayClosed()
@@ -608,7 +608,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             worker.telemetry.requestMoved()
             return
         }
-        worker.telemetry.requestFinished(head, summary)
+        worker.telemetry.requestFinished(head, summary, endpoint)
         guard worker.telemetry.keepsResponses, !isTCP else { return }
         let kept = responseBytes.count
         let client = clientAddress

@@ -67,6 +67,21 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         tunnel = worker.register(
             self, endpoint: name, agent: isDirect && !quotas.limitStreams ? Random.bytes(DirectCredential.agentBytes) : nil,
             hasPreambles: hasPreambles, expiry: expiry, quotas: quotas)
+        tunnel?.origin = origin
+    }
+
+    /// Who the agent is, as far as it is known.
+    private var origin: TunnelOrigin {
+        var origin = TunnelOrigin()
+        origin.address = SocketAddress(encoded: peer.bytes.span)?.description ?? ""
+        origin.program = withHeadBytes { bytes in
+            guard let field = head.firstValue(of: .userAgent) else { return "" }
+            let value = bytes.extracting(field)
+            // What can't be shown as it is, is not shown.
+            for index in value.indices where value[index] < 0x20 || value[index] > 0x7e { return "" }
+            return ReservedPath.text(value.extracting(first: TunnelOrigin.textBytesMax)) ?? ""
+        }
+        return origin
     }
 
     /// The endpoint's whole name.

@@ -1,0 +1,99 @@
+// Questions that all workers of the node answer for themselves: which tunnels they have, say. Each answers with elements of a JSON
+// array, in pages; here they come together.
+//
+// Bounds: so many questions at a time, a time for the answer, and a size of each. Who does not answer in time is left out, and the
+// answer says that it is not whole.
+
+import Base
+import Control
+import Reactor
+
+/// The questions that are open.
+final class Inquiries {
+    /// What became of a question: the elements of all workers, with commas between them.
+    struct Answer {
+        var elements: [UInt8] = []
+        /// Whether everybody who was asked answered.
+        var isWhole = true
+    }
+
+    private struct Open {
+        var parts: [UInt32: [UInt8]] = [:]
+        var waiting: Set<UInt32>
+        var isWhole: Bool
+        var timer: CallbackTimer?
+        var done: (Answer) -> Void
+    }
+
+    private let loop: Loop
+    private var open: [UInt64: Open] = [:]
+    private var nextRequest: UInt64 = 1
+
+    /// Questions that may be open at a time.
+    static let openMax = 32
+    private static let answerTime = Duration.seconds(2)
+
+    init(_ loop: Loop) { self.loop = loop }
+
+    /// Asks all READY workers; `done` is called once, perhaps at once. False: too many questions are open.
+    func ask(_ path: String, _ workers: [WorkerProcess], _ done: @escaping (Answer) -> Void) -> Bool {
+        guard open.count < Self.openMax else { return false }
+        let asked = workers.filter { $0.isLinked && $0.link.protocolVersion >= ControlLimits.inquiryVersion }
+        let request = nextRequest
+        nextRequest += 1
+        let timer = CallbackTimer(loop) { [unowned self] in timeIsUp(request) }
+        open[request] = Open(
+            waiting: Set(asked.map(\.worker)), isWhole: asked.count == workers.count { $0.isLinked }, timer: timer, done: done)
+        timer.schedule(after: Self.answerTime)
+        for worker in asked { worker.link.send(.inquire(request: request, path: path)) }
+        finishIfWhole(request)
+        return true
+    }
+
+    /// A part of a worker's answer.
+    func page(from worker: UInt32, _ request: UInt64, _ bytes: [UInt8], isLast: Bool) {
+        guard open[request]?.waiting.contains(worker) ?? false else { return }
+        open[request]?.parts[worker, default: []] += bytes
+        if open[request]?.parts[worker]?.count ?? 0 > Report.bodyBytesMax {
+            open[request]?.parts[worker] = nil
+            open[request]?.isWhole = false
+            open[request]?.waiting.remove(worker)
+        }
+        if isLast { open[request]?.waiting.remove(worker) }
+        finishIfWhole(request)
+    }
+
+    /// It answers nothing any more.
+    func workerEnded(_ worker: UInt32) {
+        for (request, question) in open where question.waiting.contains(worker) {
+            open[request]?.waiting.remove(worker)
+            open[request]?.parts[worker] = nil
+            open[request]?.isWhole = false
+            finishIfWhole(request)
+        }
+    }
+
+    private func timeIsUp(_ request: UInt64) {
+        guard let question = open[request] else { return }
+        for worker in question.waiting { open[request]?.parts[worker] = nil }
+        open[request]?.isWhole = false
+        open[request]?.waiting = []
+        finishIfWhole(request)
+    }
+
+    private func finishIfWhole(_ request: UInt64) {
+        guard let question = open[request], question.waiting.isEmpty else { return }
+        open[request] = nil
+        var answer = Answer(isWhole: question.isWhole)
+        for worker in question.parts.keys.sorted() {
+            guard let part = question.parts[worker], !part.isEmpty else { continue }
+            if answer.elements.count + part.count > Report.bodyBytesMax - 1_024 {
+                answer.isWhole = false
+                break
+            }
+            if !answer.elements.isEmpty { answer.elements.append(UInt8(ascii: ",")) }
+            answer.elements += part
+        }
+        question.done(answer)
+    }
+}
