@@ -40,7 +40,8 @@ enum CLIMain {
             case .serverCheck:
                 text = try ServerCheck.run(invocation)
             case .serverStatusUpstreamEndpoints, .serverStatusClusterNodes, .serverStatusClusterNode, .serverStatusGossipNodes,
-                .serverStatusGossipNode:
+                .serverStatusGossipNode, .serverStatusNode, .serverStatusWorkers, .serverStatusUpstreamTunnels,
+                .serverStatusUpstreamTraffic, .serverStatusClusterSummary:
                 text = try StatusCommand.run(invocation)
             case .testCluster:
                 text = try TestCluster.run(invocation)

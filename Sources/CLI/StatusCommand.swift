@@ -14,11 +14,18 @@ enum StatusCommand {
         var config = try ConfigurationFile.load(StatusConfig.self, invocation, environment: environment)
         if config.token.isEmpty, let token = environment["PIKO_TOKEN"] { config.token = token }
         let path = try path(of: invocation)
+        if config.watch > .zero { return try StatusWatch.run(invocation.command, path, config) }
         do throws(CommandFailure) {
-            return text(of: select(try get(path, config), config), config.output)
+            return text(of: try answer(invocation.command, path, config), config.output)
         } catch {
             throw CommandFailure("piko: \(config.url.settingText): \(error.message)")
         }
+    }
+
+    /// What the command prints.
+    static func answer(_ command: Command, _ path: String, _ config: StatusConfig) throws(CommandFailure) -> JSONValue {
+        if command == .serverStatusClusterSummary { return try ClusterSummary.ask(config) }
+        return select(try get(path, config), config)
     }
 
     private static func path(of invocation: Invocation) throws(CommandFailure) -> String {
@@ -27,6 +34,11 @@ enum StatusCommand {
         case .serverStatusClusterNode: return "/status/cluster/nodes/\(try name(invocation.arguments[0]))"
         case .serverStatusGossipNodes: return "/status/gossip/nodes"
         case .serverStatusGossipNode: return "/status/gossip/nodes/\(try name(invocation.arguments[0]))"
+        case .serverStatusNode: return "/status/node"
+        case .serverStatusWorkers: return "/status/workers"
+        case .serverStatusUpstreamTunnels: return "/status/upstream/tunnels"
+        case .serverStatusUpstreamTraffic: return "/status/upstream/traffic"
+        case .serverStatusClusterSummary: return "/status/cluster/nodes"
         default: return "/status/upstream/endpoints"
         }
     }
@@ -41,7 +53,7 @@ enum StatusCommand {
 
     /// The nodes of the wanted status, by name.
     static func select(_ answer: JSONValue, _ config: StatusConfig) -> JSONValue {
-        guard case .array(let nodes) = answer else { return answer }
+        guard case .array(let nodes) = answer, nodes.allSatisfy({ $0["id"] != nil }) else { return answer }
         return .array(
             nodes.filter { config.status.isEmpty || $0["status"]?.string == config.status }
                 .sorted { ($0["id"]?.string ?? "").utf8.lexicographicallyPrecedes(($1["id"]?.string ?? "").utf8) })
@@ -51,7 +63,7 @@ enum StatusCommand {
         switch format {
         case .yaml:
             // Endpoints are sorted by name; what a node is has an order of its own.
-            return YAML.write(JSONAsYAML.convert(answer, isSorted: answer["id"] == nil && answer.array == nil))
+            return YAML.write(JSONAsYAML.convert(answer, isSorted: answer.isOfNumbers))
         case .json:
             var text = ByteBuffer()
             answer.write(into: &text)
@@ -72,7 +84,7 @@ enum StatusCommand {
         }
     }
 
-    private static func get(_ path: String, _ config: StatusConfig) throws(CommandFailure) -> JSONValue {
+    static func get(_ path: String, _ config: StatusConfig) throws(CommandFailure) -> JSONValue {
         let url = config.url
         let query = config.forward.isEmpty ? "" : "?forward=\(config.forward)"
         let token = config.token.isEmpty ? "" : "Authorization: Bearer \(config.token)\r\n"
@@ -155,6 +167,14 @@ struct HTTPAnswer: Equatable {
         copy.reserveCapacity(bytes.count)
         for index in bytes.indices { copy.append(bytes[index]) }
         return copy
+    }
+}
+
+extension JSONValue {
+    /// Whether it is an object of names with a number each.
+    var isOfNumbers: Bool {
+        guard case .object(let members) = self else { return false }
+        return members.allSatisfy { if case .integer = $0.value { true } else { false } }
     }
 }
 

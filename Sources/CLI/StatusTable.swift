@@ -8,20 +8,30 @@ enum StatusTable {
         switch value {
         case .array(let elements): return table(elements)
         case .object(let members):
-            let isPlain = members.allSatisfy { if case .integer = $0.value { true } else { false } }
-            if isPlain { return counts(members, name) }
+            if value.isOfNumbers { return counts(members, name) }
             var text = ""
-            for member in members where !isNested(member.value) { text += "\(member.name): \(cell(member.value))\n" }
-            for member in members where isNested(member.value) { text += "\n" + write(member.value, keys: name) }
+            for member in members where !isTable(member) { text += "\(member.name): \(plain(member.value))\n" }
+            for member in members where isTable(member) { text += "\n" + write(member.value, keys: name) }
             return text
         default: return cell(value) + "\n"
         }
     }
 
-    private static func isNested(_ value: JSONValue) -> Bool {
-        switch value {
-        case .array, .object: true
+    /// What gets a table of its own: a list of objects, and an object with the number of listeners of each endpoint.
+    private static func isTable(_ member: JSONMember) -> Bool {
+        switch member.value {
+        case .array(let elements): elements.isEmpty || elements.contains { if case .object = $0 { true } else { false } }
+        case .object: member.name == "endpoints"
         default: false
+        }
+    }
+
+    /// A value on one line.
+    private static func plain(_ value: JSONValue) -> String {
+        switch value {
+        case .object(let members): members.map { "\($0.name) \(plain($0.value))" }.joined(separator: ", ")
+        case .array(let elements): elements.map(plain).joined(separator: " ")
+        default: cell(value)
         }
     }
 
@@ -56,10 +66,15 @@ enum StatusTable {
         case .null: ""
         case .bool(let truth): truth ? "yes" : "no"
         case .integer(let number): String(number)
-        case .number(let number): String(number)
+        case .number(let number): rounded(number)
         case .string(let text): String(text.map { $0.isASCII && ($0.asciiValue ?? 0) < 0x20 ? "?" : $0 })
         case .array(let elements): "\(elements.count)"
         case .object(let members): "\(members.count)"
         }
+    }
+
+    /// At most three places behind the point.
+    private static func rounded(_ number: Double) -> String {
+        abs(number) < 1e12 ? "\((number * 1_000).rounded() / 1_000)" : "\(number)"
     }
 }

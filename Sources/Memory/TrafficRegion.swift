@@ -45,6 +45,12 @@ public struct TrafficEntry: Equatable, Sendable {
     /// In the order of `TrafficColumn`.
     public var values: [UInt64]
 
+    public init(name: [UInt8], values: [UInt64]) {
+        precondition(values.count == TrafficColumn.allCases.count, "a number for each column")
+        self.name = name
+        self.values = values
+    }
+
     public subscript(_ column: TrafficColumn) -> UInt64 { values[column.rawValue] }
 
     /// Requests, whatever their answer.

@@ -117,7 +117,7 @@ public final class UpgradeClient: ChannelDelegate {
     }
 
     private func writeRequest() {
-        request.append("GET \(wanted.target) HTTP/1.1\r\nHost: \(wanted.host)\r\nConnection: Upgrade\r\nUpgrade: ")
+        request.append("GET \(wanted.target) HTTP/1.1\r\nHost: \(wanted.host)\r\nUser-Agent: piko/\(BuildInfo.version)\r\nConnection: Upgrade\r\nUpgrade: ")
         if let raw = wanted.raw {
             request.append(raw)
             if wanted.webSocket { request.append(", ") }

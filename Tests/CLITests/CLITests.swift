@@ -84,4 +84,26 @@ import Testing
                 == "id: a\nleft: no\n\nENDPOINT  LISTENERS\ne         1\n")
         #expect(try show("[{\"key\":\"a\\u001b[31m\"}]", .table) == "KEY\na?[31m\n")
     }
+
+    @Test func addsUpNodes() throws {
+        func value(_ text: String) throws -> JSONValue { try JSONValue.parse(Array(text.utf8).span) }
+        let nodes = try #require(
+            try value(#"[{"id":"a","status":"active","endpoints":1,"upstreams":2},{"id":"b","status":"unreachable","endpoints":1,"upstreams":1}]"#).array)
+        let numbers = try value(
+            #"{"version":"1","requests":{"total":10,"in_flight":1,"by_status":{"5xx":2}},"connections":{"proxy":3},"bytes":{"in":4,"out":5},"cpu_seconds":1.5,"memory_bytes":6}"#)
+        let summary = ClusterSummary.combine(nodes, [numbers, nil])
+        #expect(summary["nodes_active"] == .integer(1) && summary["nodes_answering"] == .integer(1) && summary["upstreams"] == .integer(3))
+        #expect(summary["requests"] == .integer(10) && summary["errors"] == .integer(2) && summary["cpu_seconds"] == .number(1.5))
+        #expect(summary["nodes"]?.array?[1]["requests"] == .null)
+    }
+
+    @Test func showsRates() throws {
+        func value(_ text: String) throws -> JSONValue { try JSONValue.parse(Array(text.utf8).span) }
+        let before = try value(#"[{"endpoint":"a","requests":10},{"endpoint":"b","requests":5}]"#)
+        let now = try value(#"[{"endpoint":"b","requests":9},{"endpoint":"a","requests":3},{"endpoint":"c","requests":1}]"#)
+        #expect(
+            StatusRates.added(to: now, since: before, seconds: 2)
+                == (try value(
+                    #"[{"endpoint":"b","requests":9,"requests_per_second":2.0},{"endpoint":"a","requests":3},{"endpoint":"c","requests":1}]"#)))
+    }
 }

@@ -19,6 +19,16 @@ public enum Command: Equatable, Sendable {
     case serverDrain
     /// `piko server status upstream endpoints`
     case serverStatusUpstreamEndpoints
+    /// `piko server status node`
+    case serverStatusNode
+    /// `piko server status workers`
+    case serverStatusWorkers
+    /// `piko server status upstream tunnels`
+    case serverStatusUpstreamTunnels
+    /// `piko server status upstream traffic`
+    case serverStatusUpstreamTraffic
+    /// `piko server status cluster summary`
+    case serverStatusClusterSummary
     /// `piko server status cluster nodes`
     case serverStatusClusterNodes
     /// `piko server status cluster node NODE`

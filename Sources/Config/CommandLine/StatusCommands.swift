@@ -7,7 +7,28 @@ extension Commands {
             Asks a server's admin port, on this machine or another, and prints the answer. With --forward another node of its \
             cluster answers.
             """,
-        subcommands: [statusUpstream, statusCluster, statusGossip])
+        subcommands: [statusNode, statusWorkers, statusUpstream, statusCluster, statusGossip])
+
+    private static let statusNode = CommandSpec(
+        name: "node", summary: "Show the server's numbers and its workers.",
+        details: """
+            Shows what the server has and has done since its start: connections, requests, bytes, processor time, memory, and the \
+            same of its workers. With --watch what is counted is shown per second as well.
+            """,
+        command: .serverStatusNode, flags: statusFlags,
+        examples: [
+            ExampleSpec("piko server status node --output table --watch 2s", "Watch the server on this machine:"),
+            ExampleSpec("piko server status node --forward node-2", "Ask another node of its cluster:"),
+        ])
+
+    private static let statusWorkers = CommandSpec(
+        name: "workers", summary: "Show the workers and their event loops.",
+        details: """
+            Shows each worker: its generation, its state, its connections, what it uses of the machine, and how long the turns of its \
+            event loop kept others waiting. During a reload there are workers of two generations.
+            """,
+        command: .serverStatusWorkers, flags: statusFlags,
+        examples: [ExampleSpec("piko server status workers --output table --watch 1s", "Watch a reload:")])
 
     private static let statusFlags = StatusConfig.flags(StatusConfig.common)
 
@@ -24,7 +45,23 @@ extension Commands {
                 examples: [
                     ExampleSpec("piko server status upstream endpoints", "Ask the server on this machine:"),
                     ExampleSpec("piko server status upstream endpoints --server.url http://10.0.0.7:8002", "Ask another one:"),
-                ])
+                ]),
+            CommandSpec(
+                name: "tunnels", summary: "List the tunnels of agents.",
+                details: """
+                    Lists the tunnels that agents have open to the server: the endpoint, the agent's address and program, the \
+                    transport, since when, and what goes through.
+                    """,
+                command: .serverStatusUpstreamTunnels, flags: statusFlags,
+                examples: [ExampleSpec("piko server status upstream tunnels --output table", "Show them as a table:")]),
+            CommandSpec(
+                name: "traffic", summary: "List what each endpoint was sent.",
+                details: """
+                    Lists the requests, errors, connections and bytes of each endpoint that clients used at the server since its \
+                    start. The first 1,024 endpoints are counted by themselves, the rest as other.
+                    """,
+                command: .serverStatusUpstreamTraffic, flags: statusFlags,
+                examples: [ExampleSpec("piko server status upstream traffic --output table --watch 2s", "Watch it:")]),
         ])
 
     private static let nodeArgument = [
@@ -35,6 +72,14 @@ extension Commands {
         name: "cluster", summary: "The nodes of the cluster, and what agents they have.",
         details: "What a server knows about the nodes of its cluster.",
         subcommands: [
+            CommandSpec(
+                name: "summary", summary: "Add up the nodes.",
+                details: """
+                    Asks every node of the cluster through the server, and shows each node's numbers and their sums. Nodes that do \
+                    not answer are listed without numbers.
+                    """,
+                command: .serverStatusClusterSummary, flags: statusFlags,
+                examples: [ExampleSpec("piko server status cluster summary --output table --watch 2s", "Watch the cluster:")]),
             CommandSpec(
                 name: "nodes", summary: "List the nodes.",
                 details: """

@@ -17,6 +17,8 @@ public struct StatusConfig: Configuration {
     /// The node that answers; empty: the one that is asked.
     public var forward = ""
     public var output = OutputFormat.yaml
+    /// How often the question is asked again; zero: once.
+    public var watch = Duration.zero
     /// Of `cluster nodes`: only nodes of this status; empty: all.
     public var status = ""
 
@@ -33,6 +35,9 @@ public struct StatusConfig: Configuration {
                 "forward", \.forward, check: ClusterRule.nodeID,
                 "The name of another node of the cluster that is to answer. The server passes the question on."),
             Setting("output", \.output, "How the answer is printed."),
+            Setting(
+                "watch", \.watch, check: { $0 == .zero || $0 >= .milliseconds(100) ? nil : "is below 100ms" },
+                "Ask again after that time, and again, until interrupted; 0 asks once. What is counted is shown per second then, too."),
         ] + Setting.group("server.tls", \.tls, ClientTLS.settings)
 
     /// What `cluster nodes` takes as well.
