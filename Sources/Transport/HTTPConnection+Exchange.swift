@@ -27,6 +27,8 @@ extension HTTPConnection {
         holdsBody = passage.holdsLongBodies && hasLongBody && !requestBody.isDone
         keepsBody = passage.mayBeDeclined && !requestBody.isDone && !bodyWasSent && !holdsBody
         summary.attempts += 1
+        summary.outcome = .completed
+        summary.firstByte = nil
         lastProgress = context.loop.now
         rateStart = context.loop.now
         rateBytes = summary.requestBodyBytes
@@ -247,7 +249,7 @@ extension HTTPConnection {
         discardUpstream()
         keepsAlive = false
         if hasResponded {
-            cut()
+            cut(by: .gateway)
         } else {
             respondError(status: error.status, error.reason)
         }
@@ -259,6 +261,7 @@ extension HTTPConnection {
         if holdsBody { return }
         guard requestBody.isDone else {
             summary.wasCut = true
+            summary.outcome = .client
             discardUpstream()
             exchangeFinished()
             die()
@@ -306,10 +309,12 @@ extension HTTPConnection {
         while responseState == .head {
             let rest = bytes.extracting(used..<bytes.count)
             if rest.isEmpty { return used }
+            if summary.firstByte == nil { summary.firstByte = context.loop.now }
             guard try upstream.parser.parse(rest, into: &upstream.head) == .complete else { return used }
             let head = rest.extracting(0..<upstream.head.length)
             used += upstream.head.length
             upstream.parser.reset()
+            if upstream.head.status < 200, upstream.head.status != 101 { summary.firstByte = nil }
             if upstream.head.status == 101 {
                 guard wantsUpgrade, requestBody.isDone, upstream.head.upgradePresent else {
                     throw HTTPError(status: 502, reason: "upgrade that was not asked for")
@@ -445,9 +450,10 @@ extension HTTPConnection {
     private func upstreamLost() {
         discardUpstream()
         if hasResponded {
-            cut()
+            cut(by: .service)
             return
         }
+        summary.outcome = .service
         let repeatable = head.method.isIdempotent && summary.attempts < context.settings.attemptsMax && rewindBody()
         state = .routing
         setTimer(after: .zero)
@@ -496,12 +502,13 @@ extension HTTPConnection {
 
     private func badResponse() {
         discardUpstream()
-        if hasResponded { cut() } else { respondError(status: 502, "upstream unreachable") }
+        if hasResponded { cut(by: .service) } else { respondError(status: 502, "upstream unreachable", by: .service) }
     }
 
     /// The response can't be completed: the client must be able to tell.
-    final func cut() {
+    final func cut(by outcome: ExchangeOutcome) {
         summary.wasCut = true
+        summary.outcome = outcome
         discardUpstream()
         let bodyEndsWithConnection = !sendsChunks && { if case .length = responseBody { false } else { true } }()
         exchangeFinished()
@@ -540,6 +547,7 @@ extension HTTPConnection {
 
     final func discardUpstream() {
         endRequestPump()
+        if let upstream { countPumpedResponse(upstream) }
         let old = upstream
         upstream = nil
         old?.discard()
@@ -561,12 +569,14 @@ extension HTTPConnection {
         let other = upstream.takeChannel()
         other.write(input.span.extracting(inputOffset..<input.count))
         let clientHasEnded = inputEnded
+        let early = (request: UInt64(input.count - inputOffset), response: UInt64(leftover.count))
         self.upstream = nil
         setTimer(after: .zero)
         state = .dead
         let relay = Relay(channel, other) { outcome in
-            self.summary.requestBodyBytes = outcome.leftBytes
-            self.summary.responseBodyBytes = outcome.rightBytes
+            self.summary.requestBodyBytes = outcome.leftBytes &+ early.request
+            self.summary.responseBodyBytes = outcome.rightBytes &+ early.response
+            self.summary.outcome = outcome.endedBy
             self.exchangeFinished()
             self.die()
             self.connectionClosed()
@@ -632,7 +642,7 @@ extension HTTPConnection {
                 return
             }
             discardUpstream()
-            if hasResponded { cut() } else { respondError(status: 504, "upstream timeout") }
+            if hasResponded { cut(by: .gateway) } else { respondError(status: 504, "upstream timeout") }
             return
         }
         if clientTakes(), !stalled, !isSlow {
@@ -640,6 +650,7 @@ extension HTTPConnection {
             return
         }
         summary.wasCut = true
+        summary.outcome = .gateway
         discardUpstream()
         exchangeFinished()
         die()

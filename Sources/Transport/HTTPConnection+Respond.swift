@@ -7,8 +7,9 @@ internal import Reactor
 internal import Wire
 
 extension HTTPConnection {
-    /// Answers the routed request with a JSON error: `{"error":"MESSAGE"}`.
-    public final func respondError(status: Int, _ message: StaticString) {
+    /// Answers the routed request with a JSON error: `{"error":"MESSAGE"}`. `by`: whose failure it is.
+    public final func respondError(status: Int, _ message: StaticString, by outcome: ExchangeOutcome = .gateway) {
+        if summary.outcome == .completed { summary.outcome = outcome }
         var body = ByteBuffer()
         ErrorBody.write(message, into: &body)
         respond(
@@ -26,6 +27,8 @@ extension HTTPConnection {
         if case .length(let left) = requestBody, left > UInt64(context.settings.drainBytesMax) { keepsAlive = false }
         hasResponded = true
         responseState = .complete
+        if summary.outcome == .completed { summary.outcome = .gateway }
+        summary.firstByte = nil
         summary.status = status
         summary.responseBodyBytes = head.method == .head ? 0 : UInt64(body.count)
         willRespond(status: status, head: Head(), bytes: Span())

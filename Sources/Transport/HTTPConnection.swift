@@ -20,21 +20,6 @@ public import Memory
 public import Reactor
 public import Wire
 
-/// What became of one request, for logs and counters.
-public struct ExchangeSummary: Sendable {
-    /// The status sent, or 0 when the client got none.
-    public var status = 0
-    public var started = Instant(nanoseconds: 0)
-    public var requestBodyBytes: UInt64 = 0
-    public var responseBodyBytes: UInt64 = 0
-    /// Whether an upgrade turned the connection into a byte stream.
-    public var wasUpgraded = false
-    /// Whether the response was cut before its end.
-    public var wasCut = false
-    /// Upstream connections tried.
-    public var attempts = 0
-}
-
 /// One accepted HTTP connection. Subclasses route its requests.
 open class HTTPConnection: ChannelDelegate {
     enum State {
@@ -387,10 +372,10 @@ open class HTTPConnection: ChannelDelegate {
     public override final func channelFailed(_ channel: Channel, error: ChannelError) {
         guard state != .dead else { return }
         let wasServing = state == .exchanging || state == .routing
-        if let upstream { upstream.discard() }
-        upstream = nil
+        discardUpstream()
         if wasServing {
             summary.wasCut = true
+            summary.outcome = .client
             exchangeFinished()
         }
         die()

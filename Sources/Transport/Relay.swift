@@ -21,8 +21,8 @@ public struct RelayOutcome: Sendable {
     public var rightBytes: UInt64 = 0
     /// The error that ended it; nil when both directions came to their end.
     public var error: ChannelError?
-    /// Whether the left side was the one that broke.
-    public var leftBroke = false
+    /// Who ended it: the left side is the client's.
+    public var endedBy = ExchangeOutcome.completed
 }
 
 /// Two channels joined to each other. It owns both from `start` on.
@@ -64,6 +64,7 @@ public final class Relay: ChannelDelegate {
         guard !isOver else { return }
         left.abort()
         right.abort()
+        outcome.endedBy = .gateway
         over(error: .reset)
     }
 
@@ -102,7 +103,7 @@ public final class Relay: ChannelDelegate {
     public override func channelFailed(_ channel: Channel, error: ChannelError) {
         guard !isOver else { return }
         let other = channel === left ? right : left
-        outcome.leftBroke = channel === left
+        outcome.endedBy = channel === left ? .client : .service
         if error == .carrierLost { other.close() } else { other.abort() }
         over(error: error)
     }

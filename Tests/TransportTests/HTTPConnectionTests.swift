@@ -217,6 +217,79 @@ private let exchangeRows = [
         #expect(bench.connection.summaries.first?.wasCut == true)
     }
 
+    /// Who ended an exchange, and whether the service's first byte has a time.
+    @Test func saysWhoEndedIt() throws {
+        let get = "GET / HTTP/1.1\r\nHost: e.f\r\n\r\n"
+        func outcome(_ request: String, _ configure: (inout HTTPSettings) -> Void = { _ in }, _ act: (Bench) throws -> Void) throws -> ExchangeSummary {
+            let bench = try Bench(configure)
+            bench.send(request)
+            try act(bench)
+            #expect(bench.loop.turn { bench.connection.summaries.count == 1 })
+            return try #require(bench.connection.summaries.first)
+        }
+        func arrived(_ bench: Bench) { #expect(bench.loop.turn { bench.services.first?.user.text.isEmpty == false }) }
+
+        let whole = try outcome(get) { bench in
+            arrived(bench)
+            bench.answer("HTTP/1.1 103 Early Hints\r\n\r\n")
+            #expect(bench.loop.turn { !bench.clientUser.text.isEmpty })
+            #expect(bench.connection.summary.firstByte == nil)
+            bench.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+            #expect(bench.loop.turn { bench.connection.summary.firstByte != nil })
+            bench.answer("k")
+        }
+        #expect(whole.outcome == .completed && whole.status == 200)
+        #expect(try #require(whole.firstByte) >= whole.started)
+
+        let left = try outcome(get) { bench in
+            arrived(bench)
+            bench.client.abort()
+        }
+        #expect(left.outcome == .client && left.status == 0 && left.firstByte == nil)
+
+        let half = try outcome("POST / HTTP/1.1\r\nHost: e.f\r\nContent-Length: 9\r\n\r\nhalf") { bench in
+            arrived(bench)
+            bench.client.finish()
+        }
+        #expect(half.outcome == .client && half.requestBodyBytes == 4)
+
+        let broke = try outcome("POST / HTTP/1.1\r\nHost: e.f\r\nContent-Length: 2\r\n\r\nhi") { bench in
+            arrived(bench)
+            bench.services[0].stream.abort()
+        }
+        #expect(broke.outcome == .service && broke.status == 502 && broke.firstByte == nil)
+
+        let cut = try outcome(get) { bench in
+            arrived(bench)
+            bench.answer("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+            #expect(bench.loop.turn { bench.clientUser.text.hasSuffix("half") })
+            bench.services[0].stream.abort()
+        }
+        #expect(cut.outcome == .service && cut.status == 200 && cut.responseBodyBytes == 4 && cut.firstByte != nil)
+
+        let garbage = try outcome(get) { bench in
+            arrived(bench)
+            bench.answer("HTTP/1.1 2\r\n\r\n")
+        }
+        #expect(garbage.outcome == .service && garbage.status == 502 && garbage.firstByte == nil)
+
+        let late = try outcome(get, { $0.responseTimeout = .milliseconds(20) }, arrived)
+        #expect(late.outcome == .gateway && late.status == 504 && late.firstByte == nil)
+
+        let again = try outcome(get) { bench in
+            arrived(bench)
+            bench.services[0].stream.abort()
+            #expect(bench.loop.turn { bench.services.count == 2 && !bench.services[1].user.text.isEmpty })
+            bench.answer("HTTP/1.1 204 No Content\r\n\r\n", from: 1)
+        }
+        #expect(again.outcome == .completed && again.attempts == 2)
+
+        let bench = try Bench()
+        bench.hasService = false
+        bench.send(get)
+        #expect(bench.loop.turn { bench.connection.summaries.first?.outcome == .gateway })
+    }
+
     @Test func repeatableRequestsAreTriedAgain() throws {
         let bench = try Bench()
         bench.send("GET / HTTP/1.1\r\nHost: e.f\r\n\r\n")

@@ -196,11 +196,18 @@ private struct SessionPair {
         service.finish()
         #expect(loop.turn { clientUser.hasEnded })
         #expect(clientUser.text == "answer")
-        #expect(outcome()?.error == nil)
+        #expect(outcome()?.error == nil && outcome()?.endedBy == .completed)
         #expect(outcome()?.leftBytes == 8 && outcome()?.rightBytes == 6)
         client.close()
         service.close()
         #expect(loop.turn { loop.openHandles == 0 })
+    }
+
+    @Test(arguments: [true, false]) func saysWhoBroke(isClient: Bool) throws {
+        let (loop, client, service, outcome) = try relay()
+        (isClient ? client : service).abort()
+        #expect(loop.turn { outcome() != nil })
+        #expect(outcome()?.endedBy == (isClient ? .client : .service))
     }
 
     @Test func aReaderThatStopsBoundsTheMemory() throws {

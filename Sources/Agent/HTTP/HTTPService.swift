@@ -152,7 +152,7 @@ private final class ServiceConnection: HTTPConnection, DrainableConnection {
         if case .timedOut = error {
             respondError(status: 504, "upstream timeout")
         } else {
-            respondError(status: 502, "upstream unreachable")
+            respondError(status: 502, "upstream unreachable", by: .service)
         }
     }
 
