@@ -53,6 +53,7 @@ extension GossipMachine {
         if let life = message.relay { relay(life, for: sender, now) }
         if let hash = message.ack, hash == members.hash {
             notice(agreement: sender)
+            spread.agrees(sender, of: members.count - 1, now)
             coolNews()
         }
         if let hashes = message.bucketHashes { answer(hashes, sender, from, now) }
@@ -68,6 +69,7 @@ extension GossipMachine {
         var writer = beginPacket(to: sender)
         writer.write(.ack)
         writer.write(members.hash)
+        if hash == members.hash { spread.agrees(sender, of: members.count - 1, now) }
         if hash != members.hash {
             if nextSummary <= now {
                 nextSummary = now + configuration.interval * 2

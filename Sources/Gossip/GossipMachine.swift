@@ -14,6 +14,8 @@ public import Base
 public struct GossipMachine {
     /// What was counted since the machine was made (a restored one goes on where the old one was).
     public internal(set) var counters = GossipCounters()
+    /// How long others take to know what changed here.
+    public internal(set) var spread = SpreadTimes()
     /// The settings.
     public let configuration: GossipConfiguration
 
@@ -243,6 +245,7 @@ public struct GossipMachine {
         var changed: [String] = []
         members[0].entries.write(slot, text, count, version: before + 1, changed: &changed)
         members.settle(0)
+        spread.changed(now)
         tell(0, before, now)
         hurry(now)
     }

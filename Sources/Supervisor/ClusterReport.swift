@@ -143,6 +143,8 @@ extension Cluster {
         metrics.counter(
             "piko_upstreams_rebalanced_total", "Agents that were asked to connect anew because others have fewer.",
             rebalance?.asked ?? 0)
+        metrics.histogram(
+            "piko_gossip_propagation_seconds", "Time until another node knew what changed at this one.", SpreadTimes.bounds, machine.spread.counts)
         writeEntries(nodes, into: &metrics)
         var report = Report(status: 200)
         report.body = [UInt8](copying: metrics.text.span)

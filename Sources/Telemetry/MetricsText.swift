@@ -100,10 +100,14 @@ public enum MetricsText {
         _ histogram: DurationHistogram, _ name: StaticString, _ help: StaticString, _ snapshot: CounterSnapshot, _ text: inout ByteBuffer
     ) {
         head(name, "histogram", help, &text)
+        self.histogram(name, histogram.bounds, (0..<DurationHistogram.slots).map { slot(snapshot, histogram.firstSlot + $0) }, &text)
+    }
+
+    /// The lines of a histogram of durations.
+    static func histogram(_ name: StaticString, _ bounds: [UInt64], _ counts: [UInt64], _ text: inout ByteBuffer) {
         var count: UInt64 = 0
-        let bounds = histogram.bounds
         for bucket in 0...bounds.count {
-            count &+= slot(snapshot, histogram.firstSlot + bucket)
+            count &+= counts[bucket]
             text.append(name)
             text.append("_bucket{le=\"" as StaticString)
             if bucket < bounds.count { seconds(bounds[bucket], &text) } else { text.append("+Inf" as StaticString) }
@@ -113,7 +117,7 @@ public enum MetricsText {
         }
         text.append(name)
         text.append("_sum " as StaticString)
-        seconds(slot(snapshot, histogram.firstSlot + DurationHistogram.slots - 1), &text)
+        seconds(counts[bounds.count + 1], &text)
         text.append("\n" as StaticString)
         text.append(name)
         text.append("_count " as StaticString)

@@ -12,6 +12,7 @@ public struct MetricsWriter: ~Copyable {
     public enum Kind: Sendable {
         case counter
         case gauge
+        case histogram
     }
 
     public init() {}
@@ -25,7 +26,18 @@ public struct MetricsWriter: ~Copyable {
         text.append(help)
         text.append("\n# TYPE " as StaticString)
         text.append(name)
-        text.append(kind == .counter ? " counter\n" as StaticString : " gauge\n" as StaticString)
+        switch kind {
+        case .counter: text.append(" counter\n" as StaticString)
+        case .gauge: text.append(" gauge\n" as StaticString)
+        case .histogram: text.append(" histogram\n" as StaticString)
+        }
+    }
+
+    /// A histogram of durations. `bounds` are in nanoseconds; `counts` are of the buckets, of what is beyond, and the sum.
+    public mutating func histogram(_ name: StaticString, _ help: StaticString, _ bounds: [UInt64], _ counts: [UInt64]) {
+        precondition(counts.count == bounds.count + 2, "a count for each bucket, one beyond, and the sum")
+        family(name, .histogram, help)
+        MetricsText.histogram(name, bounds, counts, &text)
     }
 
     /// A value of the family. Labels' names are plain; their values may be anything.

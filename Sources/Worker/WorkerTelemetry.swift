@@ -21,6 +21,8 @@ final class WorkerTelemetry {
     /// The traffic of endpoints; nil in memory that a supervisor without it made.
     private let traffic: TrafficRegion?
     private let nodeStart: UInt64
+    /// Requests that this worker served, for those who ask for OpenMetrics.
+    private(set) var exemplars = Exemplars()
     private let access: AccessLogSettings
     private let logsAccess: Bool
 
@@ -142,6 +144,7 @@ final class WorkerTelemetry {
         counters.request(status: summary.status, method: method, latency: loop.now - summary.started)
         counters.observe(.requestBytes, summary.requestBodyBytes)
         counters.observe(.responseBytes, summary.responseBodyBytes)
+        if let firstByte = summary.firstByte { counters.observe(.timeToFirstByte, firstByte - summary.started) }
         if summary.status == 504 { counters.add(.requestTimeouts) }
         if summary.wasUpgraded { counters.add(.upgrades) }
         if let endpoint, let traffic, summary.attempts > 0 {

@@ -159,7 +159,32 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
         worker.telemetry.renderMetrics(into: &text)
         text.append(report.span)
         report.removeAll()
-        respond(status: 200, contentType: "text/plain; version=0.0.4; charset=utf-8", body: text.span)
+        guard takesOpenMetrics else { return respond(status: 200, contentType: MetricsText.contentType, body: text.span) }
+        var converted = ByteBuffer()
+        OpenMetricsText.write(text.span, worker.telemetry.exemplars, into: &converted)
+        respond(status: 200, contentType: OpenMetricsText.contentType, body: converted.span)
+    }
+
+    /// Whether the client names OpenMetrics among what it takes.
+    private var takesOpenMetrics: Bool {
+        withHeadBytes { bytes in
+            let fields = head.fields
+            for index in fields.indices {
+                guard Self.isAccept(bytes.extracting(fields[index].name)) else { continue }
+                let value = ReservedPath.text(bytes.extracting(fields[index].value)) ?? ""
+                if value.split(whereSeparator: { ",;".contains($0) }).contains(where: { $0.drop { $0 == " " } == "application/openmetrics-text" }) {
+                    return true
+                }
+            }
+            return false
+        }
+    }
+
+    private static func isAccept(_ name: Span<UInt8>) -> Bool {
+        let wanted = Array("accept".utf8)
+        guard name.count == wanted.count else { return false }
+        for index in name.indices where name[index] | 0x20 != wanted[index] { return false }
+        return true
     }
 
     /// The other node's admin port, or why there is no connection to it: 0 when it is not known.
