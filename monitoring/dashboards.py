@@ -239,9 +239,9 @@ PROXY = dashboard("proxy", "Piko: proxy", "Requests, endpoints, tunnels and byte
                            ("piko_direct_refused_total", "refused")), "ops"),
         Panel("Tunnels that broke the protocol", "The peer's fault: they were ended.", [(rate("piko_upstreams_protocol_errors_total"), "{{instance}}")],
               "ops", limits=ANY),
-        Panel("Bytes spliced and copied", "Spliced bytes never leave the kernel. Copied ones cost processor time: TLS, or no pipes.",
+        Panel("Bytes spliced and copied", "What loops carry from socket to socket. Spliced bytes never leave the kernel. Copied ones cost processor time: small flows, or no pipes.",
               [(rate("piko_pump_bytes_total", by="how"), "{{how}}")], "Bps", stack=True),
-        Panel("Raw bytes", "Of TCP and upgraded connections that were not handed to the kernel.",
+        Panel("Raw bytes", "All of TCP and upgraded connections, spliced or copied.",
               per_instance(("piko_stream_bytes_received_total", "from clients"), ("piko_stream_bytes_sent_total", "to clients")), "Bps"),
     ]),
 ], endpoints="piko_endpoint_requests_total")
