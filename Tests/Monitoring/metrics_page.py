@@ -5,7 +5,7 @@ from pathlib import Path
 
 from promql import families, scrape
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 # Labels whose values are few and all there at any time. `status` is one for nodes, but not for requests.
 CLOSED = {"port", "reason", "limit", "how", "kind", "deleted", "internal"}
 # Labels that not every node has.

@@ -103,6 +103,11 @@ class Rig:
         with socket.create_connection(self.nodes[0].gossip) as stranger:      # what belongs to nobody is dropped, and counted
             stranger.sendall(b"no gossip")
 
+    @property
+    def agent_metrics(self):
+        """Where the agent's metrics are."""
+        return self.agents[0].wait_log("^listening$", subsystem="server")["addr"]
+
     @staticmethod
     def document(node, path):
         status, body = get(url(node.admin) + path)
@@ -112,8 +117,7 @@ class Rig:
     def scrapes(self):
         """{what: text}: of each node and of the agent."""
         texts = {f"server {node.arguments[node.arguments.index('--cluster.node-id') + 1]}": get(url(node.admin) + "/metrics") for node in self.nodes}
-        address = self.agents[0].wait_log("^listening$", subsystem="server")["addr"]
-        texts["agent"] = get(f"http://{address}/metrics")
+        texts["agent"] = get(f"http://{self.agent_metrics}/metrics")
         for what, (status, _) in texts.items():
             assert status == 200, f"{what}: /metrics: {status}"
         return {what: body.decode() for what, (_, body) in texts.items()}
