@@ -84,7 +84,7 @@ final class Node {
     let memory: SharedMemory
     let region: CounterRegion
     /// The traffic of endpoints; nil in memory that a program without it made.
-    let traffic: TrafficRegion?
+    let traffic: NamedTraffic?
     let quotas: QuotaMemory
     private(set) lazy var inquiries = Inquiries(loop)
     var machine: SupervisorMachine
@@ -160,7 +160,7 @@ final class Node {
             name: "piko-counters", size: Counters.memoryBytes(slabs: slabs))
         self.memory = memory
         region = CounterRegion(formatting: memory.region, layout: Counters.layout, slabs: slabs)
-        traffic = TrafficRegion(formatting: memory.region, at: region.endOffset)
+        traffic = NamedTraffic(formatting: memory.region, behind: region)
         quotas = try QuotaMemory(slabs: slabs)
         self.slabs = SlabPool(slabs: slabs)
         let own = region.slab(0)
@@ -182,7 +182,7 @@ final class Node {
         self.parts = parts
         self.memory = memory
         self.region = region
-        traffic = TrafficRegion(opening: memory.region, at: region.endOffset)
+        traffic = NamedTraffic(opening: memory.region, behind: region)
         self.quotas = quotas
         slabs = SlabPool(slabs: region.slabCount)
         counters = Counters(slab: region.slab(0))

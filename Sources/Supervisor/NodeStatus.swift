@@ -87,7 +87,7 @@ extension Node {
 
     private var trafficReport: JSONValue {
         .array(
-            (traffic?.read() ?? []).map { entry in
+            (traffic?.endpoints.read() ?? []).map { entry in
                 let name = TrafficName(entry)
                 return .object(
                     [JSONMember("endpoint", .string(name.endpoint))]

@@ -377,7 +377,7 @@ extension Counter {
     private var nodesDescription: CounterDescription {
         switch self {
         case .remoteRequests:
-            .init(name: "piko_upstreams_remote_requests_total", kind: .counter, help: "Requests sent to another node.")
+            .init(name: "piko_proxy_remote_requests_total", kind: .counter, help: "Requests sent to other nodes.")
         case .nodeRequests:
             .init(name: "piko_proxy_node_requests_total", kind: .counter, help: "Requests that another node sent here.")
         case .nodeRequestsDeclined:

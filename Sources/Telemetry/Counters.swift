@@ -51,10 +51,13 @@ public final class Counters {
     /// The slabs' layout. 64 rows are as many pairs of status and method; what a service invents beyond is `other`.
     public static let layout = CounterLayout(fixedSlots: 256, rows: 64, columns: LatencyHistogram.columns)
 
-    /// The bytes of a node's memory for counters: so many slabs, and the traffic of endpoints behind them.
+    /// The bytes of a node's memory for counters: so many slabs, the traffic of endpoints behind them, and that of other nodes.
     public static func memoryBytes(slabs: Int) -> Int {
-        CounterRegion.byteCount(layout: layout, slabs: slabs) + TrafficRegion.byteCount()
+        CounterRegion.byteCount(layout: layout, slabs: slabs) + TrafficRegion.byteCount() + TrafficRegion.byteCount(slots: nodesMax)
     }
+
+    /// Other nodes that requests are counted for by themselves.
+    static let nodesMax = 256
 
     /// The slab that is written.
     public let slab: CounterSlab
@@ -160,4 +163,27 @@ struct SeriesKey: Hashable, Comparable {
     }
 
     static func < (left: SeriesKey, right: SeriesKey) -> Bool { left.rawValue < right.rawValue }
+}
+
+/// What is counted by name, behind the slabs of a node's memory.
+public struct NamedTraffic {
+    /// Requests and connections of clients, by endpoint.
+    public let endpoints: TrafficRegion
+    /// Requests that were sent to other nodes, by node; only `connections` are counted.
+    public let nodes: TrafficRegion
+
+    /// Lays it out, behind the slabs.
+    public init(formatting memory: SharedRegion, behind region: CounterRegion) {
+        endpoints = TrafficRegion(formatting: memory, at: region.endOffset)
+        nodes = TrafficRegion(formatting: memory, at: region.endOffset + TrafficRegion.byteCount(), slots: Counters.nodesMax)
+    }
+
+    /// What is there; nil: nothing, as in the memory of an older program.
+    public init?(opening memory: SharedRegion, behind region: CounterRegion) {
+        guard let endpoints = TrafficRegion(opening: memory, at: region.endOffset),
+            let nodes = TrafficRegion(opening: memory, at: region.endOffset + TrafficRegion.byteCount())
+        else { return nil }
+        self.endpoints = endpoints
+        self.nodes = nodes
+    }
 }

@@ -27,7 +27,16 @@ public struct TrafficName: Equatable, Sendable {
 }
 
 extension MetricsText {
-    /// Appends the families of the traffic.
+    /// Appends the families of what is counted by name.
+    public static func render(_ traffic: NamedTraffic, into metrics: inout MetricsWriter) {
+        render(traffic.endpoints.read(), into: &metrics)
+        metrics.family("piko_upstreams_remote_requests_total", .counter, "Requests sent to another node, by node.")
+        for entry in traffic.nodes.read() where entry[.connections] > 0 {
+            metrics.value(entry[.connections], [("node_id", TrafficName(entry).endpoint)])
+        }
+    }
+
+    /// Appends the families of the endpoints' traffic.
     public static func render(_ traffic: [TrafficEntry], into metrics: inout MetricsWriter) {
         let named = traffic.map { (TrafficName($0).labels, $0) }
         metrics.family("piko_endpoint_requests_total", .counter, "Requests by endpoint and class of status.")

@@ -55,8 +55,8 @@ open class HTTPConnection: ChannelDelegate {
     public internal(set) final var summary = ExchangeSummary()
 
     final var state = State.readingHead
-    /// What it is at, for those who watch.
-    public final var stateName: String { "\(state)" }
+    /// What it is at, for those who watch. Once its channel is a byte stream's, it is at nothing else.
+    public final var stateName: String { state == .dead ? "stream" : "\(state)" }
     /// The client's address as text.
     public final var clientText: String { String(decoding: clientHost, as: UTF8.self) }
     final var input = ByteBuffer()

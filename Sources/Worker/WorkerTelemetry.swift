@@ -19,7 +19,7 @@ final class WorkerTelemetry {
     private let counters: Counters
     private let region: CounterRegion
     /// The traffic of endpoints; nil in memory that a supervisor without it made.
-    private let traffic: TrafficRegion?
+    private let traffic: NamedTraffic?
     private let nodeStart: UInt64
     /// Requests that this worker served, for those who ask for OpenMetrics.
     private(set) var exemplars = Exemplars()
@@ -31,7 +31,7 @@ final class WorkerTelemetry {
         nodeStart = setup.nodeStart
         let memory = try SharedRegion(adopting: descriptor)
         region = try CounterRegion(opening: memory)
-        traffic = TrafficRegion(opening: memory, at: region.endOffset)
+        traffic = NamedTraffic(opening: memory, behind: region)
         guard Int(setup.slab) < region.slabCount else { throw WorkerSetupError.noSlab }
         counters = Counters(slab: region.slab(Int(setup.slab)))
         log = Logger(
@@ -92,7 +92,13 @@ final class WorkerTelemetry {
     func dataStream() { counters.add(.dataStreams) }
     func dataShortage() { counters.add(.dataShortages) }
 
-    func remoteRequest() { counters.add(.remoteRequests) }
+    /// A request goes to another node.
+    func remoteRequest(_ node: PeerNode) {
+        counters.add(.remoteRequests)
+        guard let traffic = traffic?.nodes else { return }
+        let name = Array(node.id.utf8)
+        traffic.add(traffic.place(of: name.span, now: loop.now.nanoseconds / 1_000_000_000), .connections)
+    }
     func nodeRequest() { counters.add(.nodeRequests) }
     func nodeRequestDeclined() { counters.add(.nodeRequestsDeclined) }
     func tunnelExpired() { counters.add(.tunnelsExpired) }
@@ -147,7 +153,7 @@ final class WorkerTelemetry {
         if let firstByte = summary.firstByte { counters.observe(.timeToFirstByte, firstByte - summary.started) }
         if summary.status == 504 { counters.add(.requestTimeouts) }
         if summary.wasUpgraded { counters.add(.upgrades) }
-        if let endpoint, let traffic, summary.attempts > 0 {
+        if let endpoint, let traffic = traffic?.endpoints, summary.attempts > 0 {
             let place = place(of: endpoint, traffic)
             traffic.add(place, .status(summary.status))
             traffic.add(place, .nanoseconds, (loop.now - summary.started).clampedNanoseconds)
@@ -178,7 +184,7 @@ final class WorkerTelemetry {
     func streamEnded(_ endpoint: Endpoint?, received: UInt64, sent: UInt64) {
         counters.add(.streamBytesReceived, received)
         counters.add(.streamBytesSent, sent)
-        guard let endpoint, let traffic else { return }
+        guard let endpoint, let traffic = traffic?.endpoints else { return }
         let place = place(of: endpoint, traffic)
         traffic.add(place, .connections)
         traffic.add(place, .bytesIn, received)
@@ -230,7 +236,7 @@ final class WorkerTelemetry {
         MetricsText.render(region.read(), version: BuildInfo.version, nodeStart: nodeStart, into: &text)
         guard let traffic else { return }
         var metrics = MetricsWriter()
-        MetricsText.render(traffic.read(), into: &metrics)
+        MetricsText.render(traffic, into: &metrics)
         text.append(metrics.text.span)
     }
 

@@ -34,7 +34,7 @@ OF_PIKO = {
     **{f"piko_proxy_request_latency_seconds_{part}": ("status", "method") for part in ("bucket", "sum", "count")},
     **{f"{name}_{part}": () for name in SIZES for part in ("bucket", "sum", "count")},
     "piko_upstreams_connected_upstreams": (), "piko_upstreams_registered_endpoints": (), "piko_upstreams_upstream_requests_total": (),
-    "piko_upstreams_remote_requests_total": (), "piko_cluster_nodes": ("status",), "piko_gossip_entries": ("node_id", "deleted", "internal"),
+    "piko_upstreams_remote_requests_total": ("node_id",), "piko_cluster_nodes": ("status",), "piko_gossip_entries": ("node_id", "deleted", "internal"),
     **{f"piko_gossip_{what}_{way}_total": () for what in ("connections", "stream_bytes", "packet_bytes", "digest_entries", "delta_entries")
        for way in ("inbound", "outbound")},
     "piko_agent_requests_in_flight": ("endpoint",), "piko_agent_requests_total": ("status", "method", "endpoint"),

@@ -7,6 +7,7 @@ import subprocess
 import threading
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from peer import agent as agents
 from peer import http1
@@ -37,6 +38,20 @@ def metrics(node):
             assert key not in values, f"twice: {key}"
             values[key] = float(match[3])
     return values
+
+
+def test_open_metrics(node, tunnel, host):
+    """What Prometheus asks for first, read by another's parser, says the same as the plain text."""
+    tunnel(node)
+    assert request(node.proxy, target="/", host=host).status == 200
+    with http1.Connection(node.admin) as client:
+        client.send("GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text;version=1.0.0,text/plain;q=0.3\r\n\r\n")
+        answer = client.read_response()
+    assert answer.status == 200 and answer.get("content-type").startswith("application/openmetrics-text; version=1.0.0")
+    families = list(text_string_to_metric_families(answer.body.decode()))
+    names = {sample.name for family in families for sample in family.samples}
+    assert {name.split("{")[0] for name in metrics(node)} == names
+    assert answer.body.endswith(b"# EOF\n")
 
 
 def test_health_and_ready(node):

@@ -61,7 +61,8 @@ def test_a_request_is_served_by_another_node(clusters, tunnel, endpoint, host, k
     assert seen_there.all("x-forwarded-for") == ["192.0.2.1, 127.0.0.1"]
     assert seen_there.all("x-piko-forward") == ["true"]
     assert not any(seen_there.has(name) for name in ("x-piko-node", "x-piko-endpoint", "x-piko-authorization"))
-    assert metric(a, "piko_upstreams_remote_requests_total") == 1 and metric(b, "piko_proxy_node_requests_total") == 1
+    assert metric(a, "piko_proxy_remote_requests_total") == 1 and metric(b, "piko_proxy_node_requests_total") == 1
+    assert metric(a, "piko_upstreams_remote_requests_total", node_id=b.id) == 1
     assert metric(b, "piko_proxy_node_proofs_refused_total") == 0
     for node in (a, b):
         wait_until(lambda: node.logged("request"), 5 * SLOW)
@@ -199,7 +200,7 @@ def test_defect_9_a_client_cannot_pass_for_a_node(clusters, tunnel, endpoint, ho
         assert recorder.requests[0].all("x-forwarded-for") == ["127.0.0.77"]
         assert metric(a, "piko_proxy_node_proofs_refused_total") == 1
         # One hop, which the second node took for one.
-        assert metric(b, "piko_proxy_node_requests_total") == 1 and metric(b, "piko_upstreams_remote_requests_total") == 0
+        assert metric(b, "piko_proxy_node_requests_total") == 1 and metric(b, "piko_proxy_remote_requests_total") == 0
         # What nobody has is had by nobody still, and that is said as to any client.
         answer = connection.request(host="nobody.example.com", headers=fields)
         assert answer.status == 502 and not answer.has("x-piko-node")
@@ -483,7 +484,7 @@ def test_data_connections_at_another_node_are_tunnels_there(clusters, tunnel, pe
             knows(node, endpoint, n2=1)
         for number in range(20):
             assert request(b.proxy, host=host).status == 200
-        assert metric(b, "piko_upstreams_remote_requests_total") == 0 and len(pool.clients) > 0
+        assert metric(b, "piko_proxy_remote_requests_total") == 0 and len(pool.clients) > 0
         # Through a node that has neither.
         for number in range(20):
             assert request(c.proxy, host=host).status == 200

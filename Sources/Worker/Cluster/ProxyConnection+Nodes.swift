@@ -54,7 +54,7 @@ extension ProxyConnection {
         let fields = withHeadBytes { bytes in
             worker.hopProof.fields(head, bytes, endpoint: endpoint?.bytes ?? [], tenant: endpoint?.tenant ?? [], now: Self.unixSeconds)
         }
-        worker.telemetry.remoteRequest()
+        worker.telemetry.remoteRequest(node)
         proceed(with: upstream, as: .node(fields))
     }
 
