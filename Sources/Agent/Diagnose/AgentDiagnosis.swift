@@ -75,7 +75,7 @@ final class AgentDiagnosis {
         if connection == nil || !isTokenThere || !registers {
             if let (channel, _) = connection { probe.close(channel) }
             let why = !registers && connection != nil ? "--no-register" : "the server was not reached, or the token not read"
-            for listener in config.listeners { skip(["\(listener.endpointID): upgrade", "\(listener.endpointID): transport"], why) }
+            for listener in config.listeners { skip(Self.tunnelSteps(listener), why) }
         } else {
             for listener in config.listeners {
                 register(listener, connection ?? reachAgain())
@@ -185,8 +185,9 @@ final class AgentDiagnosis {
             let lines = attempts.map { attempt in
                 "\(attempt.address): " + (attempt.failure?.description ?? "connected in \(Diagnosis.milliseconds(attempt.time)) ms")
             }
-            let isMixed = attempts.contains { $0.failure != nil }
-            return (stream, stream == nil ? .fail : isMixed ? .note : .ok, lines.joined(separator: "\n"), "")
+            // The others are there for when the first one is not.
+            let isFirst = attempts.first?.failure == nil
+            return (stream, stream == nil ? .fail : isFirst ? .ok : .note, lines.joined(separator: "\n"), "")
         }
     }
 
@@ -231,8 +232,12 @@ final class AgentDiagnosis {
 
     // MARK: A listener
 
+    private static func tunnelSteps(_ listener: ListenerConfig) -> [String] {
+        ["upgrade", "transport", "session"].map { "\(listener.endpointID): \($0)" }
+    }
+
     private func register(_ listener: ListenerConfig, _ connection: (Channel, [UInt8])?) {
-        let names = ["\(listener.endpointID): upgrade", "\(listener.endpointID): transport", "\(listener.endpointID): session"]
+        let names = Self.tunnelSteps(listener)
         guard let (channel, early) = connection else {
             report.add(names[0], .fail, "the server can't be reached any more")
             return skip(Array(names.dropFirst()), "there is no tunnel")

@@ -37,7 +37,10 @@ enum MachineRules {
     private static let processMemory: UInt64 = 64 * 1_048_576
 
     static func checks(_ facts: MachineFacts, _ config: ServerConfig) -> [Check] {
-        [descriptors(facts, config), lockedMemory(facts), pipes(facts), backlog(facts), ports(facts), socketMemory(facts), gossip(facts), memory(facts), processors(facts)]
+        [
+            descriptors(facts, config), lockedMemory(facts), pipes(facts), backlog(facts), ports(facts), socketMemory(facts), gossip(facts),
+            memory(facts), processors(facts),
+        ]
     }
 
     static func descriptors(_ facts: MachineFacts, _ config: ServerConfig) -> Check {
@@ -48,8 +51,10 @@ enum MachineRules {
         let each = min(hard, descriptorsMost)
         let reserve = min(each / 4, max(64, each / 16))
         let room = (each - reserve) * UInt64(facts.workers)
-        let text = "\(hard) for each process (soft limit \(limit.soft.map(String.init) ?? "none"), raised at start): room for \(room) connections of \(facts.workers) workers"
-        let wanted = UInt64(config.proxy.entrance.connectionsMax + config.upstream.entrance.connectionsMax + config.admin.entrance.connectionsMax)
+        let soft = limit.soft.map(String.init) ?? "none"
+        let text = "\(hard) for each process (the soft limit, \(soft), is raised): room for \(room) connections of \(facts.workers) workers"
+        let entrances = [config.proxy.entrance, config.upstream.entrance, config.admin.entrance]
+        let wanted = entrances.reduce(0) { $0 + UInt64($1.connectionsMax) }
         if hard < descriptorsLeast { return Check(name, .fail, text, hint: hint) }
         if wanted > room { return Check(name, .warn, "\(text), and limits.max_connections allow \(wanted)", hint: hint) }
         return Check(name, hard < descriptorsFew ? .warn : .ok, text, hint: hard < descriptorsFew ? hint : "")
@@ -69,14 +74,19 @@ enum MachineRules {
             let hard = facts.sysctls["fs.pipe-user-pages-hard"]?.first
         else { return unread(name) }
         let wanted = pipePages * UInt64(facts.workers)
-        let text = "of \(KernelText.bytes(size)) at most; pages of a user: soft \(soft == 0 ? "none" : "\(soft)"), hard \(hard == 0 ? "none" : "\(hard)"); \(facts.workers) workers take \(wanted) at most"
+        let limits = "soft \(soft == 0 ? "none" : "\(soft)"), hard \(hard == 0 ? "none" : "\(hard)")"
+        let text = "of \(KernelText.bytes(size)) at most; pages of a user: \(limits); \(facts.workers) workers take \(wanted) at most"
         if size < 1_048_576 || (soft != 0 && soft < pipePages) || (hard != 0 && hard < pipePages) {
             return Check(
                 name, .warn, text,
-                hint: "beyond them bytes are copied, which costs more: sysctl -w fs.pipe-max-size=1048576 fs.pipe-user-pages-soft=\(wanted) fs.pipe-user-pages-hard=0")
+                hint: """
+                    beyond them bytes are copied, which costs more: sysctl -w fs.pipe-max-size=1048576 fs.pipe-user-pages-soft=\(wanted) \
+                    fs.pipe-user-pages-hard=0
+                    """)
         }
         if soft != 0, soft < wanted {
-            return Check(name, .note, text, hint: "when many streams are spliced at once, pipes are smaller: sysctl -w fs.pipe-user-pages-soft=\(wanted)")
+            return Check(
+                name, .note, text, hint: "when many streams are spliced at once, pipes are smaller: sysctl -w fs.pipe-user-pages-soft=\(wanted)")
         }
         return Check(name, .ok, text)
     }
@@ -88,7 +98,8 @@ enum MachineRules {
         return Check(
             "backlog", isSmall ? .note : .ok,
             "net.core.somaxconn \(queue), net.ipv4.tcp_max_syn_backlog \(handshakes.map(String.init) ?? "unknown")",
-            hint: isSmall ? "many clients that come at once wait a second and more: sysctl -w net.core.somaxconn=4096 net.ipv4.tcp_max_syn_backlog=4096" : "")
+            hint: isSmall
+                ? "many clients that come at once wait a second and more: sysctl -w net.core.somaxconn=4096 net.ipv4.tcp_max_syn_backlog=4096" : "")
     }
 
     static func ports(_ facts: MachineFacts) -> Check {
@@ -96,7 +107,8 @@ enum MachineRules {
         let count = range[1] - range[0] + 1
         return Check(
             "local ports", count < 10_000 ? .note : .ok, "\(count) (net.ipv4.ip_local_port_range \(range[0]) to \(range[1]))",
-            hint: count < 10_000 ? "connections to other nodes, and of load balancers to this one, need one each: sysctl -w net.ipv4.ip_local_port_range=\"10240 65535\"" : "")
+            hint: count < 10_000
+                ? "connections to other nodes need one each: sysctl -w net.ipv4.ip_local_port_range=\"10240 65535\"" : "")
     }
 
     static func socketMemory(_ facts: MachineFacts) -> Check {

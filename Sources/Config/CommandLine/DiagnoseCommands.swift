@@ -16,8 +16,8 @@ extension Commands {
         examples: [
             ExampleSpec("piko server diagnose --config.path server.yaml", "Before the server is started:"),
             ExampleSpec(
-                "systemd-run --pipe -p LimitNOFILE=65536 piko server diagnose --config.path server.yaml --output json",
-                "With the limits of a service, for a program:"),
+                "systemd-run --pipe -p LimitNOFILE=65536 piko server diagnose --config.path server.yaml",
+                "With the limits of a service:"),
         ])
 
     private static let agentDetails = """
