@@ -96,7 +96,7 @@ let package = Package(
         // Layer 4: programs.
         program("Supervisor", ["Reactor", "Gossip", "Authentication", "Crypto", "Control", "Config", "Telemetry", "Memory", "Base"]),
         program("Worker", ["Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
-        program("Agent", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
+        program("Agent", ["Transport", "Authentication", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("CLI", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),
 

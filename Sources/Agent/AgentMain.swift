@@ -1,6 +1,7 @@
 // Entry point of `piko-agent`, which is `piko agent …`, `piko forward …` and `piko bench …`: understands the command line, reads the
 // configuration's file, runs. Exit statuses: 0 done, 1 it can't run, 2 the command line is wrong.
 
+internal import Base
 internal import Config
 internal import Glibc
 internal import Reactor
@@ -26,7 +27,7 @@ enum AgentMain {
             do {
                 exit(try run(invocation))
             } catch {
-                write("\(error)\n", to: 2)
+                write(Hints.lines("\(error)"), to: 2)
                 exit(1)
             }
         }
@@ -36,6 +37,8 @@ enum AgentMain {
         switch invocation.command {
         case .agentStart, .agentHTTP, .agentTCP:
             try runAgent(invocation)
+        case .agentDiagnose, .agentDiagnoseHTTP, .agentDiagnoseTCP:
+            try diagnose(invocation)
         case .forwardStart, .forwardTCP:
             try ForwardProgram(
                 try load(ForwardConfig.self, invocation), environment: ProxyEnvironment(ProgramEnvironment.variables)
@@ -45,6 +48,12 @@ enum AgentMain {
         default:
             throw ProgramError("piko-agent runs agent, forward and bench only")
         }
+    }
+
+    private static func diagnose(_ invocation: Invocation) throws(ProgramError) -> Int32 {
+        let (text, status) = try AgentDiagnosis.run(invocation, variables: ProgramEnvironment.variables)
+        write(text, to: 1)
+        return status
     }
 
     private static func runAgent(_ invocation: Invocation) throws(ProgramError) -> Int32 {

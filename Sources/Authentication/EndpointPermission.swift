@@ -28,6 +28,15 @@ public struct EndpointPermission: Equatable, Sendable {
         extent = .names(exact: exact, prefixes: prefixes)
     }
 
+    /// The names as a token has them, for people; nil: every endpoint.
+    public var names: [String]? {
+        switch extent {
+        case .any: nil
+        case .names(let exact, let prefixes):
+            exact.map { String(decoding: $0, as: UTF8.self) } + prefixes.map { String(decoding: $0, as: UTF8.self) + "*" }
+        }
+    }
+
     /// Whether it is for every endpoint because nothing limits it.
     public var isUnlimited: Bool { extent == .any }
 

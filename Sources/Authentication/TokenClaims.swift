@@ -42,6 +42,13 @@ public struct TokenClaims: Equatable, Sendable {
         limits = try claims["piko"]?["limits"].map { value throws(AuthenticationError) in try QuotaLimits(claim: value) } ?? QuotaLimits()
     }
 
+    /// The claims of a token that nobody has proven to be good: for whoever holds it and looks for a fault, and for nothing else.
+    public static func unproven(of token: Span<UInt8>) throws(AuthenticationError) -> TokenClaims {
+        let compact = try CompactToken(token)
+        guard let bytes = Base64URL.decode(token.extracting(compact.claims)) else { throw .invalid(.form) }
+        return try TokenClaims(bytes.span)
+    }
+
     private static func time(_ value: JSONValue?, _ rule: FloatingPointRoundingRule) throws(AuthenticationError) -> UInt64? {
         switch value {
         case nil: return nil

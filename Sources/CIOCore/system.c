@@ -11,6 +11,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/timex.h>
 #include <unistd.h>
 
 int cio_memory_create(const char *name, size_t size) {
@@ -144,6 +145,12 @@ void cio_memlock_limit_raise(void) {
     if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
     limit.rlim_cur = limit.rlim_max;
     (void)setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
+int cio_clock_synchronised(void) {
+    struct timex facts = {0};
+    int state = adjtimex(&facts);
+    return state < 0 ? -errno : state != TIME_ERROR;
 }
 
 int cio_random(void *bytes, size_t length) {

@@ -35,10 +35,13 @@ enum CLIMain {
             switch invocation.command {
             case .serverRun:
                 text = try become("piko-supervisor", words: invocation.words)
-            case .agentStart, .agentHTTP, .agentTCP, .forwardStart, .forwardTCP, .benchHTTP:
+            case .agentStart, .agentHTTP, .agentTCP, .agentDiagnose, .agentDiagnoseHTTP, .agentDiagnoseTCP, .forwardStart, .forwardTCP, .benchHTTP:
                 text = try become("piko-agent", words: invocation.path.dropFirst() + invocation.words)
             case .serverCheck:
                 text = try ServerCheck.run(invocation)
+            case .serverDiagnose:
+                let (found, status) = try ServerDiagnosis.run(invocation)
+                return Output.print(found) ? status : 1
             case .serverStatusUpstreamEndpoints, .serverStatusClusterNodes, .serverStatusClusterNode, .serverStatusGossipNodes,
                 .serverStatusGossipNode, .serverStatusNode, .serverStatusWorkers, .serverStatusUpstreamTunnels,
                 .serverStatusUpstreamTraffic, .serverStatusClusterSummary:

@@ -101,7 +101,8 @@ struct Questioner {
         return made
     }
 
-    private func resolve(_ host: String, _ port: UInt16) throws(CommandFailure) -> [SocketAddress] {
+    /// The addresses of a name, or the address itself.
+    func resolve(_ host: String, _ port: UInt16) throws(CommandFailure) -> [SocketAddress] {
         var result: Result<[SocketAddress], ResolveError>?
         let resolution = Resolver(loop).resolve(host: host, port: port) { result = $0 }
         while result == nil && loop.now < deadline { loop.runTurn(until: deadline) }

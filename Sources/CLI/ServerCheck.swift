@@ -24,7 +24,7 @@ enum ServerCheck {
 
 extension ServerCheck {
     /// Whether the files of TLS can be used.
-    private static func checkFiles(_ config: ServerConfig) throws(CommandFailure) {
+    static func checkFiles(_ config: ServerConfig) throws(CommandFailure) {
         do throws(TLSFileError) {
             for (setting, tls) in [("proxy.tls", config.proxy.tls), ("upstream.tls", config.upstream.tls), ("admin.tls", config.admin.tls)]
             where tls.isEnabled {

@@ -22,7 +22,7 @@ public enum TLSProgress: Equatable, Sendable {
 /// A TLS connection.
 @safe
 public final class TLSSession {
-    private let core: OpaquePointer
+    let core: OpaquePointer
     /// Outlives the session.
     private let context: TLSContext
 

@@ -171,6 +171,7 @@ enum NodeStart {
             $0.field("version", BuildInfo.version)
             $0.field("pid", Int(System.processIdentifier))
             $0.field("io_backend", loop.backendDescription)
+            if loop.backend == .epoll, let hint = Hints.hint(for: "io_uring: \(loop.backendDescription)") { $0.field("hint", hint) }
         }
     }
 

@@ -23,7 +23,7 @@ enum SupervisorMain {
                 exit(report(log) { () throws(StartError) in try NodeStart.run(invocation, setup, log: log) })
             }
         } catch {
-            say("\(error)\n", on: 2)
+            say(error is CommandLineError ? "\(error)\n" : Hints.lines("\(error)"), on: 2)
             exit(error is CommandLineError ? 2 : 1)
         }
     }
@@ -39,7 +39,10 @@ enum SupervisorMain {
         do throws(StartError) {
             return try run()
         } catch {
-            log.error(.main, "cannot start") { $0.field("err", error.description) }
+            log.error(.main, "cannot start") {
+                $0.field("err", error.description)
+                if let hint = Hints.hint(for: error.description) { $0.field("hint", hint) }
+            }
             return 1
         }
     }

@@ -12,10 +12,25 @@ public enum Timestamp {
         return String(decoding: [UInt8](copying: buffer.span), as: UTF8.self)
     }
 
+    /// `2026-11-22T10:11:12Z`.
+    public static func text(unixSeconds: UInt64) -> String {
+        var buffer = ByteBuffer()
+        append(unixSeconds: unixSeconds, into: &buffer)
+        buffer.append("Z" as StaticString)
+        return String(decoding: [UInt8](copying: buffer.span), as: UTF8.self)
+    }
+
     /// Appends `2026-11-22T10:11:12.345Z`.
     static func append(unixNanoseconds: UInt64, into buffer: inout ByteBuffer) {
         let milliseconds = unixNanoseconds / 1_000_000
-        let seconds = milliseconds / 1_000
+        append(unixSeconds: milliseconds / 1_000, into: &buffer)
+        buffer.append("." as StaticString)
+        append(milliseconds % 1_000, digits: 3, into: &buffer)
+        buffer.append("Z" as StaticString)
+    }
+
+    /// Appends `2026-11-22T10:11:12`.
+    private static func append(unixSeconds seconds: UInt64, into buffer: inout ByteBuffer) {
         let days = seconds / 86_400
         let shifted = days + 719_468  // days since 0000-03-01
         let era = shifted / 146_097
@@ -37,9 +52,6 @@ public enum Timestamp {
         append(seconds / 60 % 60, digits: 2, into: &buffer)
         buffer.append(":" as StaticString)
         append(seconds % 60, digits: 2, into: &buffer)
-        buffer.append("." as StaticString)
-        append(milliseconds % 1_000, digits: 3, into: &buffer)
-        buffer.append("Z" as StaticString)
     }
 
     private static func append(_ number: UInt64, digits: Int, into buffer: inout ByteBuffer) {

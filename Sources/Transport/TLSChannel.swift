@@ -60,6 +60,8 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     /// Called once, when the handshake is done.
     public var secured: (() -> Void)?
+    /// Called once, when the handshake is done or has failed, while the session is still there: for people who look for a fault.
+    public var inspect: ((TLSSession) -> Void)?
     /// Why the channel failed, for people; "" when it did not, or nothing more is known than the error.
     public private(set) var failure = ""
 
@@ -238,6 +240,8 @@ public final class TLSChannel: Channel, SocketWatchUser {
 
     private func handshakeDone(_ session: TLSSession) {
         phase = .open
+        inspect?(session)
+        inspect = nil
         engine.counters.inProgress -= 1
         engine.counters.handshakes += 1
         if session.isResumed { engine.counters.resumed += 1 }
@@ -418,6 +422,7 @@ public final class TLSChannel: Channel, SocketWatchUser {
         guard phase != .dead, let session else { return }
         failure = session.failure
         let wasHandshake = phase == .handshaking
+        if wasHandshake { inspect?(session) }
         let told = delegate
         let socket = die()
         if wasHandshake {
@@ -475,6 +480,7 @@ public final class TLSChannel: Channel, SocketWatchUser {
         phase = .dead
         delegate = nil
         secured = nil
+        inspect = nil
         output = ByteBuffer()
         attached = nil
         timer?.cancel()

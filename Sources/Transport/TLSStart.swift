@@ -13,6 +13,8 @@ public final class TLSStart: ChannelDelegate {
     private var stream: Stream?
     private var channel: TLSChannel?
     private var completion: ((_ channel: TLSChannel?, _ failure: String) -> Void)?
+    /// Called once with the session, whatever came of the handshake: for people who look for a fault.
+    public var inspect: ((TLSSession) -> Void)?
 
     /// Takes over the stream, on which nothing was sent or received. `name`: the server's host name or address. `completion` runs
     /// once, later, unless it is cancelled: with the channel, whose handshake is done, or nil and why there is none.
@@ -47,6 +49,7 @@ public final class TLSStart: ChannelDelegate {
             let channel = try TLSChannel(engine, adopting: descriptor, context: context, name: name, handshakeLimit: limit)
             self.channel = channel
             channel.delegate = self
+            channel.inspect = inspect
             channel.secured = { [self] in
                 channel.delegate = nil
                 finish(channel, "")

@@ -73,6 +73,14 @@ public struct Upgraded {
     public var credential: String?
 }
 
+extension UpgradeClient {
+    /// What the answer said the time is, in the words of its Date field; nil: nothing.
+    public var answerDate: String? {
+        guard head.length > 0, let value = head.firstValue(of: .date), value.count <= 64 else { return nil }
+        return input.withSpan(value) { String(decoding: [UInt8](copying: $0), as: UTF8.self) }
+    }
+}
+
 /// One upgrade. Keeps itself alive through its stream until it has ended.
 public final class UpgradeClient: ChannelDelegate {
     private let loop: Loop

@@ -84,6 +84,7 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
         #expect(outcome("agent http e 1", of: Commands.agentProgram) == "agentHTTP e 1")
         #expect(outcome("agent http --help", of: Commands.agentProgram) == outcome("agent http --help"))
         #expect(outcome("forward 1 e", of: Commands.agentProgram) == "forwardTCP 1 e")
+        #expect(outcome("agent diagnose tcp e 1", of: Commands.agentProgram) == "agentDiagnoseTCP e 1")
     }
 
     @Test(arguments: ["server --help", "server -h", "help server", "server --proxy.timeout 1s -h"])
@@ -91,7 +92,7 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
         let help = outcome(words)
         #expect(help.hasPrefix("Runs a Piko server: agents connect"))
         #expect(help.contains("\nUsage:\n  piko server [flags]\n  piko server COMMAND\n"))
-        #expect(help.contains("\n  check    Check a configuration and show what would run.\n"))
+        #expect(help.contains("\n  check     Check a configuration and show what would run.\n"))
         #expect(help.contains("\n  --proxy.bind-addr ADDRESS\n      Where clients' requests arrive."))
         #expect(help.contains("(default :8000)\n"))
         #expect(help.contains("\n  --io-backend auto|io_uring|epoll\n"))
@@ -118,6 +119,6 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
             if spec.command == nil { #expect(!spec.subcommands.isEmpty) }
             for subcommand in spec.subcommands { commands.append((path + [subcommand.name], subcommand)) }
         }
-        #expect(count == 28)
+        #expect(count == 32)
     }
 }

@@ -26,6 +26,8 @@ RULES = [
      sound, and so the connection goes on (RFC 9112 section 9.3) with the requests behind it."""),
     ({"haproxy"}, r"(?:GET|HEAD|DELETE) [^\r\n]* HTTP/1\.0\r\n.*Content-Length", """RFC 9112 section 6: content is where Content-Length says so, of every method, and RFC 9110
      section 9.3.1 gives that of GET no meaning. haproxy refuses it of HTTP/1.0 (413), since it is unusual."""),
+    ({"haproxy", "nginx"}, r"\r\n[A-Za-z-]+:[^\r\n]{16384}", """RFC 9110 section 5.4: how long a field may be is each server's to say. Ours is proxy.http.max_header_bytes,
+     1 MiB as the original has it; theirs are 16 and 8 KiB."""),
 ]
 
 

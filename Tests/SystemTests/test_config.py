@@ -141,18 +141,19 @@ def test_wrong_words_are_refused(words):
 
 
 def test_port_in_use(new_node):
-    """One clear line, exit 1, nothing left running."""
+    """One clear line and what to do, exit 1, nothing left running."""
     node = new_node()
+    hint = "hint: another process listens there: ss -ltnp shows which; stop it, or choose another address"
     found = run("server", "--proxy.bind-addr", f"127.0.0.1:{node.proxy[1]}", "--upstream.bind-addr", "127.0.0.1:0", "--admin.bind-addr", "127.0.0.1:0",
                 "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.control-socket", node.control_socket.with_name("other.sock"), timeout=30)
     assert found.returncode == 1
     assert "ddress already in use" in found.stderr and str(node.proxy[1]) in found.stderr
     place = f"127.0.0.1:{node.proxy[1]}"
     found = run("forward", place, "e")
-    assert (found.returncode, found.stderr) == (1, f"piko forward: cannot listen on {place}: Address already in use\n")
+    assert (found.returncode, found.stderr) == (1, f"piko forward: cannot listen on {place}: Address already in use\n{hint}\n")
     found = run("agent", "http", "e", "1", "--server.enabled", "--server.bind-addr", place)
     assert found.returncode == 1
-    assert found.stderr.splitlines()[-1] == f"config: server.bind_addr: cannot listen on {place}: Address already in use"
+    assert found.stderr.splitlines()[-2:] == [f"config: server.bind_addr: cannot listen on {place}: Address already in use", hint]
 
 
 def test_exec_in_place(new_node):

@@ -57,7 +57,7 @@ enum Tree {
         "Transport": ["Reactor", "Wire", "Crypto", "Telemetry", "Base", "Memory"],
         "Supervisor": ["Reactor", "Gossip", "Authentication", "Crypto", "Control", "Config", "Telemetry", "Memory", "Base"],
         "Worker": ["Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"],
-        "Agent": ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"],
+        "Agent": ["Transport", "Authentication", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "CLI": ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "DemoService": ["Reactor", "Wire", "Memory", "Base"],
         "TestKit": ["Reactor", "Wire", "Control", "Memory", "Base"],

@@ -177,5 +177,11 @@ import Wire
         let written = text(output)
         #expect(written == expected)
         #expect(written.utf8.count == HTTPDate.byteCount)
+        #expect(HTTPDate.seconds(of: written) == min(max(seconds, 0), 253_402_300_799))
+    }
+
+    @Test(arguments: ["", "Sun, 06 Nov 1994 08:49:37", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun, 06 Nov 1994 24:49:37 GMT", "Sun, 32 Nov 1994 08:49:37 GMT"])
+    func noDates(_ text: String) {
+        #expect(HTTPDate.seconds(of: text) == nil)
     }
 }

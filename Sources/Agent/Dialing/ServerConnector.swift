@@ -37,6 +37,16 @@ struct ServerConnection {
     let proxy: String?
 }
 
+extension TokenConfig {
+    /// The token, from its file if it is in one; empty: there is none.
+    func read() throws(ConfigError) -> String {
+        guard !file.isEmpty else { return token }
+        let text = try SecretFile.read(file, "connect.token_file", FileContents.read)
+        if let refusal = TokenRule.token(text) { throw ConfigError("connect.token_file: \(file): \(refusal)") }
+        return text
+    }
+}
+
 /// Makes connections to one server.
 final class ServerConnector {
     fileprivate let loop: Loop
@@ -86,11 +96,7 @@ final class ServerConnector {
     /// The fields with the tenant and the token, which is read anew when it is in a file.
     fileprivate func authorization() throws(ConfigError) -> [String] {
         let tenant = token.tenantID.isEmpty ? [] : ["x-piko-tenant-id: \(token.tenantID)"]
-        var text = token.token
-        if !token.file.isEmpty {
-            text = try SecretFile.read(token.file, "connect.token_file", FileContents.read)
-            if let refusal = TokenRule.token(text) { throw ConfigError("connect.token_file: \(token.file): \(refusal)") }
-        }
+        let text = try token.read()
         return text.isEmpty ? tenant : tenant + ["Authorization: Bearer \(text)"]
     }
 

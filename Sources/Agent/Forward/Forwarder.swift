@@ -132,6 +132,7 @@ private final class ForwardedConnection: ChannelDelegate {
             $0.field("addr", forwarder.connector.target)
             if let status = error.status { $0.field("status", status) }
             $0.field("err", error.description)
+            if let hint = Hints.hint(for: error.description) { $0.field("hint", hint) }
         }
         stream.abort()
     }

@@ -154,6 +154,7 @@ final class TunnelListener {
             $0.field("endpoint-id", endpoint)
             $0.field("addr", connector.target)
             $0.field("err", error.description)
+            if let hint = Hints.hint(for: error.description) { $0.field("hint", hint) }
             if case .wait(let backoff) = action { $0.field("backoff", backoff) }
         }
         perform(action)

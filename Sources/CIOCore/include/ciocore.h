@@ -344,6 +344,9 @@ const char *cio_started_path(void);
 uint64_t cio_descriptor_limit_raise(void);
 /* Raises the limit of locked memory, which rings and their buffers are counted against, as far as it goes. */
 void cio_memlock_limit_raise(void);
+
+/* Whether something keeps the machine's clock right, as the kernel was told: 0 or 1, or -errno. */
+int cio_clock_synchronised(void);
 /* Fills with random bytes from the kernel. */
 int cio_random(void *bytes, size_t length);
 

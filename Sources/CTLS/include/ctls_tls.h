@@ -112,4 +112,19 @@ bool ctls_session_is_resumed(const ctls_session *session);
 /* Whether the kernel makes the records that are sent. */
 bool ctls_session_sends_in_kernel(const ctls_session *session);
 
+/* ---- Certificates, for people ---------------------------------------------------------------------------------------- */
+
+/* What a certificate says about itself; texts are cut to fit, without control characters. */
+struct ctls_certificate {
+    char subject[CTLS_TEXT_BYTES];
+    char issuer[CTLS_TEXT_BYTES];
+    char names[2 * CTLS_TEXT_BYTES]; /* host names and addresses, with commas between them */
+    int64_t not_before, not_after;   /* seconds since 1970 */
+};
+
+/* Reads the certificates of a PEM file, `max` at most: how many were read. */
+size_t ctls_certificates_read(const uint8_t *pem, size_t length, struct ctls_certificate *list, size_t max);
+/* Those that the server sent to this client, its own first, whether they were found good or not. */
+size_t ctls_session_chain(const ctls_session *session, struct ctls_certificate *list, size_t max);
+
 #endif

@@ -41,6 +41,18 @@ public struct Invocation: Equatable, Sendable {
     /// Whether `piko server drain` takes the drain back.
     public var isOff: Bool { flags.last { $0.name == CommonFlags.off }?.value.lowercased() == "true" }
 
+    /// Whether `piko agent diagnose` asks for no tunnel.
+    public var isWithoutRegistration: Bool {
+        flags.last { $0.name == CommonFlags.noRegister.name }?.value.lowercased() == "true"
+    }
+
+    /// How a diagnosis is printed: "table" or "json".
+    public func diagnosisOutput() throws(ConfigError) -> String {
+        guard let value = flags.last(where: { $0.name == CommonFlags.output.name })?.value else { return "table" }
+        guard ["table", "json"].contains(value) else { throw ConfigError("--output: \"\(value)\" is neither table nor json") }
+        return value
+    }
+
     /// Whether environment variables are put into the file.
     public var expandsEnvironment: Bool {
         flags.last { $0.name == CommonFlags.expandEnvironment.name }?.value.lowercased() == "true"

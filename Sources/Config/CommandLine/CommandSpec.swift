@@ -7,6 +7,8 @@ public enum Command: Equatable, Sendable {
     case serverRun
     /// `piko server check`
     case serverCheck
+    /// `piko server diagnose`
+    case serverDiagnose
     /// `piko server info`
     case serverInfo
     /// `piko server workers`
@@ -43,6 +45,12 @@ public enum Command: Equatable, Sendable {
     case agentHTTP
     /// `piko agent tcp ENDPOINT ADDR`
     case agentTCP
+    /// `piko agent diagnose`
+    case agentDiagnose
+    /// `piko agent diagnose http ENDPOINT ADDR`
+    case agentDiagnoseHTTP
+    /// `piko agent diagnose tcp ENDPOINT ADDR`
+    case agentDiagnoseTCP
     /// `piko forward start`
     case forwardStart
     /// `piko forward tcp ADDR ENDPOINT`, and `piko forward ADDR ENDPOINT`

@@ -18,6 +18,12 @@ enum CommonFlags {
     /// Of `piko server upgrade` and `piko server drain`.
     static let binary = "binary"
     static let off = "off"
+    /// Of the commands that diagnose.
+    static let output = FlagSpec(
+        name: "output", placeholder: "table|json", defaultText: "table", help: "How what was found is printed.")
+    static let noRegister = FlagSpec(
+        name: "no-register", placeholder: "BOOL", isTruth: true,
+        help: "Do not ask the server for a tunnel: end with the TLS handshake, or the TCP connection, and go on with the service.")
 }
 
 /// The trees of commands.
@@ -65,7 +71,7 @@ public enum Commands {
             ExampleSpec("piko server --proxy.bind-addr 127.0.0.1:8080", "Serve clients of this machine only, on port 8080:"),
             ExampleSpec("piko server --config.path server.yaml --log.level debug", "Read a file, but log more:"),
         ],
-        subcommands: [serverCheck, serverInfo, serverWorkers, serverReload, serverUpgrade, serverDrain, serverStatus])
+        subcommands: [serverCheck, serverDiagnose, serverInfo, serverWorkers, serverReload, serverUpgrade, serverDrain, serverStatus])
 
     private static let serverCheck = CommandSpec(
         name: "check", summary: "Check a configuration and show what would run.",
@@ -144,7 +150,7 @@ public enum Commands {
             what arrives to the service behind each. It only connects outwards, and connects again whenever the connection \
             is lost.
             """,
-        subcommands: [agentStart, agentHTTP, agentTCP])
+        subcommands: [agentStart, agentHTTP, agentTCP, agentDiagnose])
 
     private static let agentStart = CommandSpec(
         name: "start", summary: "Listen on the endpoints of a file.",
@@ -152,7 +158,7 @@ public enum Commands {
         command: .agentStart, flags: CommonFlags.all + AgentConfig.keys.map(FlagSpec.init),
         examples: [ExampleSpec("piko agent start --config.path agent.yaml", "Serve the listeners of a file:")])
 
-    private static let endpointArguments = [
+    static let endpointArguments = [
         ArgumentSpec(name: "ENDPOINT", help: "The endpoint's name at the server."),
         ArgumentSpec(name: "ADDR", help: "The service: a port of this machine, host:port or, for http, an http URL."),
     ]

@@ -81,8 +81,8 @@ extension AgentConfig {
     /// Makes the one listener that `agent http` and `agent tcp` have, or checks that the file named some.
     public mutating func complete(_ invocation: Invocation) throws(ConfigError) {
         switch invocation.command {
-        case .agentHTTP, .agentTCP:
-            let isTCP = invocation.command == .agentTCP
+        case .agentHTTP, .agentTCP, .agentDiagnoseHTTP, .agentDiagnoseTCP:
+            let isTCP = invocation.command == .agentTCP || invocation.command == .agentDiagnoseTCP
             var listener = ListenerConfig()
             listener.protocol = isTCP ? .tcp : .http
             try ListenerConfig.assign("endpoint_id", "ENDPOINT", invocation.arguments[0], to: &listener)
@@ -92,7 +92,7 @@ extension AgentConfig {
             listeners = [listener]
         default:
             if listeners.isEmpty {
-                throw ConfigError("no listeners configured; name a file with --config.path, or use agent http or agent tcp")
+                throw ConfigError("no listeners configured; name a file with --config.path, or use \(invocation.command == .agentDiagnose ? "agent diagnose http or agent diagnose tcp" : "agent http or agent tcp")")
             }
         }
     }

@@ -28,6 +28,24 @@ public enum HTTPDate {
         output.append(" GMT")
     }
 
+    /// The seconds after 1970 of a date in the preferred format; nil for anything else.
+    public static func seconds(of text: String) -> Int64? {
+        let parts = text.split(separator: " ")
+        guard parts.count == 6, parts[5] == "GMT", let day = Int64(parts[1]), let year = Int64(parts[3]), (1970...9999).contains(year),
+            let month = months.firstIndex(of: String(parts[2])), (1...31).contains(day)
+        else { return nil }
+        let clock = parts[4].split(separator: ":").compactMap { Int64($0) }
+        guard clock.count == 3, (0..<24).contains(clock[0]), (0..<60).contains(clock[1]), (0...60).contains(clock[2]) else { return nil }
+        // Years are counted from March here, too.
+        let shiftedYear = month < 2 ? year - 1 : year
+        let shiftedMonth = Int64((month + 10) % 12)
+        let dayOfYear = (153 * shiftedMonth + 2) / 5 + day - 1
+        let days = shiftedYear * 365 + shiftedYear / 4 - shiftedYear / 100 + shiftedYear / 400 + dayOfYear - 719_468
+        return days * 86_400 + clock[0] * 3_600 + clock[1] * 60 + clock[2]
+    }
+
+    private static let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
     /// The day in the Gregorian calendar: years are counted from March, so that the leap day is the last of its year.
     private static func civil(daysSince1970 days: Int64) -> (year: Int64, month: Int64, day: Int64) {
         let shifted = days + 719_468

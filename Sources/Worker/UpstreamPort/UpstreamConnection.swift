@@ -97,6 +97,10 @@ final class UpstreamConnection: HTTPConnection, TrackedConnection {
         guard isRouting, let tunnel else { return }
         var answer = ByteBuffer()
         withHeadBytes { bytes in WebSocketUpgrade.writeAcceptance(head, bytes, into: &answer) }
+        // Agents whose clocks are wrong can find out.
+        answer.append("Date: ")
+        HTTPDate.write(Int64(ProxyConnection.unixSeconds), into: &answer)
+        answer.append("\r\n")
         if tunnel.agent != nil || tunnel.hasPreambles {
             answer.append("x-piko-transport: ")
             if tunnel.agent != nil { answer.append(Direct.transport) }
