@@ -2,7 +2,7 @@
 // nodes up and draws. Read-only: it sends nothing but GET. Each node is read on its own time (`isBusy`), so that one that hangs
 // holds up nobody; and always by its name, for behind a load balancer any node may answer.
 
-import { Chart, Table, age, bytes, element, latency, number, percent, setText } from "./tables.js";
+import { Chart, Table, age, bytes, element, latency, number, percent, rate, setText } from "./tables.js";
 
 const EVERY = 2000;              // between two rounds
 const PATIENCE = 6000;           // for an answer
@@ -48,7 +48,7 @@ async function askNodes() {
   try {
     return await ask("cluster/nodes");
   } catch (error) {
-    if (error.status !== 503) throw error;
+    if (!error.message.includes("in no cluster")) throw error;
     const alone = await ask("node");
     return [{ id: alone.node_id || "this node", status: "active", isAlone: true, upstreams: alone.upstreams, endpoints: alone.endpoints }];
   }
@@ -56,14 +56,14 @@ async function askNodes() {
 
 // ---- Readings of a node ----
 
-const rate = (now, before, seconds) => seconds > 0 && now >= before ? (now - before) / seconds : 0;
+const perSecond = (now, before, seconds) => seconds > 0 && now >= before ? (now - before) / seconds : 0;
 
 /** What happened between two readings; null for what a restart has set back. */
 function difference(now, before) {
   if (!before || now.started !== before.started) return null;
   const seconds = (Date.parse(now.now) - Date.parse(before.now)) / 1000;
   if (!(seconds > 0)) return null;
-  const per = (get) => rate(get(now), get(before), seconds);
+  const per = (get) => perSecond(get(now), get(before), seconds);
   const workers = new Map(before.workers.map((worker) => [worker.pid, worker.cpu_seconds]));
   return {
     requests: per((one) => one.requests.total),
@@ -75,7 +75,7 @@ function difference(now, before) {
     latencySum: Math.max(0, now.requests.latency_seconds_sum - before.requests.latency_seconds_sum),
     latencies: now.requests.latency_counts.map((count, index) => Math.max(0, count - before.requests.latency_counts[index])),
     workers: new Map(now.workers.map((worker) =>
-      [worker.pid, workers.has(worker.pid) ? rate(worker.cpu_seconds, workers.get(worker.pid), seconds) : null])),
+      [worker.pid, workers.has(worker.pid) ? perSecond(worker.cpu_seconds, workers.get(worker.pid), seconds) : null])),
   };
 }
 
@@ -88,7 +88,7 @@ function readTraffic(node, entries) {
   for (const [key, entry] of now) {
     // One that was not there a reading ago began at nothing.
     const old = before?.get(key) ?? (before ? { requests: 0, errors: 0, seconds: 0, bytes_in: 0, bytes_out: 0 } : entry);
-    const per = (name) => rate(entry[name], old[name], seconds);
+    const per = (name) => perSecond(entry[name], old[name], seconds);
     node.trafficRates.set(key, {
       requests: per("requests"), errors: per("errors"), bytesIn: per("bytes_in"), bytesOut: per("bytes_out"),
       count: Math.max(0, entry.requests - old.requests), seconds: Math.max(0, entry.seconds - old.seconds), total: entry.requests,
@@ -224,8 +224,8 @@ function tile(name, value, more, kind = "") {
 }
 
 const charts = {
-  requests: new Chart($("charts"), "Requests a second", ["all"], number, 1),
-  errors: new Chart($("charts"), "Errors a second", ["5xx"], number, 1),
+  requests: new Chart($("charts"), "Requests a second", ["all"], rate, 1),
+  errors: new Chart($("charts"), "Errors a second", ["5xx"], rate, 1),
   latency: new Chart($("charts"), "Latency", ["p50", "p99"], latency, 0.005),
   bytes: new Chart($("charts"), "Bytes a second", ["to clients", "from clients"], bytes, 1000),
 };
@@ -235,13 +235,13 @@ const tables = {
   nodes: new Table($("nodes"), "Nodes of the cluster", [
     { name: "Node", value: (row) => row.id },
     { name: "Status", value: (row) => row.shown, kind: (row) => `badge ${row.mark}`, title: (row) => row.problem },
-    { name: "Version", value: (row) => row.now?.version ?? "–" },
+    { name: "Version", value: (row) => row.now?.version ?? "–", kind: () => "name" },
     { name: "Up for", isFigure: true, value: (row) => row.now?.uptime_seconds, text: (row) => age(row.now?.uptime_seconds) },
     { name: "Generation", isFigure: true, value: (row) => row.now?.generation, text: (row) => number(row.now?.generation) },
     { name: "Endpoints", isFigure: true, value: (row) => row.now?.endpoints ?? row.known, text: (row) => number(row.now?.endpoints ?? row.known) },
     { name: "Tunnels", isFigure: true, value: (row) => row.now?.upstreams ?? row.upstreams, text: (row) => number(row.now?.upstreams ?? row.upstreams) },
-    { name: "Requests/s", isFigure: true, value: (row) => row.rates?.requests, text: (row) => number(row.rates?.requests) },
-    { name: "Errors/s", isFigure: true, value: (row) => row.rates?.errors, text: (row) => number(row.rates?.errors), kind: (row) => row.rates?.errors ? "bad" : "muted" },
+    { name: "Requests/s", isFigure: true, value: (row) => row.rates?.requests, text: (row) => rate(row.rates?.requests) },
+    { name: "Errors/s", isFigure: true, value: (row) => row.rates?.errors, text: (row) => rate(row.rates?.errors), kind: (row) => row.rates?.errors ? "bad" : "muted" },
     { name: "In flight", isFigure: true, value: (row) => row.now?.requests.in_flight, text: (row) => number(row.now?.requests.in_flight) },
     { name: "CPU", isFigure: true, value: (row) => row.rates?.cpu, text: (row) => percent(row.rates?.cpu) },
     { name: "Memory", isFigure: true, value: (row) => row.now?.memory_bytes, text: (row) => bytes(row.now?.memory_bytes) },
@@ -249,8 +249,8 @@ const tables = {
   endpoints: new Table($("endpoints"), "Endpoints: traffic and tunnels of all nodes", [
     { name: "Endpoint", value: (row) => row.key, kind: () => "name", title: (row) => row.key },
     { name: "Tunnels", isFigure: true, value: (row) => row.tunnels, text: (row) => number(row.tunnels), kind: (row) => row.tunnels ? "" : "muted" },
-    { name: "Requests/s", isFigure: true, value: (row) => row.requests, text: (row) => number(row.requests), kind: (row) => muted(!row.requests) },
-    { name: "Errors/s", isFigure: true, value: (row) => row.errors, text: (row) => number(row.errors), kind: (row) => row.errors ? "bad" : "muted" },
+    { name: "Requests/s", isFigure: true, value: (row) => row.requests, text: (row) => rate(row.requests), kind: (row) => muted(!row.requests) },
+    { name: "Errors/s", isFigure: true, value: (row) => row.errors, text: (row) => rate(row.errors), kind: (row) => row.errors ? "bad" : "muted" },
     { name: "Mean latency", isFigure: true, value: (row) => row.mean, text: (row) => latency(row.mean), kind: (row) => muted(row.mean === null) },
     { name: "To clients/s", isFigure: true, value: (row) => row.bytesOut, text: (row) => bytes(row.bytesOut), kind: (row) => muted(!row.bytesOut) },
     { name: "From clients/s", isFigure: true, value: (row) => row.bytesIn, text: (row) => bytes(row.bytesIn), kind: (row) => muted(!row.bytesIn) },
@@ -259,8 +259,8 @@ const tables = {
   ], { sortBy: 2, descending: true, searched: (row) => [row.key], empty: "No agent has connected." }),
   tunnels: new Table($("tunnels"), "Tunnels: the agents' connections", [
     { name: "Endpoint", value: (row) => endpointKey(row), kind: () => "name", title: (row) => endpointKey(row) },
-    { name: "Node", value: (row) => row.node },
-    { name: "Agent's address", value: (row) => row.agent_addr },
+    { name: "Node", value: (row) => row.node, kind: () => "name" },
+    { name: "Agent's address", value: (row) => row.agent_addr, kind: () => "name" },
     { name: "Program", value: (row) => row.agent || "–", kind: (row) => `name ${muted(!row.agent)}`, title: (row) => row.agent },
     { name: "Transport", value: (row) => row.transport },
     { name: "State", value: (row) => row.going_away ? "going away" : "open", kind: (row) => `badge ${row.going_away ? "warning" : "good"}` },
@@ -328,8 +328,8 @@ function draw() {
   tile("Nodes", `${answering.length} / ${all.length}`, "answer", answering.length < all.length ? "bad" : "");
   tile("Endpoints", number(known), "with an agent");
   tile("Tunnels", number(tunnels), `${number(sum(answering, (node) => node.now.connections.proxy))} clients connected`);
-  tile("Requests", number(requests), `a second, ${number(sum(answering, (node) => node.now.requests.in_flight))} in flight`);
-  tile("Errors", number(errors), `a second, ${percent(requests ? errors / requests : requests)} of requests`, errors ? "bad" : "");
+  tile("Requests", rate(requests), `a second, ${number(sum(answering, (node) => node.now.requests.in_flight))} in flight`);
+  tile("Errors", rate(errors), `a second, ${percent(requests ? errors / requests : requests)} of requests`, errors ? "bad" : "");
   tile("Latency", p99.text, `p99; p50 ${p50.text}, mean ${latency(count ? total("latencySum") / count : null)}`);
   tile("To clients", bytes(bytesOut), "a second");
   tile("From clients", bytes(bytesIn), "a second");
@@ -349,7 +349,7 @@ function draw() {
     Object.assign(worker, { node: node.id, cpu: node.rates?.workers.get(worker.pid) }))));
   const reloads = answering.flatMap((node) => {
     const generations = [...new Set(node.now.workers.map((worker) => worker.generation))].sort((left, right) => left - right);
-    return generations.length > 1 ? [`${node.id}: generation ${generations.at(-1)} takes over from ${generations.slice(0, -1).join(", ")}.`] : [];
+    return generations.length > 1 ? [`${node.id}: generation ${generations.at(-1)} takes over from generation ${generations.slice(0, -1).join(", ")}.`] : [];
   });
   setText($("reloads"), reloads.join(" "));
 

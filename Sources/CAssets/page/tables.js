@@ -20,12 +20,19 @@ export function setText(target, text) {
 // ---- Figures as text ----
 
 const NONE = "–";
-const grouped = [0, 1, 2].map((digits) => new Intl.NumberFormat("en", { maximumFractionDigits: digits }));
+const grouped = [0, 1, 2].map((digits) => new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
 
-/** 12,345, 123, 12.3 or 1.23. */
+/** 12,345, 123, 12.3 or 1.23; whole numbers as they are. */
 export function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return NONE;
-  return grouped[value >= 100 || Number.isInteger(value) ? 0 : value >= 10 ? 1 : 2].format(value);
+  return grouped[value >= 99.95 || Number.isInteger(value) ? 0 : value >= 9.995 ? 1 : 2].format(value);
+}
+
+/** So many a second, with as many digits for all: 123, 12.3, 0.5. */
+export function rate(value) {
+  if (value === null || value === undefined) return NONE;
+  if (value > 0 && value < 0.05) return "< 0.1";
+  return value === 0 || value >= 99.95 ? grouped[0].format(value) : value.toFixed(1);
 }
 
 export function bytes(value) {
@@ -38,7 +45,7 @@ export function bytes(value) {
 
 /** A share of one processor, or of requests. */
 export function percent(value) {
-  return value === null || value === undefined ? NONE : `${number(value * 100)} %`;
+  return value === null || value === undefined ? NONE : `${rate(value * 100)} %`;
 }
 
 /** A latency, from microseconds to seconds. */
@@ -55,7 +62,7 @@ export function age(seconds) {
   const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
   if (days) return `${days} d ${hours} h`;
   if (hours) return `${hours} h ${minutes} min`;
-  return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
+  return minutes ? `${minutes} min${whole % 60 ? ` ${whole % 60} s` : ""}` : `${whole} s`;
 }
 
 // ---- Tables ----
@@ -79,7 +86,7 @@ export class Table {
     this.headers = columns.map((column, index) => {
       const button = element("button", { type: "button" }, column.name);
       button.addEventListener("click", () => this.sort(index));
-      return element("th", { scope: "col", className: column.isFigure ? "number" : "" }, button);
+      return element("th", { scope: "col", className: column.isFigure ? "number" : "text" }, button);
     });
     this.body = element("tbody");
     const table = element("table", {}, element("caption", { textContent: caption }),
@@ -166,7 +173,7 @@ function drawn(name, attributes) {
 /** The next round number: what the top of a chart stands for. */
 function roundUp(value) {
   const unit = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((factor) => factor * unit).find((candidate) => candidate >= value * 0.999);
+  return [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].map((factor) => factor * unit).find((candidate) => candidate >= value * 0.999);
 }
 
 /** Lines over up to the last five minutes. `lines`: the names; `format`: a value as text; `least`: what the top stands for at least. */
@@ -179,12 +186,14 @@ export class Chart {
     }
     this.paths = lines.map((_, index) => this.picture.appendChild(drawn("path", { class: `line line-${index}` })));
     this.top = element("span", { className: "top figure" });
+    this.since = element("span", { className: "figure" });
     this.values = lines.map(() => element("b", { className: "figure", textContent: NONE }));
     const legend = element("ul", { className: "legend" }, ...lines.map((name, index) =>
       element("li", { className: `line-${index}` }, element("i", { "aria-hidden": "true" }), `${name} `, this.values[index])));
     this.figure = element("figure", { className: `chart ${title.toLowerCase().replace(/\W+/g, "-")}` },
       element("figcaption", {}, element("span", { textContent: title }), legend),
-      element("div", { className: "plot" }, this.picture, this.top));
+      element("div", { className: "plot" }, this.picture, this.top),
+      element("div", { className: "time", "aria-hidden": "true" }, this.since, element("span", { className: "figure", textContent: "now" })));
     parent.append(this.figure);
   }
 
@@ -196,7 +205,8 @@ export class Chart {
     const top = roundUp(Math.max(highest, this.least));
     const span = Math.max(SPAN_LEAST, time - this.points[0].time);
     this.paths.forEach((path, index) => path.setAttribute("d", this.path(index, time, span, top)));
-    setText(this.top, this.format(top));
+    setText(this.top, this.format(top).replace(/(\.\d*?)0+(?= |$)/, "$1").replace(/\.(?= |$)/, ""));
+    setText(this.since, `${age(span / 1000)} ago`);
     const now = values.map((value, index) => texts[index] ?? this.format(value));
     now.forEach((text, index) => setText(this.values[index], text));
     this.picture.setAttribute("aria-label", `${this.title}: ` + this.lines.map((name, index) => {
