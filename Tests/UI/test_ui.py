@@ -261,6 +261,19 @@ def test_both_generations(browser, new_node, peers, pytestconfig):
     peers.call(tunnel.close())
 
 
+def test_many_endpoints(browser, new_node, peers):
+    """A table shows 200 rows and says how many more there are; a search finds the others."""
+    node = new_node()
+    tunnels = [peers.call(agents.Agent.connect(node.upstream, f"device-{index}", agents.Recorder())) for index in range(230)]
+    browser.get(page_of(node))
+    browser.wait(lambda: browser.text("#endpoints .count") == "230; the first 200 are shown, 30 more are not", "200 of 230")
+    assert len(browser.rows("endpoints")) == 200 and len(browser.rows("tunnels")) == 200
+    browser.find_element(By.ID, "tunnel-search").send_keys("device-229")
+    browser.wait(lambda: [row["Endpoint"] for row in browser.rows("tunnels")] == ["device-229"], "the last one")
+    for tunnel in tunnels:
+        peers.call(tunnel.close())
+
+
 def test_node_that_dies(browser, new_node):
     """What does not answer is named; the others are still shown, and a node that is back is shown again."""
     first = new_node(arguments=["--cluster.node-id", "a"])
@@ -294,7 +307,8 @@ def test_node_alone(browser, new_node):
 
 def test_token(browser, new_node):
     """With tokens on the admin port the page asks for one, says when it is refused, and sends it with every question."""
-    node = new_node(arguments=["--admin.auth.hmac-secret-key", SECRET])
+    node = new_node(arguments=["--admin.auth.hmac-secret-key", SECRET, "--cluster.node-id", "a"])
+    new_node(arguments=["--admin.auth.hmac-secret-key", SECRET, "--cluster.node-id", "b", "--cluster.join", f"{node.gossip[0]}:{node.gossip[1]}"])
     browser.expected = ["status of 401"]
     browser.get(page_of(node))
     form = browser.find_element(By.ID, "sign-in")
@@ -306,7 +320,7 @@ def test_token(browser, new_node):
     browser.wait(lambda: "refused the token" in browser.text("#refusal"), "the refusal")
     assert field.get_attribute("value") == ""
     field.send_keys(jwt.encode({"exp": int(time.time()) + 600}, SECRET, algorithm="HS256"), Keys.ENTER)
-    browser.wait(lambda: browser.text("#state") == "The node answers", "the page")
+    browser.wait(lambda: browser.text("#state") == "All 2 nodes answer", "the page")
     assert browser.find_element(By.ID, "content").is_displayed() and not form.is_displayed()
     kept = browser.execute_script("return JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
     assert json.loads(kept) == [{}, {}, ""]

@@ -117,7 +117,7 @@ async function read(node) {
     }
     node.problem = "";
   } catch (error) {
-    if (error.status === 401 || error.status === 403) return signOut(error);
+    // A refusal of this page's token shows in the next round: the list of nodes is asked for first.
     Object.assign(node, { problem: error.message ?? String(error), rates: null, traffic: null, trafficRates: new Map() });
   } finally {
     node.isBusy = false;
@@ -137,7 +137,7 @@ async function round() {
     }
     const readings = Promise.all([...nodes.values()].map(read));
     await Promise.race([readings, new Promise((done) => setTimeout(done, EVERY * 0.75))]);
-    if (!isSignedOut) draw();
+    if (!isSignedOut && !isPaused) draw();
   } catch (error) {
     if (error.status === 401 || error.status === 403) signOut(error);
     else fail(error);

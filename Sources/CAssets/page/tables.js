@@ -68,6 +68,7 @@ export function age(seconds) {
 // ---- Tables ----
 
 const ROWS_MAX = 200;
+const names = new Intl.Collator("en", { numeric: true });
 
 /**
  * A table below a section's heading. Columns: `name`, `value(row)` to sort by, `text(row)` to show (or the value), `isFigure`,
@@ -112,7 +113,7 @@ export class Table {
     const wanted = this.search?.value.trim().toLowerCase() ?? "";
     const found = wanted ? this.rows.filter((row) => this.searched(row).some((text) => text.toLowerCase().includes(wanted))) : this.rows;
     const sign = this.isDescending ? -1 : 1;
-    const order = (left, right) => typeof left === "string" ? left.localeCompare(right, "en", { numeric: true }) : left - right;
+    const order = (left, right) => typeof left === "string" ? names.compare(left, right) : left - right;
     const first = this.columns[0].value;
     const key = this.columns[this.sortBy].value;
     const shown = found
