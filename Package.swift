@@ -76,6 +76,11 @@ let package = Package(
             ],
             linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
 
+        // Layer 0: the files of the admin port's page, which the compiler takes into the program.
+        .target(
+            name: "CAssets", exclude: ["page"],
+            cSettings: [.enableWarning("all"), .enableWarning("extra"), .enableWarning("conversion"), .treatAllWarnings(as: .error)]),
+
         // Layer 1: vocabulary.
         library("Base", []),
         library("Memory", ["Base"]),
@@ -95,7 +100,7 @@ let package = Package(
 
         // Layer 4: programs.
         program("Supervisor", ["Reactor", "Gossip", "Authentication", "Crypto", "Control", "Config", "Telemetry", "Memory", "Base"]),
-        program("Worker", ["Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
+        program("Worker", ["CAssets", "Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("Agent", ["Transport", "Authentication", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("CLI", ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"]),
         program("DemoService", ["Reactor", "Wire", "Memory", "Base"]),

@@ -5,7 +5,7 @@ internal import Telemetry
 enum ClusterSummary {
     /// What of a node's numbers is shown, with the way to it in the node's answer.
     private static let shown: [(name: String, path: [String])] = [
-        ("requests", ["requests", "total"]), ("errors", ["requests", "by_status", "5xx"]), ("in_flight", ["requests", "in_flight"]),
+        ("requests", ["requests", "total"]), ("from_nodes", ["requests", "from_nodes"]), ("errors", ["requests", "by_status", "5xx"]), ("in_flight", ["requests", "in_flight"]),
         ("connections", ["connections", "proxy"]), ("bytes_in", ["bytes", "in"]), ("bytes_out", ["bytes", "out"]),
         ("cpu_seconds", ["cpu_seconds"]), ("memory_bytes", ["memory_bytes"]),
     ]
@@ -40,11 +40,17 @@ enum ClusterSummary {
         let sums = (["upstreams"] + shown.map(\.name)).map { name in
             JSONMember(name, lines.reduce(.integer(0)) { sum, line in add(sum, line[name]) })
         }
+        // What one node sent to another is in both.
+        let all = sums.map { sum in
+            guard sum.name == "requests", let total = sum.value.integer, let twice = sums.first(where: { $0.name == "from_nodes" })?.value.integer
+            else { return sum }
+            return JSONMember("requests", .integer(total - twice))
+        }
         return .object(
             [
                 JSONMember("nodes_active", .integer(Int64(lines.count { $0["status"]?.string == "active" }))),
                 JSONMember("nodes_answering", .integer(Int64(numbers.count { $0 != nil }))),
-            ] + sums + [JSONMember("nodes", .array(lines))])
+            ] + all + [JSONMember("nodes", .array(lines))])
     }
 
     private static func add(_ sum: JSONValue, _ value: JSONValue?) -> JSONValue {

@@ -73,6 +73,7 @@ extension Node {
                 "requests",
                 .object([
                     JSONMember("total", number(totals.requests.reduce(0, &+))), JSONMember("in_flight", number(totals.inFlight)),
+                    JSONMember("from_nodes", number(totals.fromNodes)),
                     JSONMember("by_status", .object(zip(names, totals.requests).map { JSONMember($0, number($1)) })),
                     JSONMember("latency_seconds_sum", .number(Double(totals.latencyNanoseconds) / 1e9)),
                     JSONMember("latency_bounds_seconds", .array(NodeTotals.latencyBounds.map { .number($0) })),

@@ -10,6 +10,8 @@ public struct NodeTotals: Equatable, Sendable {
     public var latencies = [UInt64](repeating: 0, count: LatencyHistogram.sumColumn)
     public var latencyNanoseconds: UInt64 = 0
     public var inFlight: UInt64 = 0
+    /// Those of the requests that another node sent here, and counts as well.
+    public var fromNodes: UInt64 = 0
     /// Bytes of bodies and streams, from clients and to them.
     public var bytesIn: UInt64 = 0
     public var bytesOut: UInt64 = 0
@@ -36,6 +38,8 @@ public struct NodeTotals: Equatable, Sendable {
             if columns.count > LatencyHistogram.sumColumn { latencyNanoseconds &+= columns[LatencyHistogram.sumColumn] }
         }
         inFlight = gauge(.requestsInFlight)
+        let sent = fixed(Counter.nodeRequests.rawValue), declined = fixed(Counter.nodeRequestsDeclined.rawValue)
+        fromNodes = sent > declined ? sent - declined : 0
         // The bodies of upgraded connections are counted with both.
         bytesIn = sum(.requestBytes) &+ fixed(Counter.streamBytesReceived.rawValue)
         bytesOut = sum(.responseBytes) &+ fixed(Counter.streamBytesSent.rawValue)

@@ -37,8 +37,9 @@ enum Tree {
 
     static let swift = files(["Sources", "Tests"], ["swift"])
     static let c = files(["Sources"], ["c", "h"])
+    static let page = files(["Sources/CAssets/page"], ["html", "js", "css", "svg"])
     static let scripts = files(["script", ".ci", "Tests/Fuzz", "Tests/Autobahn"], [""]) + files(["Tests"], ["py"])
-    static let all = swift + c + scripts
+    static let all = swift + c + page + scripts
 }
 
 @Suite struct TidyTests {
@@ -56,7 +57,7 @@ enum Tree {
         "Authentication": ["Crypto", "Telemetry", "Memory", "Base"],
         "Transport": ["Reactor", "Wire", "Crypto", "Telemetry", "Base", "Memory"],
         "Supervisor": ["Reactor", "Gossip", "Authentication", "Crypto", "Control", "Config", "Telemetry", "Memory", "Base"],
-        "Worker": ["Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"],
+        "Worker": ["CAssets", "Transport", "Reactor", "Wire", "Control", "Authentication", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "Agent": ["Transport", "Authentication", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "CLI": ["Transport", "Reactor", "Wire", "Crypto", "Config", "Telemetry", "Memory", "Base"],
         "DemoService": ["Reactor", "Wire", "Memory", "Base"],
@@ -102,7 +103,7 @@ enum Tree {
         var first = file.lines.first ?? ""
         if first.hasPrefix("#!") || first.hasPrefix("// swift-tools-version") { first = file.lines.dropFirst().first ?? "" }
         if file.path.hasSuffix("__init__.py") && file.lines.count <= 2 { return }
-        let opens = ["// ", "/* ", "# ", "\"\"\""].contains { first.hasPrefix($0) }
+        let opens = ["// ", "/* ", "# ", "\"\"\"", "<!-- "].contains { first.hasPrefix($0) }
         #expect(opens, "\(file.path) does not open with a comment that says what it is")
     }
 

@@ -1,5 +1,6 @@
 // What a request on the admin port is for, by its target.
 
+import Memory
 import Testing
 
 @testable import Worker
@@ -31,8 +32,19 @@ import Testing
         ("//health", nil), ("/health/", nil), ("status/cluster/nodes/a", nil), ("/status/cluster/nodes/a b", nil), ("", nil),
         ("/status/cluster/nodes/" + String(repeating: "a", count: 128), .report("cluster/nodes/" + String(repeating: "a", count: 128))),
         ("/status/cluster/nodes/" + String(repeating: "a", count: 129), nil),
+        ("/ui", .pageMoved), ("/ui/", .page(.index)), ("/ui/app.js", .page(.app)), ("/ui/tables.js", .page(.tables)),
+        ("/ui/style.css", .page(.style)), ("/ui/icon.svg", .page(.icon)), ("/ui/index.html", nil), ("/ui//app.js", nil), ("/uiapp.js", nil),
+        ("/ui/../metrics", nil), ("/ui/App.js", nil),
     ]
 
     @Test(arguments: routes.indices)
     func hasARoute(row: Int) { #expect(AdminRoute(path: Self.routes[row].0) == Self.routes[row].1) }
+
+    @Test(arguments: AdminPage.allCases)
+    func pageIsInTheProgram(_ page: AdminPage) {
+        var text = ByteBuffer()
+        page.append(to: &text)
+        #expect(text.count > 200)
+        #expect(text.count < 32_768)
+    }
 }

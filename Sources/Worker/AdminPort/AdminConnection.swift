@@ -1,4 +1,4 @@
-// The admin port: health, readiness, metrics, status. What only the supervisor knows is asked over the control socket; what
+// The admin port: health, readiness, metrics, status, the page for people. What only the supervisor knows is asked over the control socket; what
 // another node is to answer (`?forward=`) is asked of that node.
 
 import Base
@@ -71,13 +71,19 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
             entries = []
             statusRequest = worker.askStatus(self, kind: .endpoints)
         case .report(let path): ask(path)
+        case .page(let page):
+            var text = ByteBuffer()
+            page.append(to: &text)
+            respond(status: 200, contentType: page.contentType, fields: AdminPage.fields, body: text.span)
+        case .pageMoved:
+            respond(status: 308, contentType: "text/plain", fields: AdminPage.moved, body: Span())
         }
     }
 
-    /// Everybody may ask how this node is: what watches it has no token. Another node has asked for the client's.
+    /// What is open to everybody needs no token. Another node has asked for the client's.
     private func authorise(_ target: AdminTarget) throws(HTTPError) {
         guard worker.adminAuthentication.isEnabled else { return }
-        if target.forward == nil, target.path == "/health" || target.path == "/ready" { return }
+        if target.forward == nil, let route = AdminRoute(path: target.path), route.isOpen { return }
         try withHeadBytes { bytes throws(HTTPError) in
             let isHop = head.contains(.xPikoNode) || head.contains(.xPikoForward)
             let now = ProxyConnection.unixSeconds

@@ -1,6 +1,6 @@
 // What a request on the admin port is for: a route, and whether another node is to answer it (`?forward=NODE`).
 
-/// A document about the cluster, or one of the fixed pages.
+/// A document about the cluster, one of the fixed pages, or a file of the page for people.
 enum AdminRoute: Equatable {
     case health
     case ready
@@ -8,6 +8,17 @@ enum AdminRoute: Equatable {
     case endpoints
     /// What the supervisor knows: the path below `/status/`.
     case report(String)
+    /// A file of the page, and where it is.
+    case page(AdminPage)
+    case pageMoved
+
+    /// Whether everybody may ask: what watches the node has no token, and the page has nothing to hide before it is given one.
+    var isOpen: Bool {
+        switch self {
+        case .health, .ready, .page, .pageMoved: true
+        case .metrics, .endpoints, .report: false
+        }
+    }
 
     init?(path: String) {
         switch path {
@@ -19,7 +30,12 @@ enum AdminRoute: Equatable {
             "/status/upstream/traffic":
             self = .report(String(path.dropFirst("/status/".count)))
         case "/debug/loops", "/debug/connections": self = .report(String(path.dropFirst()))
+        case "/ui": self = .pageMoved
         default:
+            if let page = AdminPage(path: path) {
+                self = .page(page)
+                return
+            }
             let parts = path.split(separator: "/", omittingEmptySubsequences: false)
             guard parts.count == 5, parts[0].isEmpty, parts[1] == "status", parts[2] == "cluster" || parts[2] == "gossip",
                 parts[3] == "nodes", Self.isName(parts[4])

@@ -481,7 +481,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         answer.append("\r\n")
         var summary = self.summary
         summary.status = 101
-        if !isRelayed { worker.telemetry.requestFinished(head, summary, endpoint) }
+        if !isRelayed { worker.telemetry.requestFinished(head, summary, countedEndpoint) }
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
         let client = takeOver(leftover: &leftover)
@@ -493,7 +493,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         worker.relayOpened()
         let relay = Relay(left, service) { [self] outcome in
             if !isRelayed {
-                worker.telemetry.streamEnded(endpoint, received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
+                worker.telemetry.streamEnded(countedEndpoint, received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
             }
             giveBackDrawn()
             worker.relayClosed()
@@ -599,6 +599,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         if !isRelayed { worker.telemetry.headRefused() }
     }
 
+    /// Whose traffic it is: that of a request from another node is counted there.
+    private var countedEndpoint: Endpoint? { isFromNode ? nil : endpoint }
+
     override func exchangeFinished() {
         giveBackDrawn()
         if summary.wasUpgraded { worker.relayClosed() }
@@ -608,7 +611,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             worker.telemetry.requestMoved()
             return
         }
-        worker.telemetry.requestFinished(head, summary, endpoint)
+        worker.telemetry.requestFinished(head, summary, countedEndpoint)
         guard worker.telemetry.keepsResponses, !isTCP else { return }
         let kept = responseBytes.count
         let client = clientAddress
