@@ -2,7 +2,8 @@
 // under their canonical names, the duration as Go writes it) are those that log queries for this protocol know; what we
 // add stands beside `request`, not in it.
 //
-// Invariant: values of headers that carry credentials are never written, whatever the lists say.
+// Invariant: values of headers that carry credentials are not written, whatever the lists say, unless that was asked for; and
+// never those by which our own programs prove themselves to each other.
 
 public import Base
 
@@ -11,9 +12,12 @@ public struct HeaderFilter: Equatable, Sendable {
     private enum Rule: Equatable { case all, allow, block }
     private var rule: Rule
     private var names: [[UInt8]]
+    private let showsSecrets: Bool
 
-    /// Only those of `allow` when there are any; else all but those of `block`. Case does not matter.
-    public init(allow: [String] = [], block: [String] = []) {
+    /// Only those of `allow` when there are any; else all but those of `block`. Case does not matter. `showsSecrets`: credentials are
+    /// written as they are.
+    public init(allow: [String] = [], block: [String] = [], showsSecrets: Bool = false) {
+        self.showsSecrets = showsSecrets
         rule = !allow.isEmpty ? .allow : !block.isEmpty ? .block : .all
         names = (allow.isEmpty ? block : allow).map { $0.utf8.map(HeaderFilter.lowercased) }
     }
@@ -27,13 +31,21 @@ public struct HeaderFilter: Equatable, Sendable {
         }
     }
 
+    /// Whether the header of that name is logged.
+    public func logs(_ name: StaticString) -> Bool { logs(Array("\(name)".utf8).span) }
+
     /// Headers that are credentials, or carry them.
     private static let secrets: [[UInt8]] = [
-        "authorization", "proxy-authorization", "x-piko-authorization", "cookie", "set-cookie", "x-piko-node",
+        "authorization", "proxy-authorization", "x-piko-authorization", "cookie", "set-cookie",
     ].map { Array($0.utf8) }
 
-    static func isSecret(_ name: Span<UInt8>) -> Bool {
-        secrets.contains { equal($0, name) }
+    /// Those of our own programs.
+    private static let proofs: [[UInt8]] = ["x-piko-node", "x-piko-credential"].map { Array($0.utf8) }
+
+    /// Whether values of that header are not written.
+    func isSecret(_ name: Span<UInt8>) -> Bool {
+        HeaderFilter.proofs.contains { HeaderFilter.equal($0, name) }
+            || !showsSecrets && HeaderFilter.secrets.contains { HeaderFilter.equal($0, name) }
     }
 
     static func lowercased(_ byte: UInt8) -> UInt8 {
@@ -54,16 +66,35 @@ public struct AccessLogSettings: Sendable {
     public var level: LogLevel
     public var requestHeaders: HeaderFilter
     public var responseHeaders: HeaderFilter
+    /// Whether requests are lines of Apache's combined format.
+    public var isCombined: Bool
+    /// Of 2^56 numbers, those from this one on are chosen.
+    private let threshold: UInt64
 
+    /// `sample`: the share of requests that is written.
     public init(
         isDisabled: Bool = false, level: LogLevel = .info, requestHeaders: HeaderFilter = HeaderFilter(),
-        responseHeaders: HeaderFilter = HeaderFilter()
+        responseHeaders: HeaderFilter = HeaderFilter(), isCombined: Bool = false, sample: Double = 1
     ) {
         self.isDisabled = isDisabled
         self.level = level
         self.requestHeaders = requestHeaders
         self.responseHeaders = responseHeaders
+        self.isCombined = isCombined
+        threshold = UInt64((1 - min(max(sample, 0), 1)) * Double(AccessLogSettings.numbers))
     }
+
+    /// How many numbers a request may have: so many bits of a trace's number are said to come by chance.
+    private static let numbers: UInt64 = 1 << 56
+
+    /// Whether a request is written: the share's, which the lowest 56 bits of the trace's number choose, in every program the same;
+    /// and all that failed, or did not come to their end.
+    public func wants(status: Int, isCompleted: Bool, number: UInt64) -> Bool {
+        status >= 500 || !isCompleted || number & (AccessLogSettings.numbers - 1) >= threshold
+    }
+
+    /// The status of a request whose client left before it got one: nobody else uses it but for this.
+    public static let statusOfNone = 499
 
     /// The level of a line: failures of the server are warnings at least.
     public func level(status: Int) -> LogLevel {
@@ -105,18 +136,17 @@ extension LogLine {
             let headerName = bytes.extracting(header.name)
             guard filter.logs(headerName), !isRepeated(headerName, before: index, in: bytes, at: place) else { continue }
             guard hasRoom(min(headerName.count, 256) + 64) else { break }
-            appendHeader(headerName, from: index, in: bytes, count: count, at: place)
+            appendHeader(headerName, isSecret: filter.isSecret(headerName), from: index, in: bytes, count: count, at: place)
         }
         endHeaders()
         endObject()
     }
 
     private mutating func appendHeader(
-        _ name: Span<UInt8>, from first: Int, in bytes: Span<UInt8>, count: Int, at place: (Int) -> LoggedHeader
+        _ name: Span<UInt8>, isSecret: Bool, from first: Int, in bytes: Span<UInt8>, count: Int, at place: (Int) -> LoggedHeader
     ) {
         let canonical = LogLine.canonical(name)
         beginList(named: canonical.span)
-        let isSecret = HeaderFilter.isSecret(name)
         var isFirst = true
         for index in first..<count {
             let header = place(index)

@@ -36,6 +36,7 @@ public final class Logger {
     private let clock: () -> UInt64
     private let sink: LogSink
     private var line: LogLine
+    private var combined = CombinedLine()
     /// The worker whose lines these are.
     private let worker: UInt32?
     /// Where dropped lines are counted besides, once there are counters.
@@ -81,10 +82,25 @@ public final class Logger {
         if let worker { line.field("worker", UInt64(worker)) }
         fields(&line)
         let sink = sink
-        if !line.finish({ sink.write($0) }) {
-            dropped += 1
-            counters?.add(.logLinesDropped)
-        }
+        note(wasTaken: line.finish { sink.write($0) })
+    }
+
+    /// Writes a request's line in Apache's combined format, if it is wanted. What is not there is empty.
+    public func combined(
+        _ level: LogLevel, _ subsystem: Subsystem, _ entry: CombinedEntry, method: Span<UInt8>, target: Span<UInt8>,
+        referer: Span<UInt8>, userAgent: Span<UInt8>
+    ) {
+        guard isEnabled(level, subsystem) else { return }
+        var entry = entry
+        entry.unixNanoseconds = clock()
+        combined.fill(entry, method: method, target: target, referer: referer, userAgent: userAgent)
+        note(wasTaken: combined.write(sink))
+    }
+
+    private func note(wasTaken: Bool) {
+        if wasTaken { return }
+        dropped += 1
+        counters?.add(.logLinesDropped)
     }
 
     public func debug(_ subsystem: Subsystem, _ text: StaticString, _ fields: (inout LogLine) -> Void = { _ in }) {

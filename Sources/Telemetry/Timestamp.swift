@@ -1,5 +1,5 @@
-// UTC timestamps with milliseconds, as RFC 3339 writes them. Arithmetic on the proleptic Gregorian calendar, with the year
-// beginning in March, so that the leap day is the last one.
+// UTC timestamps, as RFC 3339 writes them with milliseconds, and as the common log format does. Arithmetic on the proleptic
+// Gregorian calendar, with the year beginning in March, so that the leap day is the last one.
 
 import Memory
 
@@ -22,16 +22,37 @@ public enum Timestamp {
 
     /// Appends `2026-11-22T10:11:12.345Z`.
     static func append(unixNanoseconds: UInt64, into buffer: inout ByteBuffer) {
-        let milliseconds = unixNanoseconds / 1_000_000
-        append(unixSeconds: milliseconds / 1_000, into: &buffer)
+        append(unixSeconds: unixNanoseconds / 1_000_000_000, into: &buffer)
         buffer.append("." as StaticString)
-        append(milliseconds % 1_000, digits: 3, into: &buffer)
+        append(unixNanoseconds / 1_000_000 % 1_000, digits: 3, into: &buffer)
         buffer.append("Z" as StaticString)
     }
 
     /// Appends `2026-11-22T10:11:12`.
-    private static func append(unixSeconds seconds: UInt64, into buffer: inout ByteBuffer) {
-        let days = seconds / 86_400
+    private static func append(unixSeconds: UInt64, into buffer: inout ByteBuffer) {
+        let (year, month, day) = date(unixSeconds)
+        append(year, digits: 4, into: &buffer)
+        buffer.append("-" as StaticString)
+        append(month, digits: 2, into: &buffer)
+        buffer.append("-" as StaticString)
+        append(day, digits: 2, into: &buffer)
+        buffer.append("T" as StaticString)
+        appendTime(unixSeconds, into: &buffer)
+    }
+
+    /// Appends `22/Nov/2026:10:11:12 +0000`, as the common log format has it.
+    static func appendCommon(unixNanoseconds: UInt64, into buffer: inout ByteBuffer) {
+        let (year, month, day) = date(unixNanoseconds / 1_000_000_000)
+        append(day, digits: 2, into: &buffer)
+        buffer.append(monthName(month))
+        append(year, digits: 4, into: &buffer)
+        buffer.append(":" as StaticString)
+        appendTime(unixNanoseconds / 1_000_000_000, into: &buffer)
+        buffer.append(" +0000" as StaticString)
+    }
+
+    private static func date(_ unixSeconds: UInt64) -> (year: UInt64, month: UInt64, day: UInt64) {
+        let days = unixSeconds / 86_400
         let shifted = days + 719_468  // days since 0000-03-01
         let era = shifted / 146_097
         let dayOfEra = shifted % 146_097
@@ -40,18 +61,32 @@ public enum Timestamp {
         let monthFromMarch = (5 * dayOfYear + 2) / 153
         let day = dayOfYear - (153 * monthFromMarch + 2) / 5 + 1
         let month = monthFromMarch < 10 ? monthFromMarch + 3 : monthFromMarch - 9
-        let year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
-        append(year, digits: 4, into: &buffer)
-        buffer.append("-" as StaticString)
-        append(month, digits: 2, into: &buffer)
-        buffer.append("-" as StaticString)
-        append(day, digits: 2, into: &buffer)
-        buffer.append("T" as StaticString)
+        return (yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month, day)
+    }
+
+    private static func appendTime(_ seconds: UInt64, into buffer: inout ByteBuffer) {
         append(seconds / 3_600 % 24, digits: 2, into: &buffer)
         buffer.append(":" as StaticString)
         append(seconds / 60 % 60, digits: 2, into: &buffer)
         buffer.append(":" as StaticString)
         append(seconds % 60, digits: 2, into: &buffer)
+    }
+
+    private static func monthName(_ month: UInt64) -> StaticString {
+        switch month {
+        case 1: "/Jan/"
+        case 2: "/Feb/"
+        case 3: "/Mar/"
+        case 4: "/Apr/"
+        case 5: "/May/"
+        case 6: "/Jun/"
+        case 7: "/Jul/"
+        case 8: "/Aug/"
+        case 9: "/Sep/"
+        case 10: "/Oct/"
+        case 11: "/Nov/"
+        default: "/Dec/"
+        }
     }
 
     private static func append(_ number: UInt64, digits: Int, into buffer: inout ByteBuffer) {

@@ -54,6 +54,7 @@ extension HTTPConnection {
         rewrite.keepsEndpoint = settings.keepsEndpoint
         rewrite.forwarding = forwarding
         rewrite.isSecure = isSecure
+        if settings.makesTraces { rewrite.trace = trace }
         switch passage {
         case .service, .serviceAfterNode:
             rewrite.client = passage == .service ? clientHost : []

@@ -51,6 +51,8 @@ open class HTTPConnection: ChannelDelegate {
     public final var isSecure = false
     /// The request that is being served; valid from `requestArrived` to `exchangeFinished`.
     public internal(set) final var head = Head()
+    /// What it is known by.
+    public internal(set) final var trace = RequestTrace()
     /// What became of it so far.
     public internal(set) final var summary = ExchangeSummary()
 
@@ -431,6 +433,8 @@ open class HTTPConnection: ChannelDelegate {
     private func beginRequest() {
         summary = ExchangeSummary()
         summary.started = context.loop.now
+        trace = RequestTrace(head, input.span.extracting(0..<head.length))
+        if context.settings.makesTraces { trace.complete(using: &context.traceNumbers) }
         lastProgress = context.loop.now
         rateStart = context.loop.now
         rateBytes = 0

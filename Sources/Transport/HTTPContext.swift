@@ -36,6 +36,8 @@ public struct HTTPSettings: Sendable {
     public var pumpBytesMin: UInt64 = 65_536
     /// The most of a request's body that is kept while another process or node of ours may still say that it does not serve it.
     public var replayBytesMax = 65_536
+    /// Whether requests that do not say what they are known by get a `traceparent` and an `x-request-id`.
+    public var makesTraces = false
     /// Put in front of the path of every forwarded request; no slash at its end.
     public var targetPrefix: [UInt8] = []
 
@@ -80,13 +82,16 @@ public final class HTTPContext {
     public var settings: HTTPSettings
     /// Whether each response is the last of its connection: clients should go elsewhere.
     public var endsConnections = false
+    /// For what requests are known by.
+    public var traceNumbers: TraceNumbers
     /// Heads are written here before they go to a channel. Empty between uses.
     var scratch = ByteBuffer()
     private var pumpStart: PumpStart?
 
-    public init(_ loop: Loop, settings: HTTPSettings) {
+    public init(_ loop: Loop, settings: HTTPSettings, traceNumbers: TraceNumbers = TraceNumbers()) {
         self.loop = loop
         self.settings = settings
+        self.traceNumbers = traceNumbers
     }
 
     /// Calls the connection's `startPumps` at the end of the turn: what was received in this turn has gone through us then,

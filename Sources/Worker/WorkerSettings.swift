@@ -15,6 +15,7 @@ extension Worker {
         settings.readTimeout = http.readTimeout
         settings.bodyRateMin = http.bodyRateMin
         settings.writeTimeout = http.writeTimeout
+        settings.makesTraces = !config.proxy.isTraceDisabled
         return settings
     }
 

@@ -23,8 +23,7 @@ final class WorkerTelemetry {
     private let nodeStart: UInt64
     /// Requests that this worker served, for those who ask for OpenMetrics.
     private(set) var exemplars = Exemplars()
-    private let access: AccessLogSettings
-    private let logsAccess: Bool
+    let accessLog: ProxyAccessLog
 
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, counters descriptor: consuming OwnedDescriptor) throws {
         self.loop = loop
@@ -40,14 +39,7 @@ final class WorkerTelemetry {
                 format: StandardErrorSink.isTerminal ? .human : .json),
             worker: setup.worker, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
         log.counters = counters
-        let access = config.proxy.accessLog
-        self.access = AccessLogSettings(
-            isDisabled: access.isDisabled, level: access.level,
-            requestHeaders: Telemetry.HeaderFilter(
-                allow: access.requestHeaders.allowList, block: access.requestHeaders.blockList),
-            responseHeaders: Telemetry.HeaderFilter(
-                allow: access.responseHeaders.allowList, block: access.responseHeaders.blockList))
-        logsAccess = !access.isDisabled
+        accessLog = ProxyAccessLog(log, config.proxy.accessLog, node: setup.nodeID)
     }
 
     // MARK: Connections
@@ -189,43 +181,6 @@ final class WorkerTelemetry {
         traffic.add(place, .connections)
         traffic.add(place, .bytesIn, received)
         traffic.add(place, .bytesOut, sent)
-    }
-
-    // MARK: Access log
-
-    /// Whether response heads must be kept for the access log.
-    var keepsResponses: Bool { logsAccess && log.isEnabled(access.level, .proxyAccess) }
-
-    /// Writes the access log's line.
-    func logAccess(
-        _ head: borrowing Head, _ bytes: Span<UInt8>, client: PeerAddress, endpoint: Endpoint?, summary: ExchangeSummary,
-        response: borrowing Head, responseBytes: Span<UInt8>
-    ) {
-        guard logsAccess, summary.status != 0 else { return }
-        let level = access.level(status: summary.status)
-        guard log.isEnabled(level, .proxyAccess) else { return }
-        log.log(level, .proxyAccess, "request") { line in
-            line.beginObject("request")
-            line.request(
-                proto: head.minorVersion == 0 ? "HTTP/1.0" : "HTTP/1.1", method: bytes.extracting(head.methodRange),
-                host: bytes.extracting(head.hostRange ?? 0..<0), target: bytes.extracting(head.originTarget))
-            let fields = head.fields
-            line.headers("request_headers", access.requestHeaders, in: bytes, count: fields.count) { index in
-                LoggedHeader(name: fields[index].name, value: fields[index].value)
-            }
-            let answered = response.fields
-            line.headers("response_headers", access.responseHeaders, in: responseBytes, count: answered.count) { index in
-                LoggedHeader(name: answered[index].name, value: answered[index].value)
-            }
-            line.field("status", summary.status)
-            line.field("duration", loop.now - summary.started)
-            line.endObject()
-            if let address = client.ip { line.field("client_addr", address.description) }
-            if let endpoint {
-                line.field("endpoint-id", endpoint.ownName)
-                if !endpoint.tenant.isEmpty { line.field("tenant-id", String(decoding: endpoint.tenant, as: UTF8.self)) }
-            }
-        }
     }
 
     // MARK: Metrics

@@ -185,7 +185,7 @@ private let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         service.connections[0].stream.finish()
         #expect(harness.loop.turn { user.hasEnded })
         #expect(user.text == "answer")
-        #expect(harness.loop.turn { harness.log.lines("connection closed", "\"received_bytes\":8", "\"sent_bytes\":6").count == 1 })
+        #expect(harness.loop.turn { harness.log.lines("connection closed", "\"bytes_in\":8", "\"bytes_out\":6", "\"outcome\":\"completed\"").count == 1 })
         #expect(harness.log.lines("connection opened", "\"endpoint-id\":\"e\"").count == 1)
         listener.abandon()
     }
@@ -216,6 +216,9 @@ private let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         #expect(harness.loop.turn { service.connections.count == 2 && service.connections[1].text == "x" })
         other.abort()
         #expect(harness.loop.turn { service.connections[1].hasFailed })
+        for outcome in ["service", "client"] {
+            #expect(harness.loop.turn { harness.log.lines("connection closed", "\"outcome\":\"\(outcome)\"").count == 1 })
+        }
         listener.abandon()
     }
 }

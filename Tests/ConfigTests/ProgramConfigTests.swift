@@ -74,10 +74,14 @@ func refusal<Value: Configuration>(
               access_log:
                 level: warn
                 disable: true
+                format: combined
+                sample: 0.25
+                show_secrets: true
                 request_headers: {allow_list: [Host, "User-Agent"]}
                 response_headers:
                   block_list:
                   - Set-Cookie
+              trace: {disable: true}
               http:
                 read_timeout: 1s
                 read_header_timeout: 2s
@@ -180,6 +184,10 @@ func refusal<Value: Configuration>(
         expected.proxy.reconnectWait = .seconds(9)
         expected.proxy.accessLog.level = .warn
         expected.proxy.accessLog.isDisabled = true
+        expected.proxy.accessLog.form = .combined
+        expected.proxy.accessLog.sample = 0.25
+        expected.proxy.accessLog.showsSecrets = true
+        expected.proxy.isTraceDisabled = true
         expected.proxy.accessLog.requestHeaders.allowList = ["Host", "User-Agent"]
         expected.proxy.accessLog.responseHeaders.blockList = ["Set-Cookie"]
         expected.proxy.http.readTimeout = .seconds(1)
@@ -408,6 +416,8 @@ func refusal<Value: Configuration>(
             "file.yaml:2:12: server.workers: \"2\" must not be quoted (a quoted value is a text)"
         ),
         ("proxy:\n  access_log:\n    disable: yes\n", "file.yaml:3:14: proxy.access_log.disable: \"yes\" is neither true nor false"),
+        ("proxy: {access_log: {sample: 1.5}}\n", "file.yaml:1:30: proxy.access_log.sample: \"1.5\" is not between 0 and 1"),
+        ("proxy: {access_log: {format: apache}}\n", "file.yaml:1:30: proxy.access_log.format: \"apache\" is not one of json and combined"),
         ("log:\n  level: loud\n", "file.yaml:2:10: log.level: \"loud\" is not one of debug, info, warn and error"),
         ("log:\n  level: [info]\n", "file.yaml:2:10: log.level: expected one value, not a list"),
         ("log:\n  subsystems: proxy\n", "file.yaml:2:15: log.subsystems: expected a list such as [a, b], not \"proxy\""),

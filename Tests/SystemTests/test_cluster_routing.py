@@ -67,6 +67,10 @@ def test_a_request_is_served_by_another_node(clusters, tunnel, endpoint, host, k
     for node in (a, b):
         wait_until(lambda: node.logged("request"), 5 * SLOW)
         assert node.logged("request")[0]["request"]["path"] == "/path"
+    # Both say what it is known by, and the first where it went.
+    first, second = (node.logged("request")[0] for node in (a, b))
+    assert first["to-node-id"] == second["node-id"] != first["node-id"] and "to-node-id" not in second
+    assert first["trace_id"] == second["trace_id"] == seen_there.get("traceparent")[3:35] and first["request_id"] == seen_there.get("x-request-id")
 
 
 def test_by_header_and_on_kept_connections(clusters, tunnel, endpoint):

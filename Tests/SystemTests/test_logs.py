@@ -1,5 +1,6 @@
 """Logs: one JSON object a line, levels and subsystems, the access log, and no secrets."""
 
+import asyncio
 import json
 import os
 import pty
@@ -13,21 +14,95 @@ import pytest
 from peer import agent as agents
 from peer import http1
 from peer.http1 import request, response, wait_until
-from programs import BIN, SLOW, address_of
+from programs import BIN, SLOW, address_of, metric
+from test_tcp_forward import TcpTunnel
+
+once = pytest.mark.parametrize("transport", ["direct"])
+DURATION = r"[0-9.]+(ns|µs|us|ms|s|m|h)[0-9.a-zµ]*"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+VALID = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 
 def access_lines(node, **fields):
     return [line for line in node.logged("^request$", subsystem="proxy.access") if fields.items() <= line["request"].items()]
 
 
-def test_access_log(node, tunnel, host, endpoint):
-    tunnel(node, agents.Recorder(lambda seen: response(201, "Created", body=b"x")))
+def test_access_log(node, tunnel, host, endpoint, transport):
+    recorder = agents.Recorder(lambda seen: response(201, "Created", body=b"x"))
+    tunnel(node, recorder)
     request(node.proxy, "POST", "/the/path?secret=1", host=host, body=b"abc", headers=[("X-Mine", "1")])
     line = wait_until(lambda: access_lines(node, host=host, path="/the/path"), what="the access log line")[0]
     assert {"proto": "HTTP/1.1", "method": "POST", "host": host, "status": 201}.items() <= line["request"].items()
-    assert re.fullmatch(r"[0-9.]+(ns|µs|us|ms|s|m|h)[0-9.a-zµ]*", line["request"]["duration"])
+    assert re.fullmatch(DURATION, line["request"]["duration"]) and re.fullmatch(DURATION, line["ttfb"])
+    assert {"client_addr": "127.0.0.1", "endpoint-id": endpoint, "bytes_in": 3, "bytes_out": 1, "outcome": "completed"}.items() <= line.items()
+    assert line["node-id"] and ("to-worker" in line or line["transport"] == transport and line["tunnel"] > 0)
+    (seen,) = recorder.requests
+    assert re.fullmatch("00-([0-9a-f]{32})-[0-9a-f]{16}-01", seen.get("traceparent"))[1] == line["trace_id"] == line["request_id"] == seen.get("x-request-id")
     assert line["level"] == "info" and "secret=1" not in json.dumps(line)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", line["ts"])
+
+
+def test_what_a_request_is_known_by(node, tunnel, host):
+    """Ids that are sound go on as they came, others are replaced, and tracestate goes with its traceparent."""
+    recorder = agents.Recorder()
+    tunnel(node, recorder)
+    request(node.proxy, target="/kept", host=host, headers=[("traceparent", VALID), ("tracestate", "a=b"), ("X-Request-Id", "mine-1")])
+    request(node.proxy, target="/made", host=host, headers=[("traceparent", VALID.upper()), ("tracestate", "a=b"), ("X-Request-Id", "not one")])
+    kept, made = recorder.requests
+    assert [kept.all(name) for name in ("traceparent", "tracestate", "x-request-id")] == [[VALID], ["a=b"], ["mine-1"]]
+    assert made.all("traceparent") != [VALID.upper()] and len(made.all("traceparent")) == 1 and not made.has("tracestate")
+    assert made.all("x-request-id") == [made.get("traceparent")[3:35]]
+    for path, expected in (("/kept", (TRACE, "mine-1")), ("/made", (made.get("x-request-id"),) * 2)):
+        line = wait_until(lambda: access_lines(node, host=host, path=path), what="the line")[0]
+        assert (line["trace_id"], line["request_id"]) == expected
+
+
+def test_a_client_that_left(node, tunnel, host):
+    """It got no answer: the line says so."""
+    arrived = threading.Event()
+
+    async def never(seen):
+        arrived.set()
+        await asyncio.Event().wait()
+    tunnel(node, agents.Recorder(never))
+    with http1.Connection(node.proxy) as client:
+        client.send(f"GET /left HTTP/1.1\r\nHost: {host}\r\n\r\n")
+        assert arrived.wait(10 * SLOW)
+        client.reset()
+    line = wait_until(lambda: access_lines(node, host=host, path="/left"), what="the line")[0]
+    assert (line["outcome"], line["request"]["status"], line["level"]) == ("client", 499, "info") and "ttfb" not in line
+
+
+def test_tcp_connections_are_logged(node, tunnel, endpoint):
+    tunnel(node, agents.echo)
+    client = TcpTunnel(node, endpoint)
+    client.send(b"hello")
+    assert client.read_exactly(5) == b"hello"
+    client.connection.reset()
+    line = wait_until(lambda: node.logged("^connection$", subsystem="proxy.access", **{"endpoint-id": endpoint}), what="the line")[0]
+    assert {"client_addr": "127.0.0.1", "bytes_in": 5, "bytes_out": 5, "outcome": "client"}.items() <= line.items() and "status" not in line
+    assert re.fullmatch(DURATION, line["duration"])
+    assert TcpTunnel(node, f"{endpoint}-none").answer.status == 502
+    line = wait_until(lambda: node.logged("^connection$", **{"endpoint-id": f"{endpoint}-none"}), what="the line")[0]
+    assert (line["outcome"], line["status"], line["level"]) == ("gateway", 502, "warn")
+
+
+@once
+def test_combined_format_and_sampling(new_node, tunnel, host, transport):
+    """Of a share of nothing only what failed is logged, here in Apache's format, and nothing breaks out of a line. Headers stay as they are
+    without traces."""
+    node = new_node(arguments=["--proxy.access-log.format", "combined", "--proxy.access-log.sample", "0", "--proxy.trace.disable"])
+    recorder = agents.Recorder(lambda seen: response(503 if seen.target == "/fails" else 200, "Some", body=b"12345"))
+    tunnel(node, recorder)
+    headers = [("Referer", "https://e/?a"), ("User-Agent", 'x" 200 5 "y'), ("traceparent", "wrong"), ("tracestate", "a=b")]
+    for target in ("/", "/fails"):
+        request(node.proxy, target=target, host=host, headers=headers)
+    lines = wait_until(lambda: [text for parsed, text in node.lines if parsed is None], what="the line")
+    (line,) = lines
+    assert re.fullmatch(r'127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /fails HTTP/1\.1" 503 5 "https://e/\?a" "x\\" 200 5 \\"y"', line), line
+    assert recorder.requests[0].all("traceparent") == ["wrong"] and recorder.requests[0].has("tracestate") and not recorder.requests[0].has("x-request-id")
+    with node.condition:
+        node.lines = [pair for pair in node.lines if pair[1] != line]      # all others are JSON
 
 
 def test_access_log_of_errors(node, host):
@@ -124,8 +199,10 @@ def test_full_pipe_blocks_nobody(new_node, tunnel, host):
                 return False
         wait_until(ready, 20 * SLOW, "ready")
         tunnel(Plain)
+        before = metric(Plain, "piko_log_lines_dropped_total")
         for _ in range(300):
             assert request(Plain.proxy, host=host).status == 200
+        assert metric(Plain, "piko_log_lines_dropped_total") - before >= 250
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20 * SLOW) == 0

@@ -430,7 +430,7 @@ def test_nothing_is_added_or_inflated(node, tunnel, host):
     answer = request(node.proxy, host=host)
     assert answer.body == b"not gzip at all" and answer.get("content-encoding") == "gzip"
     names = {name.lower() for name, _ in recorder.requests[0].headers}
-    assert names <= {"host", "x-forwarded-for", "x-piko-forward", "connection"}, names
+    assert names <= {"host", "x-forwarded-for", "x-piko-forward", "traceparent", "x-request-id", "connection"}, names
 
 
 def test_load_is_spread_over_tunnels(node, tunnel, host):

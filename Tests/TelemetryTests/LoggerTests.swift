@@ -189,6 +189,15 @@ private func object(_ line: String?) throws -> [String: Any] {
             ])
     }
 
+    @Test func showsSecretsWhenAskedTo() throws {
+        let head = "Authorization:Bearer a\nset-cookie:k=v\nx-piko-authorization:b\nx-piko-node:proof\nx-piko-credential:c"
+        #expect(
+            try line(HeaderFilter(showsSecrets: true), head: head) == [
+                "Authorization": ["Bearer a"], "Set-Cookie": ["k=v"], "X-Piko-Authorization": ["b"], "X-Piko-Node": ["***"],
+                "X-Piko-Credential": ["***"],
+            ])
+    }
+
     @Test func survivesManyHeaders() throws {
         let head = (0..<500).map { "name-\($0):\(String(repeating: "v", count: $0))" }.joined(separator: "\n")
         #expect(try line(HeaderFilter(), head: head).count > 10)

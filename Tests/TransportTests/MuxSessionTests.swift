@@ -203,13 +203,6 @@ private struct SessionPair {
         #expect(loop.turn { loop.openHandles == 0 })
     }
 
-    @Test(arguments: [true, false]) func saysWhoBroke(isClient: Bool) throws {
-        let (loop, client, service, outcome) = try relay()
-        (isClient ? client : service).abort()
-        #expect(loop.turn { outcome() != nil })
-        #expect(outcome()?.endedBy == (isClient ? .client : .service))
-    }
-
     @Test func aReaderThatStopsBoundsTheMemory() throws {
         let (loop, client, service, _) = try relay()
         let serviceUser = RecordingDelegate()

@@ -182,15 +182,15 @@ private final class ServiceConnection: HTTPConnection, DrainableConnection {
     }
 
     private func writeAccessLog(_ duration: Duration) {
-        let settings = service.settings.accessLog
-        let level = settings.level(status: summary.status)
-        guard summary.status != 0, log.isWanted, service.logger.isEnabled(level, .proxyHTTPAccess) else { return }
-        service.logger.log(level, .proxyHTTPAccess, "request") { line in
-            line.field("endpoint-id", service.endpoint)
-            withHeadBytes { bytes in
-                log.write(
-                    to: &line, settings: settings, request: head, bytes, status: summary.status, duration: duration)
-            }
+        guard log.isWanted else { return }
+        let host = clientHost
+        let server = IPAddress(text: host.span)
+        let number = trace.isKnown ? trace.low : context.traceNumbers.next()
+        withHeadBytes { bytes in
+            log.write(
+                to: service.logger, settings: service.settings.accessLog, endpoint: service.endpoint,
+                server: server, trace: trace, summary: summary, duration: duration, number: number,
+                request: head, bytes)
         }
     }
 

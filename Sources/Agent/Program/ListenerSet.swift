@@ -241,9 +241,11 @@ extension AccessLogSettings {
     init(_ config: AccessLogConfig) {
         self.init(
             isDisabled: config.isDisabled, level: config.level,
-            requestHeaders: Telemetry.HeaderFilter(allow: config.requestHeaders.allowList, block: config.requestHeaders.blockList),
+            requestHeaders: Telemetry.HeaderFilter(
+                allow: config.requestHeaders.allowList, block: config.requestHeaders.blockList, showsSecrets: config.showsSecrets),
             responseHeaders: Telemetry.HeaderFilter(
-                allow: config.responseHeaders.allowList, block: config.responseHeaders.blockList))
+                allow: config.responseHeaders.allowList, block: config.responseHeaders.blockList, showsSecrets: config.showsSecrets),
+            isCombined: config.form == .combined, sample: config.sample)
     }
 }
 

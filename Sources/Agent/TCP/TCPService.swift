@@ -131,8 +131,9 @@ private final class TCPConnection: ChannelDelegate, DrainableConnection {
             if let client { $0.field("client_addr", client.description) }
             guard let outcome else { return }
             $0.field("duration", service.loop.now - started)
-            $0.field("received_bytes", outcome.leftBytes)
-            $0.field("sent_bytes", outcome.rightBytes)
+            $0.field("bytes_in", outcome.leftBytes)
+            $0.field("bytes_out", outcome.rightBytes)
+            $0.field("outcome", outcome.endedBy.name)
         }
     }
 

@@ -11,6 +11,8 @@ public struct ServerConfig: Configuration {
         /// How long a request waits for an agent to come back; zero means not at all.
         public var reconnectWait = Duration.seconds(2)
         public var accessLog = AccessLogConfig()
+        /// Whether requests go on without a `traceparent` and an `x-request-id` of ours.
+        public var isTraceDisabled = false
         public var http = HTTP()
         /// Requests that wait for an agent at one worker, and the bytes that they hold.
         public var waitingMax = 4_096
@@ -256,6 +258,14 @@ extension ServerConfig.Proxy {
                 "The most bytes that the requests which wait for an agent hold at one worker. Further ones get 502 at once."),
         ]
         + Setting.group("access_log", \.accessLog, AccessLogConfig.settings)
+        + [
+            Setting(
+                "trace.disable", \.isTraceDisabled,
+                """
+                Give requests without a traceparent (W3C Trace Context) or an x-request-id none, and pass on whatever comes there. \
+                Without this, those that come without get one, and those that are not valid are replaced.
+                """)
+        ]
         + Setting.group("http", \.http, ServerConfig.HTTP.settings)
         + Setting.group("auth", \.auth, AuthConfig.settings(hasEndpoints: true, hasTunnels: false))
         + Setting.group("tls", \.tls, PortTLS.settings)

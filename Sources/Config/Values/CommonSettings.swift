@@ -71,12 +71,25 @@ public struct HeaderFilter: Equatable, Sendable {
     }
 }
 
+/// How lines of the log of requests look.
+public enum AccessLogForm: String, SettingWord {
+    /// One JSON object a line, or what a person at a terminal reads.
+    case json
+    /// Apache's combined format.
+    case combined
+}
+
 /// The log of requests.
 public struct AccessLogConfig: Equatable, Sendable {
     /// The level of its lines.
     public var level = LogLevel.info
     /// Whether it is not written at all.
     public var isDisabled = false
+    public var form = AccessLogForm.json
+    /// The share of requests that is logged, beside those that fail.
+    public var sample = 1.0
+    /// Whether credentials are written as they came.
+    public var showsSecrets = false
     public var requestHeaders = HeaderFilter()
     public var responseHeaders = HeaderFilter()
 
@@ -88,6 +101,22 @@ public struct AccessLogConfig: Equatable, Sendable {
                 "level", \.level,
                 "The level at which requests are logged. Responses with a status of 500 and above are at least warn."),
             Setting("disable", \.isDisabled, "Log no requests."),
+            Setting(
+                "format", \.form,
+                """
+                json: one object a line with all that is known. combined: the combined log format of Apache, which has less; paths \
+                without their query. TCP connections are always json.
+                """),
+            Setting(
+                "sample", \.sample, check: ClusterRule.within(0...1),
+                """
+                The share of requests that is logged, from 0 to 1. Chosen by the trace's number, so that server, agent and every node \
+                log the same ones. Always logged are: statuses of 500 and above, what the client, we or the service ended early, \
+                and TCP connections.
+                """),
+            Setting(
+                "show_secrets", \.showsSecrets,
+                "Write Authorization, Cookie, Set-Cookie and X-Piko-Authorization as they came, and not as ***. For a moment's search only."),
         ]
         + Setting.group("request_headers", \.requestHeaders, HeaderFilter.settings)
         + Setting.group("response_headers", \.responseHeaders, HeaderFilter.settings)

@@ -42,6 +42,8 @@ public struct RequestRewrite: Sendable {
     public var keepsNode = false
     /// Field lines of ours that go along, each with its end.
     public var fields: [UInt8] = []
+    /// What the request is known by; nil: what it says of that goes through as it came.
+    public var trace: RequestTrace?
 
     public init() {}
 }
@@ -82,11 +84,13 @@ public enum HeadWriter {
             case .xPikoEndpoint: rewrite.keepsEndpoint
             case .upgrade: rewrite.connection == .upgrade
             case .expect: head.expectContinue
+            case .traceparent, .tracestate, .xRequestID: !field.isConnectionNamed && rewrite.trace?.keeps(field.known) ?? true
             default: !field.isConnectionNamed && !field.known.isHopByHop
             }
         }
         if !rewrite.client.isEmpty { ForwardedFields.write(head, bytes, rewrite, into: &output) }
         output.append(rewrite.fields.span)
+        rewrite.trace?.writeFields(into: &output)
         if rewrite.forward { output.append("x-piko-forward: true\r\n") }
         if head.acceptsTrailers { output.append("TE: trailers\r\n") }
         writeFraming(rewrite.framing, into: &output)

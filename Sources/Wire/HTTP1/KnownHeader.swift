@@ -7,7 +7,8 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
     case other
     case host, contentLength, transferEncoding, connection, upgrade, expect, te, trailer
     case keepAlive, proxyConnection, proxyAuthenticate, proxyAuthorization
-    case date, server, contentType, origin, authorization, userAgent
+    case date, server, contentType, origin, authorization, userAgent, referer
+    case traceparent, tracestate, xRequestID
     case forwarded, xForwardedFor, xForwardedHost, xForwardedProto, xRealIP
     case xPikoEndpoint, xPikoAuthorization, xPikoForward, xPikoTenant, xPikoNode, xPikoExpect
     case xPikoTransport, xPikoPool, xPikoCredential
@@ -37,6 +38,10 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
         case .origin: "origin"
         case .authorization: "authorization"
         case .userAgent: "user-agent"
+        case .referer: "referer"
+        case .traceparent: "traceparent"
+        case .tracestate: "tracestate"
+        case .xRequestID: "x-request-id"
         case .forwarded: "forwarded"
         case .xForwardedFor: "x-forwarded-for"
         case .xForwardedHost: "x-forwarded-host"
@@ -86,16 +91,20 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
         case 6 where matches(.pragma): self = .pragma
         case 7 where matches(.upgrade): self = .upgrade
         case 7 where matches(.trailer): self = .trailer
+        case 7 where matches(.referer): self = .referer
         case 9 where matches(.xRealIP): self = .xRealIP
         case 9 where matches(.forwarded): self = .forwarded
         case 10 where matches(.userAgent): self = .userAgent
         case 10 where matches(.connection): self = .connection
         case 10 where matches(.setCookie): self = .setCookie
         case 10 where matches(.keepAlive): self = .keepAlive
+        case 10 where matches(.tracestate): self = .tracestate
         case 11 where matches(.xPikoNode): self = .xPikoNode
         case 11 where matches(.xPikoPool): self = .xPikoPool
+        case 11 where matches(.traceparent): self = .traceparent
         case 12 where matches(.contentType): self = .contentType
         case 12 where matches(.maxForwards): self = .maxForwards
+        case 12 where matches(.xRequestID): self = .xRequestID
         case 13 where matches(.xPikoExpect): self = .xPikoExpect
         case 13 where matches(.authorization): self = .authorization
         case 13 where matches(.cacheControl): self = .cacheControl
@@ -155,7 +164,7 @@ public enum KnownHeader: UInt8, Sendable, CaseIterable {
     /// description (RFC 9110 section 6.5.1), and everything that we ourselves act on.
     var isForbiddenInTrailer: Bool {
         switch self {
-        case .other, .date, .server, .userAgent: false
+        case .other, .date, .server, .userAgent, .referer, .traceparent, .tracestate, .xRequestID: false
         default: true
         }
     }

@@ -50,13 +50,13 @@ extension Worker {
                 JSONMember("tunnel", .string("\(setup.worker)-\(tunnel.id)")), JSONMember("worker", number(setup.worker)),
                 JSONMember("agent_addr", .string(tunnel.origin.address)), JSONMember("agent", .string(tunnel.origin.program)),
                 JSONMember("transport", .string(tunnel.agent == nil ? "mux" : "direct")),
-                JSONMember("since", .string(Timestamp.text(unixNanoseconds: tunnel.origin.since &* 1_000_000_000))),
+                JSONMember("since", .string(Timestamp.text(unixSeconds: tunnel.origin.since))),
                 JSONMember("streams", number(session?.streamCount ?? 0)),
                 JSONMember("data_connections", number(tunnel.agent == nil ? 0 : tunnel.endpoint.direct?.count ?? 0)),
                 JSONMember("bytes_in", number(session?.bytesReceived ?? 0)), JSONMember("bytes_out", number(session?.bytesSent ?? 0)),
                 JSONMember("going_away", .bool(session?.isGoingAway ?? true)),
             ]
-            + (tunnel.expiry.map { [JSONMember("expires", .string(Timestamp.text(unixNanoseconds: $0 &* 1_000_000_000)))] } ?? [])
+            + (tunnel.expiry.map { [JSONMember("expires", .string(Timestamp.text(unixSeconds: $0)))] } ?? [])
     }
 
     private func writeConnections(into text: inout ByteBuffer) {

@@ -55,6 +55,7 @@ extension ProxyConnection {
             worker.hopProof.fields(head, bytes, endpoint: endpoint?.bytes ?? [], tenant: endpoint?.tenant ?? [], now: Self.unixSeconds)
         }
         worker.telemetry.remoteRequest(node)
+        way = .node(node.id)
         proceed(with: upstream, as: .node(fields))
     }
 

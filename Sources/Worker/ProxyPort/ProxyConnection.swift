@@ -37,7 +37,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     private var hopIsSpent = false
     /// Its way over other nodes.
     var nodes = NodeRoute()
-    private var isTCP = false
+    /// What it went over last.
+    var way = RequestWay.none
+    private(set) var isTCP = false
     /// Whether the client of a TCP connection takes its bytes without WebSocket.
     private var isRaw = false
     private var hasServed = false
@@ -58,8 +60,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     let listener = ListenerKind.proxy
     var trackedIndex = -1
     /// The response's head, kept for the access log.
-    private var responseHead = Head()
-    private var responseBytes = ByteBuffer()
+    var responseHead = Head()
+    var responseBytes = ByteBuffer()
 
     /// Moves after which a connection stays.
     static let movesMax: UInt8 = 2
@@ -95,6 +97,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         isFromNode = false
         hopIsSpent = false
         isDeclined = false
+        way = .none
         forgetNodes()
         ownAttempts = 0
         patience = nil
@@ -407,6 +410,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             let tunnel = tunnels[(first &+ step) % tunnels.count]
             guard let upstream = tunnel.upstream(fresh: fresh, for: clientAddress) else { continue }
             if tunnel.agent != nil { worker.telemetry.dataShortage() }
+            way = .session(tunnel.id)
             serve(over: upstream)
             if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
             return true
@@ -416,8 +420,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     /// Serves the request over a data connection; false when none is to be had.
     private func serveOverData(_ endpoint: Endpoint, isRepeatable: Bool) -> Bool {
-        guard let connection = endpoint.direct?.take(isRepeatable: isRepeatable) else { return false }
+        guard let pool = endpoint.direct, let connection = pool.take(isRepeatable: isRepeatable) else { return false }
         connection.open(for: clientAddress.bytes.span)
+        way = .data(pool.id)
         serve(over: connection)
         if isRelayed, let sibling { worker.giveData(endpoint, to: sibling) }
         return true
@@ -451,16 +456,19 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
     }
 
     private func serveTCP(_ endpoint: Endpoint) {
-        if endpoint.choosesData(workers: worker.routes.workerCount), let connection = endpoint.direct?.takeUnused() {
+        if endpoint.choosesData(workers: worker.routes.workerCount), let pool = endpoint.direct, let connection = pool.takeUnused() {
             connection.open(for: clientAddress.bytes.span)
+            way = .data(pool.id)
             relayTCP(to: connection.takeChannel())
             return
         }
         let first = endpoint.nextTurn()
         let tunnels = endpoint.tunnels
         for step in tunnels.indices {
-            guard let channel = tunnels[(first &+ step) % tunnels.count].open(for: clientAddress) else { continue }
+            let tunnel = tunnels[(first &+ step) % tunnels.count]
+            guard let channel = tunnel.open(for: clientAddress) else { continue }
             if endpoint.isDirect { worker.telemetry.dataShortage() }
+            way = .session(tunnel.id)
             relayTCP(to: channel)
             return
         }
@@ -482,6 +490,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         var summary = self.summary
         summary.status = 101
         if !isRelayed { worker.telemetry.requestFinished(head, summary, countedEndpoint) }
+        let log = worker.telemetry.accessLog
+        // It is written at the connection's end, when the head is gone.
+        var entry = log.isEnabled && !isRelayed ? accessEntry(summary) : nil
+        let requestID = entry == nil ? [] : requestIDText
         var leftover = ByteBuffer()
         let hasEnded = clientHasEnded
         let client = takeOver(leftover: &leftover)
@@ -495,6 +507,8 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             if !isRelayed {
                 worker.telemetry.streamEnded(countedEndpoint, received: outcome.leftBytes + UInt64(early), sent: outcome.rightBytes)
             }
+            entry?.end(outcome, early: early, duration: context.loop.now - summary.started)
+            if let entry { log.connection(entry, requestID: requestID) }
             giveBackDrawn()
             worker.relayClosed()
             worker.untrack(self)
@@ -562,6 +576,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     private func relay(to sibling: UInt32) {
         hasServed = true
+        way = .sibling(sibling)
         let passage = Passage.sibling(
             saysContinue: worker.siblings.saysContinue(sibling), fields: HopProof.tenantField(endpoint?.tenant ?? []))
         if let idle = relays[sibling], idle.isIdle {
@@ -590,7 +605,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
 
     override func willRespond(status: Int, head: borrowing Head, bytes: Span<UInt8>) {
         responseBytes.removeAll()
-        guard worker.telemetry.keepsResponses, !isRelayed else { return }
+        guard worker.telemetry.accessLog.keepsResponses, !isRelayed else { return }
         responseHead = copy head
         responseBytes.append(bytes)
     }
@@ -612,16 +627,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             return
         }
         worker.telemetry.requestFinished(head, summary, countedEndpoint)
-        guard worker.telemetry.keepsResponses, !isTCP else { return }
-        let kept = responseBytes.count
-        let client = clientAddress
-        withHeadBytes { bytes in
-            responseBytes.withSpan(0..<kept) { response in
-                worker.telemetry.logAccess(
-                    head, bytes, client: client, endpoint: endpoint, summary: summary, response: responseHead, responseBytes: response)
-            }
-        }
-        responseHead = Head()
+        logExchange()
     }
 
     override func connectionClosed() {
