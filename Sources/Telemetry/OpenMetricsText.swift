@@ -5,14 +5,16 @@ public import Memory
 
 /// A request that stands for those of its bucket.
 public struct Exemplar: Equatable, Sendable {
-    /// The trace's identifier, 32 hexadecimal digits.
-    public var traceID: [UInt8]
+    /// The trace's number, its higher half and its lower.
+    public var high: UInt64
+    public var low: UInt64
     /// What was observed, in nanoseconds, and when: nanoseconds since 1970.
     public var nanoseconds: UInt64
     public var at: UInt64
 
-    public init(traceID: [UInt8], nanoseconds: UInt64, at: UInt64) {
-        self.traceID = traceID
+    public init(high: UInt64, low: UInt64, nanoseconds: UInt64, at: UInt64) {
+        self.high = high
+        self.low = low
         self.nanoseconds = nanoseconds
         self.at = at
     }
@@ -96,7 +98,10 @@ public enum OpenMetricsText {
 
     private static func append(_ exemplar: Exemplar, _ output: inout ByteBuffer) {
         output.append(" # {trace_id=\"" as StaticString)
-        output.append(exemplar.traceID.span)
+        for shift in stride(from: 124, through: 0, by: -4) {
+            let digit = ((shift >= 64 ? exemplar.high : exemplar.low) >> UInt64(shift % 64)) & 15
+            output.append(UInt8(digit < 10 ? 48 + digit : 87 + digit))
+        }
         output.append("\"} " as StaticString)
         MetricsText.seconds(exemplar.nanoseconds, &output)
         output.append(" " as StaticString)

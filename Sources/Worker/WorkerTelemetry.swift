@@ -23,6 +23,7 @@ final class WorkerTelemetry {
     private let nodeStart: UInt64
     /// Requests that this worker served, for those who ask for OpenMetrics.
     private(set) var exemplars = Exemplars()
+    private var nextExemplar = Instant(nanoseconds: 0)
     let accessLog: ProxyAccessLog
 
     init(_ loop: Loop, setup: WorkerSetup, config: ServerConfig, counters descriptor: consuming OwnedDescriptor) throws {
@@ -135,14 +136,17 @@ final class WorkerTelemetry {
     func requestMoved() { counters.subtract(.requestsInFlight) }
 
     /// The request of `head` is over. What was never sent on counts for no endpoint: clients can name any.
-    func requestFinished(_ head: borrowing Head, _ summary: ExchangeSummary, _ endpoint: Endpoint?) {
+    func requestFinished(_ head: borrowing Head, _ summary: ExchangeSummary, _ endpoint: Endpoint?, _ trace: RequestTrace = RequestTrace()) {
         counters.subtract(.requestsInFlight)
         guard summary.status != 0 else { return }
         let method = MethodLabel(rawValue: head.method.rawValue) ?? .other
         counters.request(status: summary.status, method: method, latency: loop.now - summary.started)
         counters.observe(.requestBytes, summary.requestBodyBytes)
         counters.observe(.responseBytes, summary.responseBodyBytes)
-        if let firstByte = summary.firstByte { counters.observe(.timeToFirstByte, firstByte - summary.started) }
+        if let firstByte = summary.firstByte {
+            counters.observe(.timeToFirstByte, firstByte - summary.started)
+            if trace.isKnown, loop.now >= nextExemplar { note(trace, firstByte - summary.started) }
+        }
         if summary.status == 504 { counters.add(.requestTimeouts) }
         if summary.wasUpgraded { counters.add(.upgrades) }
         if let endpoint, let traffic = traffic?.endpoints, summary.attempts > 0 {
@@ -155,6 +159,13 @@ final class WorkerTelemetry {
             }
         }
         if summary.wasUpgraded { streamEnded(endpoint, received: summary.requestBodyBytes, sent: summary.responseBodyBytes) }
+    }
+
+    /// A request that may stand for those that took as long. A few a second will do.
+    private func note(_ trace: RequestTrace, _ time: Duration) {
+        nextExemplar = loop.now + .milliseconds(100)
+        exemplars.note(
+            Exemplar(high: trace.high, low: trace.low, nanoseconds: time.clampedNanoseconds, at: SystemClock.unixNanoseconds))
     }
 
     /// Where the endpoint is counted.

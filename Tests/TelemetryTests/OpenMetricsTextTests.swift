@@ -29,11 +29,10 @@ private func converted(_ text: String, _ exemplars: Exemplars = Exemplars()) -> 
 
     @Test func namesARequestOfABucket() {
         var exemplars = Exemplars()
-        let trace = [UInt8](repeating: UInt8(ascii: "a"), count: 32)
-        exemplars.note(Exemplar(traceID: trace, nanoseconds: 7_000_000, at: 1_700_000_000_500_000_000))
+        exemplars.note(Exemplar(high: 0x4bf9_2f35_77b3_4da6, low: 0xa3ce_929d_0e0e_4736, nanoseconds: 7_000_000, at: 1_700_000_000_500_000_000))
         let name = "piko_proxy_time_to_first_byte_seconds_bucket"
         let text = converted("\(name){le=\"0.005\"} 0\n\(name){le=\"0.01\"} 1\n\(name){le=\"0.025\"} 1\n", exemplars)
-        let id = String(decoding: trace, as: UTF8.self)
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736"
         #expect(
             text
                 == "\(name){le=\"0.005\"} 0\n\(name){le=\"0.01\"} 1 # {trace_id=\"\(id)\"} 0.007 1700000000.5\n\(name){le=\"0.025\"} 1\n# EOF\n")

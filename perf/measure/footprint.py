@@ -1,9 +1,12 @@
 """Scenarios about what the programs cost when little or nothing happens: idle tunnels, registration, the agent."""
 
+import json
 import os
 import shutil
 import subprocess
+import threading
 import time
+import urllib.request
 
 from .processes import Failure, cpu_seconds, family, memory
 
@@ -92,6 +95,78 @@ def stripped_bytes(bench, path):
         raise Failure("no strip")
     subprocess.run([strip, "-o", copy, path], check=True)
     return os.path.getsize(copy)
+
+
+def admin_page(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+        return answer.read()
+
+
+class Scraper:
+    """Asks for the metrics every second, as Prometheus does every fifteen."""
+
+    def __init__(self, port):
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.run, args=(port,), daemon=True)
+        self.thread.start()
+
+    def run(self, port):
+        while not self.ended.wait(1):
+            admin_page(port, "/metrics")
+
+    def stop(self):
+        self.ended.set()
+        self.thread.join()
+
+
+def scrape(options):
+    """The metrics of a node with 10,000 endpoints, of which as many were used as are counted by themselves."""
+    used = 1100
+
+    def use_endpoints(bench, proxy_port, upstream_port):
+        path = bench.folder / "scrape-agent.yaml"
+        path.write_text(f"connect:\n  url: http://127.0.0.1:{upstream_port}\nlisteners:\n" + "".join(
+            f"  - endpoint_id: used-{index}\n    addr: 127.0.0.1:{bench.service_port}\n    access_log:\n      disable: true\n    timeout: 10s\n" for index in range(used)))
+        agent = bench.start("piko-agent-many", [bench.binaries / "piko-agent", "agent", "start", "--config.path", path])
+        deadline = time.monotonic() + 60
+        while agent.log_path.read_text(errors="replace").count('"connected"') < used:
+            if time.monotonic() > deadline:
+                raise Failure(f"not all listeners connected: {agent.tail()}")
+            time.sleep(0.1)
+        for index in range(used):
+            request = urllib.request.Request(f"http://127.0.0.1:{proxy_port}/small", headers={"x-piko-endpoint": f"used-{index}"})
+            urllib.request.urlopen(request, timeout=10).read()
+        return agent
+
+    def long_turns(port):
+        """Turns of all workers' loops that took longer than 5 ms, and the longest."""
+        loops = json.loads(admin_page(port, "/debug/loops"))["loops"]
+        return sum(sum(count for bound, count in zip([*loop["turn_bounds_seconds"], 1e9], loop["turn_counts"]) if bound > 0.005) for loop in loops)
+
+    def measure(bench):
+        server, proxy_port, upstream_port = bench.start_server()
+        tunnels = agent = None
+        try:
+            port = server.ports["admin"]
+            tunnels = bench.start("tunnels", [bench.tools / "tunnels", upstream_port, 10000])
+            tunnels.wait_for(r"open (\S+)\n", tunnels.output_path, timeout=120)
+            agent = use_endpoints(bench, proxy_port, upstream_port)
+            time.sleep(1)
+            size = len(admin_page(port, "/metrics"))
+            before, times = long_turns(port), []
+            for _ in range(30):
+                begun = time.monotonic()
+                admin_page(port, "/metrics")
+                times.append((time.monotonic() - begun) * 1000)
+                time.sleep(0.05)
+            times.sort()
+            return {"p50_ms": times[15], "longest_ms": times[-1], "turns_over_5_ms": long_turns(port) - before, "kilobytes": size / 1000}
+        finally:
+            for program in (tunnels, agent, server):
+                if program:
+                    program.end()
+    return Footprint("scrape", "the metrics, at 10,000 endpoints of which 1,100 were used", {"30 times": {"piko": measure}},
+                     ["p50_ms", "longest_ms", "turns_over_5_ms", "kilobytes"])
 
 
 def resident(programs):

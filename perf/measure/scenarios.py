@@ -143,5 +143,20 @@ def http_connect(options):
                     [Variant("16 at a time", measure)], HTTP_COLUMNS, ["cpu_us", "rate", "p99"])
 
 
+def observed(options):
+    """What watching costs: the full access log (to a file), and a scrape of the metrics every second, beside neither."""
+    def measure(bench, system):
+        watch = footprint.Scraper(system.roles["server"].ports["admin"]) if system.name.endswith("-scraped") else None
+        try:
+            return loads.figures(*loads.wrk(bench, system, "/small", 64, options.seconds, loads.SMALL_BYTES))
+        finally:
+            if watch:
+                watch.stop()
+    names = [f"piko-{transport}{kind}" for transport in options.transports for kind in ("", "-scraped", "-logged")]
+    return Scenario("observed", "responses of 13 bytes; scraped every second, or with the full access log", names,
+                    [Variant("64 connections", measure, lambda bench, system: loads.check_bodies(bench, system, "/small"))],
+                    HTTP_COLUMNS, ["server_us", "cpu_us", "rate"])
+
+
 ALL = {"tcp-bulk": tcp_bulk, "tcp-pingpong": tcp_pingpong, "http-small": http_small, "http-latency": http_latency, "http-body": http_body,
-       "http-connect": http_connect, "idle-tunnels": footprint.idle_tunnels, "registration": footprint.registration, "agent": footprint.agent}
+       "http-connect": http_connect, "observed": observed, "scrape": footprint.scrape, "idle-tunnels": footprint.idle_tunnels, "registration": footprint.registration, "agent": footprint.agent}

@@ -46,11 +46,11 @@ class Bench:
 
     # ---- Ours ----
 
-    def start_server(self, workers=None, flags=()):
-        """A server without access log: program, proxy port, upstream port."""
+    def start_server(self, workers=None, flags=(), logs=False):
+        """A server, without access log unless it `logs`: program, proxy port, upstream port."""
         server = self.start("piko-server", [
             self.binaries / "piko", "server", "--proxy.bind-addr", "127.0.0.1:0", "--upstream.bind-addr", "127.0.0.1:0",
-            "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.workers", workers or self.threads, "--proxy.access-log.disable",
+            "--admin.bind-addr", "127.0.0.1:0", "--cluster.gossip.bind-addr", "127.0.0.1:0", "--server.workers", workers or self.threads, *([] if logs else ["--proxy.access-log.disable"]),
             "--server.control-socket", self.folder / f"control-{self.started}.sock", "--grace-period", "1s", *flags])
         line = server.wait_for(r'.*"server ready".*').group(0)
         ports = {}
@@ -69,8 +69,10 @@ class Bench:
             self.binaries / "piko-agent", "agent", kind, endpoint, f"127.0.0.1:{self.service_port}",
             "--connect.url", f"http://127.0.0.1:{upstream_port}", "--connect.transport", transport, "--grace-period", "1s", *flags])
 
-    def piko(self, transport, forward=False):
-        server, proxy_port, upstream_port = self.start_server()
+    def piko(self, transport, kind=""):
+        """`kind`: "forward" for raw TCP through it; "logged" with the full access log; "scraped", which scenarios do. Else plain."""
+        forward = kind == "forward"
+        server, proxy_port, upstream_port = self.start_server(logs=kind == "logged")
         agent = self.start_agent("tcp" if forward else "http", "perf", upstream_port, transport)
         agent.wait_for('"connected"')
         roles, port = {"server": server, "agent": agent}, proxy_port
@@ -80,7 +82,7 @@ class Bench:
                 self.binaries / "piko-agent", "forward", f"127.0.0.1:{port}", "perf", "--connect.url", f"http://127.0.0.1:{proxy_port}",
                 "--connect.transport", transport])
             roles["forward"].wait_for('"listening"')
-        return System(f"piko-{transport}-forward" if forward else f"piko-{transport}", port, roles)
+        return System(f"piko-{transport}-{kind}" if kind else f"piko-{transport}", port, roles)
 
     # ---- Peers ----
 
@@ -120,7 +122,7 @@ class Bench:
             return System(name, self.service_port, {})
         if name.startswith("piko-"):
             transport, _, rest = name.removeprefix("piko-").partition("-")
-            return self.piko(transport, forward=rest == "forward")
+            return self.piko(transport, rest)
         return self.peer(name)
 
 

@@ -119,6 +119,17 @@ enum AgentMetricsText {
         }
     }
 
+    /// Appends how the listeners stand with the server.
+    static func write(_ connections: [ConnectionMetrics], into text: inout ByteBuffer) {
+        func write(_ name: String, _ kind: String, _ help: String, _ value: (ConnectionMetrics) -> String) {
+            writeHead(name, kind, help, into: &text)
+            for one in connections { writeSample(name, [("endpoint", one.endpoint)], value(one), into: &text) }
+        }
+        write("piko_agent_connected", "gauge", "Listeners that are connected to the server.") { "\($0.connected)" }
+        write("piko_agent_connects_total", "counter", "Connections to the server that were made.") { "\($0.connects)" }
+        write("piko_agent_connect_failures_total", "counter", "Connections to the server that could not be made.") { "\($0.failures)" }
+    }
+
     private static func labels(_ endpoint: EndpointMetrics, _ series: EndpointMetrics.Series) -> [(String, String)] {
         let method = series.method == .other ? "other" : "\(series.method.name)"
         return [("status", "\(series.status)"), ("method", method), ("endpoint", endpoint.endpoint)]

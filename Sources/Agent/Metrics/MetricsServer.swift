@@ -83,6 +83,7 @@ private final class MetricsConnection: HTTPConnection {
         }
         var text = ByteBuffer()
         AgentMetricsText.write(server.registry.endpoints, into: &text)
+        AgentMetricsText.write(server.registry.connections, into: &text)
         respond(status: 200, contentType: "text/plain; version=0.0.4; charset=utf-8", body: text.span)
     }
 

@@ -151,6 +151,7 @@ final class ListenerSet {
         ) { [unowned self, unowned entry] in
             self.ended(entry)
         }
+        entry.tunnel.gauge.metrics = registry.connections(of: listener.endpointID)
         entry.tunnel.changed = { [unowned self] in self.noteChange() }
         context.logger.info(.main, "starting listener") {
             $0.field("endpoint-id", listener.endpointID)

@@ -30,6 +30,8 @@ final class TunnelListener {
     private var timer: CallbackTimer?
     private let finished: () -> Void
     private var hasToldFinished = false
+    /// What is counted of its connections.
+    var gauge = ConnectionGauge()
     /// Called when `isConnected` or `hasTried` may have changed.
     var changed: () -> Void = {}
     /// Whether an attempt to connect has come to an end, good or bad.
@@ -140,6 +142,7 @@ final class TunnelListener {
             }
             $0.field("transport", isDirect ? "direct" : "mux")
         }
+        gauge.metrics?.tried(succeeded: true)
         pool?.granted(connection.upgraded.pool, credential: connection.upgraded.credential)
         send(.opened)
         hasTried = true
@@ -148,6 +151,7 @@ final class TunnelListener {
 
     private func connectFailed(_ error: ConnectError) {
         attempt = nil
+        gauge.metrics?.tried(succeeded: false)
         let failure: ListenerMachine.ConnectFailure = error.status.map { .refused(status: $0) } ?? .unreachable
         let action = machine.handle(.failed(failure), now: loop.now)
         logger.log(failure.isTransient ? .warn : .error, .client, "connect failed") {
@@ -196,6 +200,7 @@ final class TunnelListener {
         case .closeAll:
             closeAll()
         }
+        gauge.set(isConnected)
         tellIfFinished()
     }
 

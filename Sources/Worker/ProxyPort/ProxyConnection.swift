@@ -626,7 +626,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
             worker.telemetry.requestMoved()
             return
         }
-        worker.telemetry.requestFinished(head, summary, countedEndpoint)
+        worker.telemetry.requestFinished(head, summary, countedEndpoint, trace)
         logExchange()
     }
 
