@@ -46,6 +46,9 @@ public enum ControlLimits {
     /// Bytes of one page of a report, and of the path that asks for one.
     public static let reportBytesMax = 65_536
     public static let reportPathBytesMax = 512
+    /// Tunnels and connections of a worker that it tells of when it is asked; the rest is left out.
+    public static let tunnelsToldMax = 20_000
+    public static let connectionsToldMax = 1_000
     /// Bytes of one message about tokens' keys.
     public static let tokenKeyBytesMax = 65_536
     /// Bytes of a tenant's name.

@@ -29,8 +29,8 @@ final class Inquiries {
     private var open: [UInt64: Open] = [:]
     private var nextRequest: UInt64 = 1
 
-    /// Questions that may be open at a time.
-    static let openMax = 32
+    /// Questions that may be open at a time. What a worker answers to so many must have room in its socket's queue.
+    static let openMax = 8
     private static let answerTime = Duration.seconds(2)
 
     init(_ loop: Loop) { self.loop = loop }

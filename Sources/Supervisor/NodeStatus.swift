@@ -16,10 +16,12 @@ extension Node {
         switch path {
         case "node": send(Report(.object(status)), to: link, request)
         case "workers": ask("loop", "loops", [JSONMember("workers", workers)], link, request)
-        case "upstream/tunnels": ask("tunnels", "tunnels", [], link, request)
+        case "upstream/tunnels": ask("tunnels", "tunnels", [], isShort: routes.tunnelCount > ControlLimits.tunnelsToldMax, link, request)
         case "upstream/traffic": send(Report(trafficReport), to: link, request)
         case "debug/loops": ask("loop", "loops", [], link, request)
-        case "debug/connections": ask("connections", "connections", [], link, request)
+        case "debug/connections":
+            let isShort = processes.workers.contains { $0.load.connections > ControlLimits.connectionsToldMax }
+            ask("connections", "connections", [], isShort: isShort, link, request)
         case "metrics":
             var report = cluster?.report(path) ?? Report(status: 200)
             if report.status == 200 { report.body += processMetrics }
@@ -28,12 +30,14 @@ extension Node {
         }
     }
 
-    /// A report with what the workers answer as its member `name`.
-    private func ask(_ question: String, _ name: String, _ members: [JSONMember], _ link: WorkerLink, _ request: UInt64) {
+    /// A report with what the workers answer as its member `name`. `isShort`: they may have more than they tell.
+    private func ask(
+        _ question: String, _ name: String, _ members: [JSONMember], isShort: Bool = false, _ link: WorkerLink, _ request: UInt64
+    ) {
         let worker = link.worker
         let isAsked = inquiries.ask(question, processes.workers) { [unowned self] answer in
             guard let process = processes[worker], process.isLinked else { return }
-            let head = members + [JSONMember("node", .string(nodeID)), JSONMember("complete", .bool(answer.isWhole))]
+            let head = members + [JSONMember("node", .string(nodeID)), JSONMember("complete", .bool(answer.isWhole && !isShort))]
             var text = ByteBuffer()
             JSONValue.object(head).write(into: &text)
             var report = Report(status: 200)

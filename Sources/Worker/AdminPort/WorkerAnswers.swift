@@ -10,10 +10,6 @@ import Transport
 import Wire
 
 extension Worker {
-    /// Tunnels and connections that are told of; what is beyond is left out, and their number says so.
-    static let answersMax = 20_000
-    private static let connectionsMax = 1_000
-
     /// Answers a question of the supervisor's.
     func answer(_ request: UInt64, _ question: String) {
         var text = ByteBuffer()
@@ -34,7 +30,7 @@ extension Worker {
     }
 
     private func writeTunnels(into text: inout ByteBuffer) {
-        for tunnel in openTunnels.prefix(Self.answersMax) {
+        for tunnel in openTunnels.prefix(ControlLimits.tunnelsToldMax) {
             if !text.isEmpty { text.append(UInt8(ascii: ",")) }
             JSONValue.object(members(of: tunnel)).write(into: &text)
         }
@@ -60,7 +56,7 @@ extension Worker {
     }
 
     private func writeConnections(into text: inout ByteBuffer) {
-        for connection in openConnections.prefix(Self.connectionsMax) {
+        for connection in openConnections.prefix(ControlLimits.connectionsToldMax) {
             if !text.isEmpty { text.append(UInt8(ascii: ",")) }
             JSONValue.object(
                 [
