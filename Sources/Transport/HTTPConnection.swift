@@ -121,13 +121,17 @@ open class HTTPConnection: ChannelDelegate {
     private final var movesAtBoundary = false
     private final var timer: CallbackTimer?
 
-    /// Takes over the channel. `input`: bytes that were read from it before (a connection that moved here).
-    public init(_ context: HTTPContext, channel: Channel, clientHost: [UInt8], input: consuming ByteBuffer = ByteBuffer()) {
+    /// Takes over the channel. `input`: bytes that were read from it before (a connection that moved here). `isFromOurs`: a process or
+    /// node of ours is at its other end, which puts its own lines to heads that have passed the limits there.
+    public init(
+        _ context: HTTPContext, channel: Channel, clientHost: [UInt8], isFromOurs: Bool = false, input: consuming ByteBuffer = ByteBuffer()
+    ) {
         self.context = context
         self.channel = channel
         self.clientHost = clientHost
         self.input = input
-        parser = HeadParser(kind: .request, limits: context.settings.headLimits)
+        let limits = context.settings.headLimits
+        parser = HeadParser(kind: .request, limits: isFromOurs ? limits.withLinesOfOurs : limits)
         super.init()
         timer = CallbackTimer(context.loop) { [unowned self] in self.timerFired() }
         channel.delegate = self

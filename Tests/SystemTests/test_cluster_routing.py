@@ -81,6 +81,9 @@ def test_by_header_and_on_kept_connections(clusters, tunnel, endpoint):
             assert connection.request(target=f"/{number}", headers=[("x-piko-endpoint", endpoint)], host="any.example.org").status == 200
     assert [one.target for one in recorder.requests] == [f"/{number}" for number in range(30)]
     assert metric(a, "piko_proxy_node_connections") == 1
+    # As many header lines as one node takes pass the other one, too, which gets more than the client sent.
+    many = [("x-piko-endpoint", endpoint)] + [(f"X-{index}", "1") for index in range(198)]
+    assert http1.request(a.proxy, headers=many, host="any.example.org").status == 200
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 1_000_000])

@@ -26,6 +26,11 @@ public struct HeadLimits: Sendable {
         self.fieldsMax = fieldsMax
         self.targetBytesMax = targetBytesMax
     }
+
+    /// Those for a head that kept these limits when it came, and that a process or node of ours put its own lines to.
+    public var withLinesOfOurs: HeadLimits {
+        HeadLimits(bytesMax: min(bytesMax + 65_536, 1 << 30), fieldsMax: fieldsMax + 16, targetBytesMax: targetBytesMax)
+    }
 }
 
 /// Parses one head after the other.

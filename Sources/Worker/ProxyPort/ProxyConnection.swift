@@ -81,7 +81,9 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         self.peer = peer
         self.moves = moves
         isRelayed = moves >= Self.relayedLast - Self.relayedSecurely
-        super.init(worker.proxyContext, channel: channel, clientHost: worker.hostText(of: peer), input: input)
+        super.init(
+            worker.proxyContext, channel: channel, clientHost: worker.hostText(of: peer),
+            isFromOurs: isRelayed || !worker.nodes.isEmpty && worker.nodes.isMember(peer), input: input)
         forwarding = worker.entrances.forwarding(from: peer)
         isSecure = channel is TLSChannel || isRelayed && moves < Self.relayedLast
     }
