@@ -43,7 +43,7 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
         ("sevrer --x", "unknown command \"sevrer\"; did you mean \"server\"?\nRun \"piko --help\" for usage."),
         ("xyz", "unknown command \"xyz\"\nRun \"piko --help\" for usage."),
         ("server chekc", "unknown command \"chekc\"; did you mean \"check\"?\nRun \"piko server --help\" for usage."),
-        ("server status", "piko server status needs a command: upstream, cluster, gossip\nRun \"piko server status --help\" for usage."),
+        ("server status", "piko server status needs a command: node, workers, upstream, cluster, gossip\nRun \"piko server status --help\" for usage."),
         ("agent http e", "ADDR is missing; piko agent http takes ENDPOINT ADDR\nRun \"piko agent http --help\" for usage."),
         ("agent http", "ENDPOINT is missing; piko agent http takes ENDPOINT ADDR\nRun \"piko agent http --help\" for usage."),
         ("agent http a b c", "unexpected argument \"c\"; piko agent http takes ENDPOINT ADDR\nRun \"piko agent http --help\" for usage."),
@@ -119,6 +119,6 @@ private func outcome(_ words: String, of root: CommandSpec = Commands.piko) -> S
             if spec.command == nil { #expect(!spec.subcommands.isEmpty) }
             for subcommand in spec.subcommands { commands.append((path + [subcommand.name], subcommand)) }
         }
-        #expect(count == 32)
+        #expect(count == 37)
     }
 }
