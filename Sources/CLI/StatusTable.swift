@@ -37,7 +37,7 @@ enum StatusTable {
 
     private static func counts(_ members: [JSONMember], _ name: String) -> String {
         let sorted = members.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
-        return lines([[name.uppercased(), "LISTENERS"]] + sorted.map { [$0.name, cell($0.value)] })
+        return lines([[name.uppercased(), "LISTENERS"]] + sorted.map { [Diagnosis.plain($0.name), cell($0.value)] })
     }
 
     private static func table(_ elements: [JSONValue]) -> String {
@@ -67,7 +67,7 @@ enum StatusTable {
         case .bool(let truth): truth ? "yes" : "no"
         case .integer(let number): String(number)
         case .number(let number): rounded(number)
-        case .string(let text): String(text.map { $0.isASCII && ($0.asciiValue ?? 0) < 0x20 ? "?" : $0 })
+        case .string(let text): Diagnosis.plain(text)
         case .array(let elements): "\(elements.count)"
         case .object(let members): "\(members.count)"
         }

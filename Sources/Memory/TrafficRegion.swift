@@ -4,7 +4,8 @@
 // A slot is one endpoint: its key (a hash of its name), the second in which it was last used, its name, and numbers. Any worker may
 // add to any slot, so additions are atomic; a client's worker changes from one connection to the next, so that slots for each worker
 // would be mostly empty. There are so many slots and no more: whoever finds none is counted in the last one, which belongs to all
-// others. A slot that nobody used for an hour may be taken from its endpoint.
+// others. A slot that nobody used for an hour may be taken from its endpoint. An endpoint has its slot among the `windowMax` behind a place
+// that its name tells, so that a few find none shortly before all are taken.
 //
 // A slot is claimed with a compare-and-swap, then gets its name, then its key. Two workers that claim slots for one endpoint at the
 // same moment make two of them; whoever reads adds them up. Whoever adds while the slot is taken from its endpoint adds to the next
@@ -61,6 +62,8 @@ public struct TrafficEntry: Equatable, Sendable {
 public struct TrafficPlace: Sendable {
     fileprivate var slot: Int
     fileprivate var key: UInt64
+    /// When it was looked for.
+    fileprivate var since: UInt64
 }
 
 /// The traffic of a node's endpoints.
@@ -115,13 +118,13 @@ public final class TrafficRegion {
 
     /// Where the endpoint is counted; `now` in seconds, on any clock that all processes share.
     public func place(of name: Span<UInt8>, now: UInt64) -> TrafficPlace {
-        guard name.count <= Self.nameBytesMax, !name.isEmpty else { return others }
+        guard name.count <= Self.nameBytesMax, !name.isEmpty, !Self.isOthers(name) else { return others(now) }
         let key = Self.key(name)
         let start = Int(truncatingIfNeeded: key >> 32)
         let window = min(slotCount, Self.windowMax)
         for step in 0..<window {
             let slot = (start &+ step) % slotCount
-            if self.key(slot) == key, isNamed(slot, name) { return TrafficPlace(slot: slot, key: key) }
+            if self.key(slot) == key, isNamed(slot, name) { return TrafficPlace(slot: slot, key: key, since: now) }
         }
         for step in 0..<window {
             let slot = (start &+ step) % slotCount
@@ -134,19 +137,35 @@ public final class TrafficRegion {
             write(name, to: slot)
             for column in TrafficColumn.allCases { unsafe words[Word.columns + column.rawValue].store(0, ordering: .relaxed) }
             unsafe words[Word.key].store(key, ordering: .releasing)
-            return TrafficPlace(slot: slot, key: key)
+            return TrafficPlace(slot: slot, key: key, since: now)
         }
-        return others
+        return others(now)
     }
 
     /// Slots in which an endpoint may be.
-    private static let windowMax = 64
+    private static let windowMax = 256
+    /// Seconds after which an endpoint that found no slot looks again.
+    private static let retrySeconds: UInt64 = 10
+    /// What all others are called, and so no endpoint by itself.
+    public static let othersName: StaticString = "other"
+
+    private static func isOthers(_ name: Span<UInt8>) -> Bool {
+        guard name.count == othersName.utf8CodeUnitCount else { return false }
+        let wanted = Array("\(othersName)".utf8)
+        for index in name.indices where name[index] != wanted[index] { return false }
+        return true
+    }
 
     /// The place of all that have none of their own.
-    private var others: TrafficPlace { TrafficPlace(slot: slotCount, key: 0) }
+    private func others(_ now: UInt64) -> TrafficPlace { TrafficPlace(slot: slotCount, key: 0, since: now) }
 
-    /// Whether the place is still the endpoint's; false, too, of that of all others, so that it is looked for anew.
+    /// Whether the place is one of an endpoint's own, and not that of all others.
     public func isOwn(_ place: TrafficPlace) -> Bool { place.slot < slotCount && key(place.slot) == place.key }
+
+    /// Whether it is to be counted there still, and not to be looked for anew.
+    public func isGood(_ place: TrafficPlace, now: UInt64) -> Bool {
+        place.slot == slotCount ? now < place.since &+ Self.retrySeconds : isOwn(place)
+    }
 
     /// Marks the place as in use at this second.
     public func touch(_ place: TrafficPlace, now: UInt64) {
@@ -169,6 +188,7 @@ public final class TrafficRegion {
             let key = key(slot)
             guard key != 0, key != Self.claimed else { continue }
             let entry = TrafficEntry(name: name(slot), values: values(slot))
+            atomicMemoryFence(ordering: .acquiring)
             // Taken from its endpoint meanwhile: the next reading has it.
             if self.key(slot) == key { entries.append(entry) }
         }
@@ -234,11 +254,13 @@ public final class TrafficRegion {
         return value
     }
 
-    /// FNV-1a, and never one of the two numbers that are no key. Names that collide are told apart by their bytes.
+    /// FNV-1a, mixed, and never one of the two numbers that are no key. Names that collide are told apart by their bytes.
     private static func key(_ name: Span<UInt8>) -> UInt64 {
         var hash: UInt64 = 0xcbf2_9ce4_8422_2325
         for index in name.indices { hash = (hash ^ UInt64(name[index])) &* 0x100_0000_01b3 }
-        hash ^= hash >> 29
-        return max(hash, 2)
+        // All bits of a key depend on all of the name's: numbered names differ in their last bytes alone (MurmurHash3's finalizer).
+        hash = (hash ^ hash >> 33) &* 0xff51_afd7_ed55_8ccd
+        hash = (hash ^ hash >> 33) &* 0xc4ce_b9fe_1a85_ec53
+        return max(hash ^ hash >> 33, 2)
     }
 }

@@ -1,8 +1,11 @@
 // Questions that all workers of the node answer for themselves: which tunnels they have, say. Each answers with elements of a JSON
 // array, in pages; here they come together.
 //
-// Bounds: so many questions at a time, a time for the answer, and a size of each. Who does not answer in time is left out, and the
-// answer says that it is not whole.
+// Who asks while the same question is open, or was answered within a second, gets that answer: a worker is busy with one answer of a
+// kind at a time, however many ask.
+//
+// Bounds: a time for the answer, and a size of each. Who does not answer in time is left out, and the answer says that it is not
+// whole.
 
 import Base
 import Control
@@ -22,30 +25,44 @@ final class Inquiries {
         var waiting: Set<UInt32>
         var isWhole: Bool
         var timer: CallbackTimer?
-        var done: (Answer) -> Void
+        let question: String
+        var done: [(Answer) -> Void]
     }
 
     private let loop: Loop
     private var open: [UInt64: Open] = [:]
-    private var nextRequest: UInt64 = 1
+    /// Not from 1 on: pages may come that the program asked for which was here before.
+    private var nextRequest = Random.number() >> 1
+    private var kept: [String: (answer: Answer, until: Instant)] = [:]
 
-    /// Questions that may be open at a time. What a worker answers to so many must have room in its socket's queue.
-    static let openMax = 8
     private static let answerTime = Duration.seconds(2)
+    private static let keptTime = Duration.seconds(1)
+    /// Who may wait for an answer.
+    private static let askersMax = 256
 
     init(_ loop: Loop) { self.loop = loop }
 
-    /// Asks all READY workers; `done` is called once, perhaps at once. False: too many questions are open.
-    func ask(_ path: String, _ workers: [WorkerProcess], _ done: @escaping (Answer) -> Void) -> Bool {
-        guard open.count < Self.openMax else { return false }
+    /// Asks all workers that have their place among the others; `done` is called once, perhaps at once. False: too many ask.
+    func ask(_ question: String, _ workers: [WorkerProcess], _ done: @escaping (Answer) -> Void) -> Bool {
+        if let known = kept[question], loop.now < known.until {
+            done(known.answer)
+            return true
+        }
+        kept[question] = nil
+        if let request = open.first(where: { $0.value.question == question })?.key {
+            guard open[request]?.done.count ?? 0 < Self.askersMax else { return false }
+            open[request]?.done.append(done)
+            return true
+        }
         let asked = workers.filter { $0.isLinked && $0.link.protocolVersion >= ControlLimits.inquiryVersion }
         let request = nextRequest
-        nextRequest += 1
+        nextRequest &+= 1
         let timer = CallbackTimer(loop) { [unowned self] in timeIsUp(request) }
         open[request] = Open(
-            waiting: Set(asked.map(\.worker)), isWhole: asked.count == workers.count { $0.isLinked }, timer: timer, done: done)
+            waiting: Set(asked.map(\.worker)), isWhole: asked.count == workers.count { $0.isLinked }, timer: timer, question: question,
+            done: [done])
         timer.schedule(after: Self.answerTime)
-        for worker in asked { worker.link.send(.inquire(request: request, path: path)) }
+        for worker in asked { worker.link.send(.inquire(request: request, path: question)) }
         finishIfWhole(request)
         return true
     }
@@ -94,6 +111,7 @@ final class Inquiries {
             if !answer.elements.isEmpty { answer.elements.append(UInt8(ascii: ",")) }
             answer.elements += part
         }
-        question.done(answer)
+        kept[question.question] = (answer, loop.now + Self.keptTime)
+        for done in question.done { done(answer) }
     }
 }

@@ -51,7 +51,9 @@ extension Node {
 
     /// Sends it in pages.
     private func send(_ report: Report, to link: WorkerLink, _ request: UInt64) {
-        let report = report.body.count > Report.bodyBytesMax ? .tooLong : report
+        var report = report.body.count > Report.bodyBytesMax ? .tooLong : report
+        // Others may have been answered since it was asked for.
+        if link.waitingCount > Report.waitingMax { report = .failure(503, "too many reports at a time") }
         var start = 0
         repeat {
             let end = min(start + ControlLimits.reportBytesMax, report.body.count)

@@ -127,17 +127,24 @@ public struct Diagnosis: Sendable {
         return line
     }
 
-    /// Without control characters: texts come from other machines.
-    private static func plain(_ text: some StringProtocol) -> String {
+    /// Without control characters, and such as turn the direction of text: texts come from other machines.
+    public static func plain(_ text: some StringProtocol) -> String {
         var output = ""
         for scalar in text.unicodeScalars {
-            output.unicodeScalars.append(scalar.value < 0x20 || (0x7f...0x9f).contains(scalar.value) ? "?" : scalar)
+            output.unicodeScalars.append(isShown(scalar) ? scalar : "?")
         }
         return output
     }
 }
 
 extension Diagnosis {
+    private static func isShown(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.value {
+        case ..<0x20, 0x7f...0x9f, 0x200e...0x200f, 0x2028...0x202e, 0x2066...0x2069: false
+        default: true
+        }
+    }
+
     /// A time in words, rounded down.
     public static func span(_ seconds: UInt64) -> String {
         switch seconds {

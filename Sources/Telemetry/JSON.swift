@@ -3,6 +3,7 @@
 // Bounded: the caller gives whole documents of at most `JSONValue.bytesMax`, nested at most `JSONValue.depthMax` deep.
 // Strict: one value and nothing after it, no duplicate keys, text must be UTF-8, surrogates must come in pairs.
 
+internal import Base
 public import Memory
 
 /// A JSON value. Objects keep the order of their members.
@@ -174,13 +175,13 @@ private struct JSONParser {
     private mutating func object(_ bytes: Span<UInt8>) throws(JSONError) -> JSONValue {
         try descend()
         var members: [JSONMember] = []
-        var names: Set<String> = []
+        var names: Set<ExactName> = []
         if !take(UInt8(ascii: "}"), bytes) {
             repeat {
                 skipSpace(bytes)
                 guard offset < bytes.count, bytes[offset] == UInt8(ascii: "\"") else { throw error("a name is missing") }
                 let name = try string(bytes)
-                guard names.insert(name).inserted else { throw error("duplicate name") }
+                guard names.insert(ExactName(name)).inserted else { throw error("duplicate name") }
                 guard take(UInt8(ascii: ":"), bytes) else { throw error("a colon is missing") }
                 members.append(JSONMember(name, try value(bytes)))
             } while take(UInt8(ascii: ","), bytes)

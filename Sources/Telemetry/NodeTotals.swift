@@ -6,7 +6,7 @@ public import Memory
 public struct NodeTotals: Equatable, Sendable {
     /// Requests by the class of their status, 2xx … 5xx, and all others in front.
     public var requests = [UInt64](repeating: 0, count: 5)
-    /// Requests by how long they took: the buckets of the latency histogram, the last for all longer ones, not added up.
+    /// Requests by how long they took, without those that became byte streams: the buckets of the latency histogram, the last for all longer ones, not added up.
     public var latencies = [UInt64](repeating: 0, count: LatencyHistogram.sumColumn)
     public var latencyNanoseconds: UInt64 = 0
     public var inFlight: UInt64 = 0
@@ -33,9 +33,9 @@ public struct NodeTotals: Equatable, Sendable {
             let place = (2...5).contains(status / 100) ? Int(status / 100) - 1 : 0
             for (index, count) in columns.prefix(LatencyHistogram.sumColumn).enumerated() {
                 requests[place] &+= count
-                latencies[index] &+= count
+                if status != 101 { latencies[index] &+= count }
             }
-            if columns.count > LatencyHistogram.sumColumn { latencyNanoseconds &+= columns[LatencyHistogram.sumColumn] }
+            if status != 101, columns.count > LatencyHistogram.sumColumn { latencyNanoseconds &+= columns[LatencyHistogram.sumColumn] }
         }
         inFlight = gauge(.requestsInFlight)
         let sent = fixed(Counter.nodeRequests.rawValue), declined = fixed(Counter.nodeRequestsDeclined.rawValue)

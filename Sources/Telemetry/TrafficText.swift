@@ -4,9 +4,8 @@ public import Memory
 
 /// Whom an entry of the traffic is about.
 public struct TrafficName: Equatable, Sendable {
-    /// What stands for all endpoints that have no numbers of their own. No endpoint can be called so and have its own: its numbers
-    /// would be added to these.
-    public static let others = "other"
+    /// What stands for all endpoints that have no numbers of their own.
+    static let others = "\(TrafficRegion.othersName)"
 
     public var tenant = ""
     public var endpoint: String

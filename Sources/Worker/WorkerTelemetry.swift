@@ -89,8 +89,15 @@ final class WorkerTelemetry {
     func remoteRequest(_ node: PeerNode) {
         counters.add(.remoteRequests)
         guard let traffic = traffic?.nodes else { return }
+        let seconds = loop.now.nanoseconds / 1_000_000_000
+        if let known = node.traffic, traffic.isGood(known, now: seconds) {
+            traffic.touch(known, now: seconds)
+            return traffic.add(known, .connections)
+        }
         let name = Array(node.id.utf8)
-        traffic.add(traffic.place(of: name.span, now: loop.now.nanoseconds / 1_000_000_000), .connections)
+        let place = traffic.place(of: name.span, now: seconds)
+        node.traffic = place
+        traffic.add(place, .connections)
     }
     func nodeRequest() { counters.add(.nodeRequests) }
     func nodeRequestDeclined() { counters.add(.nodeRequestsDeclined) }
@@ -149,14 +156,13 @@ final class WorkerTelemetry {
         }
         if summary.status == 504 { counters.add(.requestTimeouts) }
         if summary.wasUpgraded { counters.add(.upgrades) }
-        if let endpoint, let traffic = traffic?.endpoints, summary.attempts > 0 {
+        // One that became a byte stream is a connection, and no request that took so long.
+        if let endpoint, let traffic = traffic?.endpoints, summary.attempts > 0, summary.status != 101 {
             let place = place(of: endpoint, traffic)
             traffic.add(place, .status(summary.status))
             traffic.add(place, .nanoseconds, (loop.now - summary.started).clampedNanoseconds)
-            if !summary.wasUpgraded {
-                traffic.add(place, .bytesIn, summary.requestBodyBytes)
-                traffic.add(place, .bytesOut, summary.responseBodyBytes)
-            }
+            traffic.add(place, .bytesIn, summary.requestBodyBytes)
+            traffic.add(place, .bytesOut, summary.responseBodyBytes)
         }
         if summary.wasUpgraded { streamEnded(endpoint, received: summary.requestBodyBytes, sent: summary.responseBodyBytes) }
     }
@@ -171,7 +177,7 @@ final class WorkerTelemetry {
     /// Where the endpoint is counted.
     private func place(of endpoint: Endpoint, _ traffic: TrafficRegion) -> TrafficPlace {
         let seconds = loop.now.nanoseconds / 1_000_000_000
-        if let known = endpoint.traffic, traffic.isOwn(known) {
+        if let known = endpoint.traffic, traffic.isGood(known, now: seconds) {
             traffic.touch(known, now: seconds)
             return known
         }

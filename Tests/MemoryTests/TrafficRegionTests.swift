@@ -54,6 +54,21 @@ private func names(_ region: TrafficRegion) -> [String] { region.read().map { St
         #expect(region.read().filter { !$0.name.isEmpty }.map { $0[.connections] } == [1])
     }
 
+    /// Fleets number their names.
+    @Test(arguments: ["device-", "ep-", ""])
+    func findsPlacesForNumberedNames(_ prefix: String) {
+        let region = TrafficRegion(formatting: memory(slots: 1_024), at: 0, slots: 1_024)
+        let own = (0..<1_000).count { region.isOwn(place(region, "\(prefix)\($0)")) }
+        #expect(own > 980)
+    }
+
+    @Test func nobodyIsCalledAsAllOthers() {
+        let region = TrafficRegion(formatting: memory(slots: 4), at: 0, slots: 4)
+        let other = place(region, "other", now: 5)
+        #expect(!region.isOwn(other) && region.isGood(other, now: 6) && !region.isGood(other, now: 60))
+        #expect(region.isOwn(place(region, "acme/other")))
+    }
+
     @Test func keepsLongNames() {
         let region = TrafficRegion(formatting: memory(slots: 4), at: 0, slots: 4)
         let name = String(repeating: "x", count: TrafficRegion.nameBytesMax - 1)

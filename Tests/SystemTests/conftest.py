@@ -24,6 +24,10 @@ from programs import BIN, Node, Program
 BACKENDS = os.environ.get("PIKO_BACKENDS", "io_uring,epoll").split(",")
 TRANSPORTS = os.environ.get("PIKO_TRANSPORTS", "mux,direct").split(",")
 numbers = itertools.count(1)
+ABOVE_THE_LOOP = {
+    "test_access", "test_admin", "test_auth", "test_cluster_membership", "test_cluster_rolling", "test_cluster_security", "test_config",
+    "test_connect_proxy", "test_diagnose", "test_differential", "test_logs", "test_quotas", "test_status", "test_tenants", "test_ui_files",
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -32,6 +36,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "soak" in item.keywords:
                 item.add_marker(skip)
+        # What these are about lies above the loop, and asks the same of either backend.
+        if "PIKO_BACKENDS" not in os.environ:
+            above = pytest.mark.skip(reason="above the loop: epoll runs in script/soak")
+            for item in items:
+                values = getattr(item, "callspec", None) and item.callspec.params or {}
+                if values.get("backend") == "epoll" and item.path.stem in ABOVE_THE_LOOP:
+                    item.add_marker(above)
         # Three of the four pairs: epoll carries the same code as io_uring above the loop, and direct has a session beside it.
         if "PIKO_BACKENDS" not in os.environ and "PIKO_TRANSPORTS" not in os.environ:
             pair = pytest.mark.skip(reason="epoll with mux alone: runs in script/soak")

@@ -185,7 +185,7 @@ def test_ready_when_joined(clusters):
     finally:
         os.kill(first.pid, signal.SIGCONT)
     wait_all_active([first, second])
-    assert get(second, "/ready").status == 200
+    wait_until(lambda: get(second, "/ready").status == 200, 3 * SLOW)
 
 
 def test_a_name_that_means_nobody_yet(clusters):

@@ -117,7 +117,7 @@ def test_status_commands(clusters, real_agent, service, endpoint):
     real_agent(first.upstream, "http", endpoint, service().port)
     wait_until(lambda: get(second, endpoint) == 200, what="a request over both nodes")
     summary = json.loads(status(second, "cluster", "summary", "--output", "json"))
-    assert summary["nodes_active"] == summary["nodes_answering"] == 2 and summary["upstreams"] == 1 and summary["requests"] >= 2
+    assert summary["nodes_active"] == summary["nodes_answering"] == 2 and summary["upstreams"] == 1 and summary["requests"] >= 1 and summary["from_nodes"] >= 1
     assert [one["id"] for one in summary["nodes"]] == ["n1", "n2"]
     assert "requests:" in status(second, "node") and endpoint in status(first, "upstream", "traffic", "--output", "table")
     assert endpoint in status(second, "upstream", "tunnels", "--forward", "n1") and "generation" in status(first, "workers")

@@ -52,7 +52,7 @@ private func entry(_ name: String, _ values: [TrafficColumn: UInt64]) -> Traffic
         counters.observe(.timeToFirstByte, .seconds(99))
         let totals = NodeTotals(region.read())
         #expect(totals.requests == [1, 1, 0, 0, 1])
-        #expect(totals.latencies == [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1])
+        #expect(totals.latencies == [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
         #expect(totals.bytesIn == 111 && totals.bytesOut == 5_000 && totals.connections == [4, 0, 0] && totals.inFlight == 0)
         var buffer = ByteBuffer()
         MetricsText.render(region.read(), version: "1", nodeStart: 0, into: &buffer)

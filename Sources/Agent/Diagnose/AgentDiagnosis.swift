@@ -32,7 +32,8 @@ final class AgentDiagnosis {
         self.environment = environment
         self.registers = registers
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
-        probe = Probe(context: context, limit: config.connect.timeout)
+        // Nobody waits half a minute for each step.
+        probe = Probe(context: context, limit: min(config.connect.timeout, .seconds(10)))
     }
 
     /// Does what the invocation asks for: what to print, and the exit status.

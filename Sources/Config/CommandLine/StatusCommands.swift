@@ -58,7 +58,7 @@ extension Commands {
                 name: "traffic", summary: "List what each endpoint was sent.",
                 details: """
                     Lists the requests, errors, connections and bytes of each endpoint that clients used at the server since its \
-                    start. The first 1,024 endpoints are counted by themselves, the rest as other.
+                    start. Up to 1,024 endpoints are counted by themselves, the rest as other.
                     """,
                 command: .serverStatusUpstreamTraffic, flags: statusFlags,
                 examples: [ExampleSpec("piko server status upstream traffic --output table --watch 2s", "Watch it:")]),

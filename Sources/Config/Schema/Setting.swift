@@ -113,7 +113,16 @@ public struct Setting<Root>: Sendable {
     }
 
     /// A refused value as a message shows it.
-    func shown(_ text: String) -> String { isSecret ? "the value" : "\"\(text)\"" }
+    func shown(_ text: String) -> String { isSecret ? "the value" : "\"\(Self.withoutUser(text))\"" }
+
+    /// A URL without who its user is: there may be a password.
+    private static func withoutUser(_ text: String) -> String {
+        guard let colon = text.firstIndex(of: ":"), text[colon...].hasPrefix("://") else { return text }
+        let start = text.index(colon, offsetBy: 3)
+        let end = text[start...].firstIndex(of: "/") ?? text.endIndex
+        guard let mark = text[start..<end].lastIndex(of: "@") else { return text }
+        return text[..<start] + "***" + text[mark...]
+    }
 
     /// A table of a part's keys, lifted to the whole.
     static func group<Part>(

@@ -164,6 +164,7 @@ public struct ServerURL: SettingValue, Hashable {
         let rest = bytes.dropFirst(scheme.utf8.count + "://".utf8.count)
         let authority = String(decoding: rest.prefix { $0 != UInt8(ascii: "/") }, as: UTF8.self)
         var path = rest.drop { $0 != UInt8(ascii: "/") }
+        if authority.contains("@") { throw SettingError("names a user; a token goes into connect.token or its file") }
         while path.last == UInt8(ascii: "/") { path.removeLast() }
         guard path.allSatisfy(AddressText.isPathByte) else {
             throw SettingError("is not a plain http URL (a host, a port and a path, with no query and no spaces)")

@@ -56,7 +56,7 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
         self.route = route
         path = target.path
         if let node = target.forward, node != "local", node != worker.setup.nodeID {
-            guard !node.isEmpty else { return notFound() }
+            guard !node.isEmpty, !route.isOfPage else { return notFound() }
             waitFor(Self.forwardTime)
             statusRequest = worker.dialAdmin(self, node: node)
             return
@@ -178,12 +178,16 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
             for index in fields.indices {
                 guard Self.isAccept(bytes.extracting(fields[index].name)) else { continue }
                 let value = ReservedPath.text(bytes.extracting(fields[index].value)) ?? ""
-                if value.split(whereSeparator: { ",;".contains($0) }).contains(where: { $0.drop { $0 == " " } == "application/openmetrics-text" }) {
-                    return true
-                }
+                if value.split(separator: ",").contains(where: Self.isOpenMetrics) { return true }
             }
             return false
         }
+    }
+
+    /// Whether a range of media (RFC 9110 section 12.5.1) is OpenMetrics, and not one that is refused.
+    private static func isOpenMetrics(_ range: Substring) -> Bool {
+        let parts = range.split(separator: ";").map { $0.filter { $0 != " " }.lowercased() }
+        return parts.first == "application/openmetrics-text" && !parts.contains { ["q=0", "q=0.0", "q=0.00", "q=0.000"].contains($0) }
     }
 
     private static func isAccept(_ name: Span<UInt8>) -> Bool {

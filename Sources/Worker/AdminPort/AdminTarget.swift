@@ -12,6 +12,14 @@ enum AdminRoute: Equatable {
     case page(AdminPage)
     case pageMoved
 
+    /// Whether it is part of the page for people, which each node has itself.
+    var isOfPage: Bool {
+        switch self {
+        case .page, .pageMoved: true
+        default: false
+        }
+    }
+
     /// Whether everybody may ask: what watches the node has no token, and the page has nothing to hide before it is given one.
     var isOpen: Bool {
         switch self {

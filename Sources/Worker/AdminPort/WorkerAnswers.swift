@@ -10,30 +10,20 @@ import Transport
 import Wire
 
 extension Worker {
-    /// Answers a question of the supervisor's.
+    /// Answers a question of the supervisor's, a page in each turn of the loop.
     func answer(_ request: UInt64, _ question: String) {
-        var text = ByteBuffer()
+        var parts: [() -> JSONValue?]
         switch question {
-        case "tunnels": writeTunnels(into: &text)
-        case "connections": writeConnections(into: &text)
-        case "loop": JSONValue.object(loopMembers).write(into: &text)
+        case "tunnels":
+            // One that ended before it is its turn is told of as it was.
+            parts = openTunnels.prefix(ControlLimits.tunnelsToldMax).map { tunnel in { [unowned self] in .object(members(of: tunnel)) } }
+        case "connections":
+            parts = openConnections.prefix(ControlLimits.connectionsToldMax).map { connection in { [unowned self] in describe(connection) } }
+        case "loop": parts = [{ [unowned self] in .object(loopMembers) }]
         // A newer supervisor asks for what this worker does not know.
-        default: break
+        default: parts = []
         }
-        var start = 0
-        repeat {
-            let end = min(start + ControlLimits.reportBytesMax, text.count)
-            let page = text.withSpan(start..<end) { [UInt8](copying: $0) }
-            control.send(.inquiryPage(request: request, bytes: page, last: end == text.count))
-            start = end
-        } while start < text.count
-    }
-
-    private func writeTunnels(into text: inout ByteBuffer) {
-        for tunnel in openTunnels.prefix(ControlLimits.tunnelsToldMax) {
-            if !text.isEmpty { text.append(UInt8(ascii: ",")) }
-            JSONValue.object(members(of: tunnel)).write(into: &text)
-        }
+        WorkerAnswer(self, request, parts).start()
     }
 
     private func members(of tunnel: Tunnel) -> [JSONMember] {
@@ -55,17 +45,13 @@ extension Worker {
             + (tunnel.expiry.map { [JSONMember("expires", .string(Timestamp.text(unixSeconds: $0)))] } ?? [])
     }
 
-    private func writeConnections(into text: inout ByteBuffer) {
-        for connection in openConnections.prefix(ControlLimits.connectionsToldMax) {
-            if !text.isEmpty { text.append(UInt8(ascii: ",")) }
-            JSONValue.object(
-                [
-                    JSONMember("worker", .integer(Int64(setup.worker))), JSONMember("port", .string("\(connection.listener.name)")),
-                    JSONMember("client", .string(connection.clientText)), JSONMember("state", .string("\(connection.stateName)")),
-                ]
-                    + ((connection as? ProxyConnection)?.endpoint.map { [JSONMember("endpoint", .string($0.name))] } ?? [])
-            ).write(into: &text)
-        }
+    private func describe(_ connection: any TrackedConnection) -> JSONValue {
+        .object(
+            [
+                JSONMember("worker", .integer(Int64(setup.worker))), JSONMember("port", .string("\(connection.listener.name)")),
+                JSONMember("client", .string(connection.clientText)), JSONMember("state", .string("\(connection.stateName)")),
+            ]
+                + ((connection as? ProxyConnection)?.endpoint.map { [JSONMember("endpoint", .string($0.name))] } ?? []))
     }
 
     private var loopMembers: [JSONMember] {
@@ -90,4 +76,55 @@ extension Worker {
             JSONMember("relays", number(relayCount)), JSONMember("waiting_requests", number(parkedCount)),
         ]
     }
+}
+
+/// An answer on its way. It keeps itself until it is given.
+private final class WorkerAnswer {
+    private let worker: Worker
+    private let request: UInt64
+    private var parts: ArraySlice<() -> JSONValue?>
+    private var text = ByteBuffer()
+    private var timer: CallbackTimer?
+
+    /// Elements that are written in one turn, and bytes of a page: an element has at most some two kilobytes.
+    private static let elementsMax = 100
+    private static let pageBytes = 48_000
+
+    init(_ worker: Worker, _ request: UInt64, _ parts: [() -> JSONValue?]) {
+        self.worker = worker
+        self.request = request
+        self.parts = parts[...]
+    }
+
+    func start() {
+        timer = CallbackTimer(worker.loop) { [self] in step() }
+        step()
+    }
+
+    private func step() {
+        var isFirst = text.isEmpty && !hasBegun
+        var count = 0
+        while let part = parts.first, count < Self.elementsMax, text.count < Self.pageBytes {
+            parts.removeFirst()
+            count += 1
+            guard let value = part() else { continue }
+            if !isFirst { text.append(UInt8(ascii: ",")) }
+            isFirst = false
+            hasBegun = true
+            value.write(into: &text)
+        }
+        let isLast = parts.isEmpty
+        let page = text.withSpan(0..<min(text.count, ControlLimits.reportBytesMax)) { [UInt8](copying: $0) }
+        text.removeAll()
+        worker.control.send(.inquiryPage(request: request, bytes: page, last: isLast))
+        if isLast {
+            timer = nil
+        } else {
+            timer?.schedule(after: Self.pause)
+        }
+    }
+
+    private var hasBegun = false
+    /// Between two pages: others have their turns, and the socket has room for the next.
+    private static let pause = Duration.milliseconds(1)
 }

@@ -12,6 +12,7 @@
 import Base
 import Config
 import Control
+import Memory
 import Reactor
 import Transport
 import Wire
@@ -20,6 +21,8 @@ import Wire
 final class PeerNode {
     let id: String
     fileprivate(set) var status: NodeStatus
+    /// Where requests to it are counted.
+    var traffic: TrafficPlace?
     /// Where its proxy port is; nil: not known.
     fileprivate(set) var address: SocketAddress?
     fileprivate let pool: UpstreamPool

@@ -80,7 +80,7 @@ final class Retirement {
         // While the session left its loop, the sibling may have been told that nothing comes any more.
         let target = worker.siblings.isLinked(sibling) ? sibling : successor()
         let description = MovedTunnel.description(of: tunnel, state: state.span, quotas: target.map(worker.siblings.knowsQuotas) ?? true,
-            isDetailed: target.map(worker.siblings.knowsInquiries) ?? false)
+            isDetailed: target.map(worker.siblings.knowsInquiries) ?? true)
         guard let target else {
             worker.adoptSession(
                 number, from: worker.setup.worker, endpoint: tunnel.endpoint.name, descriptor, description: description.span,

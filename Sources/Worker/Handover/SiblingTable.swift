@@ -39,7 +39,9 @@ final class SiblingTable {
     func knowsQuotas(_ sibling: UInt32) -> Bool { speaks(sibling, ControlLimits.quotaVersion) }
 
     /// Whether it is asked what it has, and so takes where tunnels come from along with them.
-    func knowsInquiries(_ sibling: UInt32) -> Bool { speaks(sibling, ControlLimits.inquiryVersion) }
+    func knowsInquiries(_ sibling: UInt32) -> Bool {
+        sibling == worker.setup.worker || speaks(sibling, ControlLimits.inquiryVersion)
+    }
 
     /// The living siblings of the newest generation above this one that speak as we do.
     func successors(of generation: UInt32) -> [UInt32] {

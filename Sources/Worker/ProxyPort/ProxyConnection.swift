@@ -171,7 +171,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         case .stale:
             worker.telemetry.nodeProofRefused()
             worker.warnOfClocks()
-        case .node: worker.telemetry.nodeRequest()
+        case .node: break
         }
     }
 
@@ -491,7 +491,10 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         answer.append("\r\n")
         var summary = self.summary
         summary.status = 101
-        if !isRelayed { worker.telemetry.requestFinished(head, summary, countedEndpoint) }
+        if !isRelayed {
+            if isFromNode { worker.telemetry.nodeRequest() }
+            worker.telemetry.requestFinished(head, summary, countedEndpoint)
+        }
         let log = worker.telemetry.accessLog
         // It is written at the connection's end, when the head is gone.
         var entry = log.isEnabled && !isRelayed ? accessEntry(summary) : nil
@@ -623,6 +626,7 @@ final class ProxyConnection: HTTPConnection, TrackedConnection {
         giveBackDrawn()
         if summary.wasUpgraded { worker.relayClosed() }
         if isRelayed { return }
+        if isFromNode { worker.telemetry.nodeRequest() }
         if isDeclined {
             // The node that sent it counts it.
             worker.telemetry.requestMoved()
