@@ -101,13 +101,20 @@ public struct ByteBuffer: ~Copyable {
     }
 
     private mutating func appendDigits(_ number: UInt64, radix: UInt64) {
-        var divisor: UInt64 = 1
-        while number / divisor >= radix { divisor *= radix }
-        while divisor > 0 {
-            let digit = UInt8(truncatingIfNeeded: (number / divisor) % radix)
-            append(digit < 10 ? 48 + digit : 87 + digit)
-            divisor /= radix
+        var count = 1
+        var rest = number / radix
+        while rest > 0 {
+            count += 1
+            rest /= radix
         }
+        reserve(count)
+        rest = number
+        for place in stride(from: tail + count - 1, through: tail, by: -1) {
+            let digit = UInt8(truncatingIfNeeded: rest % radix)
+            unsafe storage![place] = digit < 10 ? 48 + digit : 87 + digit
+            rest /= radix
+        }
+        tail += count
     }
 
     /// Drops the oldest `length` bytes. Traps when there are fewer. An emptied buffer keeps its memory; see `release`.
@@ -142,9 +149,14 @@ public struct ByteBuffer: ~Copyable {
         tail = 0
     }
 
-    /// Makes room for `length` more bytes: by moving to the front when that frees enough, else by doubling.
+    @inline(__always)
     private mutating func reserve(_ length: Int) {
-        if capacity - tail >= length { return }
+        if capacity - tail < length { makeRoom(length) }
+    }
+
+    /// Makes room for `length` more bytes: by moving to the front when that frees enough, else by doubling.
+    @inline(never)
+    private mutating func makeRoom(_ length: Int) {
         let waiting = count
         if capacity - waiting >= length && head >= capacity / 2 {
             unsafe storage!.update(from: storage! + head, count: waiting)

@@ -26,30 +26,42 @@ public struct TrafficName: Equatable, Sendable {
 }
 
 extension MetricsText {
-    /// Appends the families of what is counted by name.
-    public static func render(_ traffic: NamedTraffic, into metrics: inout MetricsWriter) {
-        render(traffic.endpoints.read(), into: &metrics)
-        metrics.family("piko_upstreams_remote_requests_total", .counter, "Requests sent to another node, by node.")
-        for entry in traffic.nodes.read() where entry[.connections] > 0 {
-            metrics.value(entry[.connections], [("node_id", TrafficName(entry).endpoint)])
+    /// Appends one of the families of what is counted by name; false when there is none of that number.
+    public static func render(
+        family: Int, _ traffic: [TrafficEntry], _ nodes: TrafficRegion, into metrics: inout MetricsWriter
+    ) -> Bool {
+        switch family {
+        case 0:
+            metrics.family("piko_endpoint_requests_total", .counter, "Requests by endpoint and class of status.")
+            for entry in traffic {
+                for (name, column) in classes where entry[column] > 0 {
+                    metrics.value(entry[column], TrafficName(entry).labels + [("class", name)])
+                }
+            }
+        case 1:
+            metrics.family("piko_endpoint_request_seconds_total", .counter, "Time that requests took, by endpoint.")
+            for entry in traffic where entry.requests > 0 { metrics.seconds(entry[.nanoseconds], TrafficName(entry).labels) }
+        case 2:
+            metrics.family("piko_endpoint_connections_total", .counter, "TCP and upgraded connections that ended, by endpoint.")
+            write(traffic, .connections, into: &metrics)
+        case 3:
+            metrics.family("piko_endpoint_received_bytes_total", .counter, "Bytes of bodies and connections from clients, by endpoint.")
+            write(traffic, .bytesIn, into: &metrics)
+        case 4:
+            metrics.family("piko_endpoint_sent_bytes_total", .counter, "Bytes of bodies and connections to clients, by endpoint.")
+            write(traffic, .bytesOut, into: &metrics)
+        case 5:
+            metrics.family("piko_upstreams_remote_requests_total", .counter, "Requests sent to another node, by node.")
+            for entry in nodes.read() where entry[.connections] > 0 {
+                metrics.value(entry[.connections], [("node_id", TrafficName(entry).endpoint)])
+            }
+        default: return false
         }
+        return true
     }
 
-    /// Appends the families of the endpoints' traffic.
-    public static func render(_ traffic: [TrafficEntry], into metrics: inout MetricsWriter) {
-        let named = traffic.map { (TrafficName($0).labels, $0) }
-        metrics.family("piko_endpoint_requests_total", .counter, "Requests by endpoint and class of status.")
-        for (labels, entry) in named {
-            for (name, column) in classes where entry[column] > 0 { metrics.value(entry[column], labels + [("class", name)]) }
-        }
-        metrics.family("piko_endpoint_request_seconds_total", .counter, "Time that requests took, by endpoint.")
-        for (labels, entry) in named where entry.requests > 0 { metrics.seconds(entry[.nanoseconds], labels) }
-        metrics.family("piko_endpoint_connections_total", .counter, "TCP and upgraded connections that ended, by endpoint.")
-        for (labels, entry) in named where entry[.connections] > 0 { metrics.value(entry[.connections], labels) }
-        metrics.family("piko_endpoint_received_bytes_total", .counter, "Bytes of bodies and connections from clients, by endpoint.")
-        for (labels, entry) in named where entry[.bytesIn] > 0 { metrics.value(entry[.bytesIn], labels) }
-        metrics.family("piko_endpoint_sent_bytes_total", .counter, "Bytes of bodies and connections to clients, by endpoint.")
-        for (labels, entry) in named where entry[.bytesOut] > 0 { metrics.value(entry[.bytesOut], labels) }
+    private static func write(_ traffic: [TrafficEntry], _ column: TrafficColumn, into metrics: inout MetricsWriter) {
+        for entry in traffic where entry[column] > 0 { metrics.value(entry[column], TrafficName(entry).labels) }
     }
 
     private static let classes: [(String, TrafficColumn)] = [

@@ -47,6 +47,7 @@ enum WorkerMain {
             }
             let control = try ControlClient(loop, descriptor: OwnedDescriptor(controlDescriptor))
             loop.run()
+            control.worker?.telemetry.flushLog()
             if let failure = control.failure { fail(failure) }
         } catch {
             fail("\(error)")

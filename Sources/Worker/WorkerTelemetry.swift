@@ -15,6 +15,7 @@ import Wire
 /// Counters, log and access log of one worker.
 final class WorkerTelemetry {
     let log: Logger
+    private let sink: TurnSink
     private let loop: Loop
     private let counters: Counters
     private let region: CounterRegion
@@ -34,14 +35,19 @@ final class WorkerTelemetry {
         traffic = NamedTraffic(opening: memory, behind: region)
         guard Int(setup.slab) < region.slabCount else { throw WorkerSetupError.noSlab }
         counters = Counters(slab: region.slab(Int(setup.slab)))
+        sink = TurnSink(loop)
         log = Logger(
             settings: LogSettings(
                 level: config.log.level, subsystems: config.log.subsystems,
                 format: StandardErrorSink.isTerminal ? .human : .json),
-            worker: setup.worker, clock: { SystemClock.unixNanoseconds }, sink: StandardErrorSink())
+            worker: setup.worker, clock: { SystemClock.unixNanoseconds }, sink: sink)
         log.counters = counters
+        sink.dropped = { [counters] lines in counters.add(.logLinesDropped, lines) }
         accessLog = ProxyAccessLog(log, config.proxy.accessLog, node: setup.nodeID)
     }
+
+    /// Writes what waits for the turn's end: there is no next turn.
+    func flushLog() { sink.flush() }
 
     // MARK: Connections
 
@@ -202,14 +208,22 @@ final class WorkerTelemetry {
 
     // MARK: Metrics
 
-    /// The metrics of the whole node.
-    func renderMetrics(into text: inout ByteBuffer) {
-        publishLoop()
-        MetricsText.render(region.read(), version: BuildInfo.version, nodeStart: nodeStart, into: &text)
-        guard let traffic else { return }
+    /// Adds a part of the node's metrics; false when there is no such part. In one go they would hold up the loop.
+    func renderMetrics(part: Int, of entries: inout [TrafficEntry], into text: inout ByteBuffer) -> Bool {
+        if part == 0 {
+            publishLoop()
+            MetricsText.render(region.read(), version: BuildInfo.version, nodeStart: nodeStart, into: &text)
+            return true
+        }
+        guard let traffic else { return false }
+        if part == 1 {
+            entries = traffic.endpoints.read()
+            return true
+        }
         var metrics = MetricsWriter()
-        MetricsText.render(traffic, into: &metrics)
+        guard MetricsText.render(family: part - 2, entries, traffic.nodes, into: &metrics) else { return false }
         text.append(metrics.text.span)
+        return true
     }
 
     /// Copies the loop's counters into the slab; done now and then.
@@ -237,6 +251,51 @@ final class StandardErrorSink: LogSink {
 
     /// Whether a person reads along.
     static var isTerminal: Bool { isatty(2) == 1 }
+}
+
+/// The same, with the lines of a turn in as few writes as they fit into: each is a system call, and the lines of a busy worker are many. A
+/// write is never longer than what a pipe takes whole, so that lines of siblings do not get in between.
+final class TurnSink: LogSink {
+    private let loop: Loop
+    private var waiting = ByteBuffer()
+    private var lines: UInt64 = 0
+    private var task: TurnFlush?
+    /// Told of lines that had to be dropped.
+    var dropped: (UInt64) -> Void = { _ in }
+
+    /// PIPE_BUF (pipe(7)), which a line is never longer than.
+    private static let bytesMax = 4_096
+
+    init(_ loop: Loop) {
+        self.loop = loop
+        super.init()
+        task = TurnFlush(self)
+    }
+
+    override func write(_ line: Span<UInt8>) -> Bool {
+        if waiting.count + line.count > Self.bytesMax { flush() }
+        waiting.append(line)
+        lines += 1
+        if let task { loop.afterTurn(task) }
+        return true
+    }
+
+    /// Writes what waits.
+    func flush() {
+        guard lines > 0 else { return }
+        if !InheritedOutput.writeReady(descriptor: 2, bytes: waiting.span) { dropped(lines) }
+        waiting.removeAll()
+        lines = 0
+    }
+}
+
+/// Writes a turn's lines at its end.
+private final class TurnFlush: AfterTurn {
+    private unowned let sink: TurnSink
+
+    init(_ sink: TurnSink) { self.sink = sink }
+
+    override func run() { sink.flush() }
 }
 
 extension PortLabel {

@@ -41,9 +41,14 @@ def status(node, *words):
 def test_a_tunnel_is_described(node, real_agent, service, endpoint, transport):
     real_agent(node.upstream, "http", endpoint, service().port)
     assert get(node, endpoint) == 200
-    answer = asked(node, "/status/upstream/tunnels")
-    found = [tunnel for tunnel in answer["tunnels"] if tunnel["endpoint"] == endpoint]
-    assert answer["complete"] and len(found) == 1
+
+    def ask():
+        """An answer is good for a second, whoever asks."""
+        answer = asked(node, "/status/upstream/tunnels")
+        assert answer["complete"]
+        return [tunnel for tunnel in answer["tunnels"] if tunnel["endpoint"] == endpoint]
+    found = wait_until(ask, 5 * SLOW, "the tunnel")
+    assert len(found) == 1
     assert re.fullmatch(r"127\.0\.0\.1:\d+", found[0]["agent_addr"]) and found[0]["agent"].startswith("piko/")
     assert found[0]["transport"] == transport and found[0]["since"].startswith("20") and found[0]["bytes_out"] > 0
 
@@ -119,7 +124,7 @@ def test_status_commands(clusters, real_agent, service, endpoint):
     summary = json.loads(status(second, "cluster", "summary", "--output", "json"))
     assert summary["nodes_active"] == summary["nodes_answering"] == 2 and summary["upstreams"] == 1 and summary["requests"] >= 1 and summary["from_nodes"] >= 1
     assert [one["id"] for one in summary["nodes"]] == ["n1", "n2"]
-    assert "requests:" in status(second, "node") and endpoint in status(first, "upstream", "traffic", "--output", "table")
+    assert "requests:" in status(second, "node") and endpoint in status(second, "upstream", "traffic", "--output", "table")
     assert endpoint in status(second, "upstream", "tunnels", "--forward", "n1") and "generation" in status(first, "workers")
     watch = subprocess.Popen([BIN / "piko", "server", "status", "node", "--server.url", f"http://{first.admin[0]}:{first.admin[1]}", "--watch",
                               "100ms", "--output", "json"], stdout=subprocess.PIPE, text=True)

@@ -16,12 +16,16 @@ private func entry(_ name: String, _ values: [TrafficColumn: UInt64]) -> Traffic
 
 @Suite struct TrafficTextTests {
     @Test func writesWhatThereIs() {
+        let entries = [
+            entry("", [.connections: 2]), entry("acme/\"web\"", [.status2xx: 3, .status5xx: 1, .nanoseconds: 1_500_000_000]),
+            entry("b", [.bytesIn: 7, .bytesOut: 8]),
+        ]
+        let nodes = TrafficRegion(formatting: SharedRegion(privateBytes: TrafficRegion.byteCount(slots: 4)), at: 0, slots: 4)
+        let name = Array("n2".utf8)
+        nodes.add(nodes.place(of: name.span, now: 1), .connections, 9)
         let written = text {
-            MetricsText.render(
-                [
-                    entry("", [.connections: 2]), entry("acme/\"web\"", [.status2xx: 3, .status5xx: 1, .nanoseconds: 1_500_000_000]),
-                    entry("b", [.bytesIn: 7, .bytesOut: 8]),
-                ], into: &$0)
+            var family = 0
+            while MetricsText.render(family: family, entries, nodes, into: &$0) { family += 1 }
         }
         let lines = written.split(separator: "\n").filter { !$0.hasPrefix("#") }
         #expect(
@@ -32,6 +36,7 @@ private func entry(_ name: String, _ values: [TrafficColumn: UInt64]) -> Traffic
                 #"piko_endpoint_connections_total{endpoint="other"} 2"#,
                 #"piko_endpoint_received_bytes_total{endpoint="b"} 7"#,
                 #"piko_endpoint_sent_bytes_total{endpoint="b"} 8"#,
+                #"piko_upstreams_remote_requests_total{node_id="n2"} 9"#,
             ])
     }
 

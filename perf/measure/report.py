@@ -18,6 +18,7 @@ HEADINGS = {
     "kernel_bytes": ("kernel B/tunnel", 0),
     "registrations": ("tunnels/s", 0), "cpu_tunnel_us": ("server µs/tunnel", 1), "supervisor_us": ("supervisor µs", 1), "worker_us": ("workers µs", 1),
     "rss_mb": ("RSS MB", 2), "pss_mb": ("PSS MB", 2), "private_mb": ("private MB", 2), "binary_mb": ("stripped MB", 2),
+    "p50_ms": ("p50 ms", 1), "longest_ms": ("longest ms", 1), "turns_over_5_ms": ("turns > 5 ms", 0), "kilobytes": ("kB", 0),
     "start_ms": ("start ms", 1), "connected_ms": ("connected ms", 1),
 }
 

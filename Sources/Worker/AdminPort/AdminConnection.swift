@@ -20,6 +20,10 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     private var path = ""
     private var forward: AdminForward?
     private var timer: CallbackTimer?
+    /// The metrics that are being written, how far, and what of.
+    private var metrics = ByteBuffer()
+    private var metricsPart = 0
+    private var traffic: [TrafficEntry] = []
     let listener = ListenerKind.admin
     var trackedIndex = -1
     let isRelayed = false
@@ -159,16 +163,34 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
         report.removeAll()
     }
 
-    /// The metrics of this node; those of its cluster, when the supervisor said them, are in `report`.
+    /// The metrics of this node, a part in each turn; those of its cluster, when the supervisor said them, are in `report`.
     private func respondMetrics() {
-        var text = ByteBuffer()
-        worker.telemetry.renderMetrics(into: &text)
-        text.append(report.span)
+        metrics.removeAll()
+        metricsPart = 0
+        let timer = CallbackTimer(worker.loop) { [unowned self] in renderMetrics() }
+        self.timer = timer
+        renderMetrics()
+    }
+
+    private func renderMetrics() {
+        guard isRouting else { return }
+        if worker.telemetry.renderMetrics(part: metricsPart, of: &traffic, into: &metrics) {
+            metricsPart += 1
+            timer?.schedule(after: .zero)
+            return
+        }
+        timer = nil
+        traffic = []
+        metrics.append(report.span)
         report.removeAll()
-        guard takesOpenMetrics else { return respond(status: 200, contentType: MetricsText.contentType, body: text.span) }
-        var converted = ByteBuffer()
-        OpenMetricsText.write(text.span, worker.telemetry.exemplars, into: &converted)
-        respond(status: 200, contentType: OpenMetricsText.contentType, body: converted.span)
+        if takesOpenMetrics {
+            var converted = ByteBuffer()
+            OpenMetricsText.write(metrics.span, worker.telemetry.exemplars, into: &converted)
+            respond(status: 200, contentType: OpenMetricsText.contentType, body: converted.span)
+        } else {
+            respond(status: 200, contentType: MetricsText.contentType, body: metrics.span)
+        }
+        metrics = ByteBuffer()
     }
 
     /// Whether the client names OpenMetrics among what it takes.
