@@ -9,6 +9,7 @@ comparing them. With PIKO_BIN in the environment the real program judges each se
 
 import argparse
 import difflib
+import json
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ sys.dont_write_bytecode = True
 import helm_python as helm  # noqa: E402
 import kubernetes_validate  # noqa: E402
 import yaml  # noqa: E402
+import key_stays  # noqa: E402
 import server_file  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +160,10 @@ def check_server_file(place, objects):
     if os.environ.get("PIKO_BIN"):
         for line in server_file.check(text, config, container.get("args", [])):
             report(place, line)
+        if place in ("values/auth.yaml", "values/default.yaml"):
+            probes = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+            for line in server_file.check_probes(text, config, probes):
+                report(place, line)
 
 
 def check_policies(paths):
@@ -215,7 +221,7 @@ def plain_manifests(chart):
 
 
 def check_values():
-    """values.yaml and its schema have the same keys, and each key of values.yaml has a comment above it or above its like."""
+    """values.yaml and its schema have the same keys, and the chart's README names the first of each path."""
     def walk(values, schema, path):
         for key in sorted(set(values) ^ set(schema.get("properties", {}))):
             if path + key not in ("global", "serviceMonitor.tokenSecret.name", "serviceMonitor.tokenSecret.key", "seccompProfile.localhostProfile"):
@@ -224,7 +230,6 @@ def check_values():
             below = schema.get("properties", {}).get(key, {})
             if isinstance(value, dict) and below.get("additionalProperties") is False:
                 walk(value, below, f"{path}{key}.")
-    import json
     walk(yaml.safe_load((CHART / "values.yaml").read_text()), json.loads((CHART / "values.schema.json").read_text()), "")
     readme = (CHART / "README.md").read_text()
     for key in yaml.safe_load((CHART / "values.yaml").read_text()):
@@ -292,14 +297,16 @@ def main():
         together = Path(scratch) / "plain.yaml"
         together.write_text("---\n".join(plain[name] for name in sorted(plain) if name != "kustomization.yaml"))
         print(f"operations/kubernetes: {len(objects)} objects")
+        for line in key_stays.check(CHART):
+            report("gossip-secret.yaml", line)
         print(f"refused.yaml: {check_refused(chart)} cases")
         print(check_policies([*rendered, together]))
     if os.environ.get("PIKO_BIN"):
         for line in server_file.check_seccomp(CHART / "files/seccomp-io-uring.json"):
             report("files/seccomp-io-uring.json", line)
-        print("server.yaml of each was read by piko server check")
+        print("piko server check has read server.yaml of each; servers ran with two of them, and under the seccomp profile")
     else:
-        print("PIKO_BIN is not set: no server.yaml was read by piko server check")
+        print("PIKO_BIN is not set: the real program was not asked")
     for line in wrong:
         print(f"wrong: {line}")
     sys.exit(1 if wrong else 0)
