@@ -34,13 +34,18 @@ final class Inquiries {
     /// Not from 1 on: pages may come that the program asked for which was here before.
     private var nextRequest = Random.number() >> 1
     private var kept: [String: (answer: Answer, until: Instant)] = [:]
+    /// Forgets what is kept: answers may be long.
+    private var forgetting: CallbackTimer?
 
     private static let answerTime = Duration.seconds(2)
     private static let keptTime = Duration.seconds(1)
     /// Who may wait for an answer.
     private static let askersMax = 256
 
-    init(_ loop: Loop) { self.loop = loop }
+    init(_ loop: Loop) {
+        self.loop = loop
+        forgetting = CallbackTimer(loop) { [unowned self] in kept.removeAll() }
+    }
 
     /// Asks all workers that have their place among the others; `done` is called once, perhaps at once. False: too many ask.
     func ask(_ question: String, _ workers: [WorkerProcess], _ done: @escaping (Answer) -> Void) -> Bool {
@@ -112,6 +117,7 @@ final class Inquiries {
             answer.elements += part
         }
         kept[question.question] = (answer, loop.now + Self.keptTime)
+        forgetting?.schedule(after: Self.keptTime)
         for done in question.done { done(answer) }
     }
 }

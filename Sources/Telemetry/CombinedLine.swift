@@ -58,17 +58,10 @@ struct CombinedLine: ~Copyable {
                 buffer.append("..." as StaticString)
                 return
             }
-            switch byte {
-            case 0x22: buffer.append("\\\"" as StaticString)
-            case 0x5c: buffer.append("\\\\" as StaticString)
-            case 0x0a: buffer.append("\\n" as StaticString)
-            case 0x0d: buffer.append("\\r" as StaticString)
-            case 0x09: buffer.append("\\t" as StaticString)
-            case 0x20...0x7e: buffer.append(byte)
-            default:
-                buffer.append("\\x" as StaticString)
-                for digit in [byte >> 4, byte & 15] { buffer.append(digit < 10 ? 48 + digit : 87 + digit) }
-            }
+            if TextEscape.appendShort(byte, into: &buffer) { continue }
+            buffer.append("\\x" as StaticString)
+            if byte < 16 { buffer.append("0" as StaticString) }
+            buffer.appendHexadecimal(UInt64(byte))
         }
     }
 }

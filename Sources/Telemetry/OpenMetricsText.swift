@@ -42,9 +42,13 @@ public enum OpenMetricsText {
     public static let contentType: StaticString = "application/openmetrics-text; version=1.0.0; charset=utf-8"
     private static let exemplified = Array("piko_proxy_time_to_first_byte_seconds_bucket{".utf8)
     private static let help = Array("# HELP ".utf8), type = Array("# TYPE ".utf8), counter = Array(" counter".utf8)
-    private static let total = Array("_total".utf8), bound = Array("le=\"".utf8)
+    private static let total = Array("_total".utf8), bound = Array("le=\"".utf8), bucketEnd = Array("_bucket".utf8)
 
-    /// Appends the text as OpenMetrics. Its families have a HELP line and a TYPE line behind it, as `MetricsText` and `MetricsWriter` write.
+    /// Appends the end, behind which nothing may come.
+    public static func end(_ output: inout ByteBuffer) { output.append("# EOF\n" as StaticString) }
+
+    /// Appends a text of whole families as OpenMetrics. They have a HELP line and a TYPE line behind it, as `MetricsText` and
+    /// `MetricsWriter` write.
     public static func write(_ text: Span<UInt8>, _ exemplars: Exemplars, into output: inout ByteBuffer) {
         var start = 0
         var bucket = 0
@@ -69,7 +73,6 @@ public enum OpenMetricsText {
             }
             start = end + 1
         }
-        output.append("# EOF\n" as StaticString)
     }
 
     /// A line about a family: of counters without the end of the name.
@@ -84,7 +87,7 @@ public enum OpenMetricsText {
 
     /// A sample, with its bucket's bound as a floating-point number.
     private static func sample(_ line: Span<UInt8>, _ output: inout ByteBuffer) {
-        guard let place = place(of: bound, in: line) else { return output.append(line) }
+        guard isOfBucket(line), let place = place(of: bound, in: line) else { return output.append(line) }
         var end = place + bound.count
         var isWhole = true
         while end < line.count, line[end] != UInt8(ascii: "\"") {
@@ -116,6 +119,12 @@ public enum OpenMetricsText {
 
     private static func ends(_ line: Span<UInt8>, _ text: [UInt8]) -> Bool {
         line.count >= text.count && begins(line.extracting((line.count - text.count)..<line.count), text)
+    }
+
+    /// Whether the name, which has labels behind it, ends as those of buckets do.
+    private static func isOfBucket(_ line: Span<UInt8>) -> Bool {
+        for index in line.indices where line[index] == UInt8(ascii: "{") { return ends(line.extracting(0..<index), bucketEnd) }
+        return false
     }
 
     /// Where the label of a bucket's bound is: behind the last brace or comma, for values may hold anything.

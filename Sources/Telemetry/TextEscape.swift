@@ -63,6 +63,12 @@ enum TextEscape {
     }
 
     private static func appendEscaped(_ byte: UInt8, into buffer: inout ByteBuffer) {
+        if !appendShort(byte, into: &buffer) { appendUnicodeEscape(UInt32(byte), into: &buffer) }
+    }
+
+    /// Appends a byte that is printable, or has an escape of two characters, as JSON and Apache's logs both have them; false when it is
+    /// neither.
+    static func appendShort(_ byte: UInt8, into buffer: inout ByteBuffer) -> Bool {
         switch byte {
         case 0x22: buffer.append("\\\"" as StaticString)
         case 0x5c: buffer.append("\\\\" as StaticString)
@@ -70,8 +76,9 @@ enum TextEscape {
         case 0x0d: buffer.append("\\r" as StaticString)
         case 0x09: buffer.append("\\t" as StaticString)
         case 0x20..<0x7f: buffer.append(byte)
-        default: appendUnicodeEscape(UInt32(byte), into: &buffer)
+        default: return false
         }
+        return true
     }
 
     private static func appendUnicodeEscape(_ scalar: UInt32, into buffer: inout ByteBuffer) {

@@ -8,6 +8,7 @@ private func converted(_ text: String, _ exemplars: Exemplars = Exemplars()) -> 
     let bytes = Array(text.utf8)
     var output = ByteBuffer()
     OpenMetricsText.write(bytes.span, exemplars, into: &output)
+    OpenMetricsText.end(&output)
     return String(decoding: [UInt8](copying: output.span), as: UTF8.self)
 }
 

@@ -98,7 +98,9 @@ def stripped_bytes(bench, path):
 
 
 def admin_page(port, path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+    """With what Prometheus says that it takes."""
+    accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept}), timeout=20) as answer:
         return answer.read()
 
 

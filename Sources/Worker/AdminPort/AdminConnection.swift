@@ -23,6 +23,7 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     /// The metrics that are being written, how far, and what of.
     private var metrics = ByteBuffer()
     private var metricsPart = 0
+    private var isOpenMetrics = false
     private var traffic: [TrafficEntry] = []
     let listener = ListenerKind.admin
     var trackedIndex = -1
@@ -167,6 +168,7 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
     private func respondMetrics() {
         metrics.removeAll()
         metricsPart = 0
+        isOpenMetrics = takesOpenMetrics
         let timer = CallbackTimer(worker.loop) { [unowned self] in renderMetrics() }
         self.timer = timer
         renderMetrics()
@@ -174,23 +176,28 @@ final class AdminConnection: HTTPConnection, TrackedConnection {
 
     private func renderMetrics() {
         guard isRouting else { return }
-        if worker.telemetry.renderMetrics(part: metricsPart, of: &traffic, into: &metrics) {
+        var part = ByteBuffer()
+        if worker.telemetry.renderMetrics(part: metricsPart, of: &traffic, into: &part) {
+            addMetrics(part.span)
             metricsPart += 1
             timer?.schedule(after: .zero)
             return
         }
         timer = nil
         traffic = []
-        metrics.append(report.span)
+        addMetrics(report.span)
         report.removeAll()
-        if takesOpenMetrics {
-            var converted = ByteBuffer()
-            OpenMetricsText.write(metrics.span, worker.telemetry.exemplars, into: &converted)
-            respond(status: 200, contentType: OpenMetricsText.contentType, body: converted.span)
-        } else {
-            respond(status: 200, contentType: MetricsText.contentType, body: metrics.span)
-        }
+        if isOpenMetrics { OpenMetricsText.end(&metrics) }
+        respond(status: 200, contentType: isOpenMetrics ? OpenMetricsText.contentType : MetricsText.contentType, body: metrics.span)
         metrics = ByteBuffer()
+    }
+
+    private func addMetrics(_ part: Span<UInt8>) {
+        if isOpenMetrics {
+            OpenMetricsText.write(part, worker.telemetry.exemplars, into: &metrics)
+        } else {
+            metrics.append(part)
+        }
     }
 
     /// Whether the client names OpenMetrics among what it takes.

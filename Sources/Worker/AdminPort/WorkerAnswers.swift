@@ -12,7 +12,7 @@ import Wire
 extension Worker {
     /// Answers a question of the supervisor's, a page in each turn of the loop.
     func answer(_ request: UInt64, _ question: String) {
-        var parts: [() -> JSONValue?]
+        let parts: [() -> JSONValue]
         switch question {
         case "tunnels":
             // One that ended before it is its turn is told of as it was.
@@ -82,15 +82,17 @@ extension Worker {
 private final class WorkerAnswer {
     private let worker: Worker
     private let request: UInt64
-    private var parts: ArraySlice<() -> JSONValue?>
-    private var text = ByteBuffer()
+    private var parts: ArraySlice<() -> JSONValue>
+    private var hasBegun = false
     private var timer: CallbackTimer?
 
     /// Elements that are written in one turn, and bytes of a page: an element has at most some two kilobytes.
     private static let elementsMax = 100
     private static let pageBytes = 48_000
+    /// Between two pages: others have their turns, and the socket has room for the next.
+    private static let pause = Duration.milliseconds(1)
 
-    init(_ worker: Worker, _ request: UInt64, _ parts: [() -> JSONValue?]) {
+    init(_ worker: Worker, _ request: UInt64, _ parts: [() -> JSONValue]) {
         self.worker = worker
         self.request = request
         self.parts = parts[...]
@@ -102,29 +104,21 @@ private final class WorkerAnswer {
     }
 
     private func step() {
-        var isFirst = text.isEmpty && !hasBegun
+        var page = ByteBuffer()
         var count = 0
-        while let part = parts.first, count < Self.elementsMax, text.count < Self.pageBytes {
-            parts.removeFirst()
-            count += 1
-            guard let value = part() else { continue }
-            if !isFirst { text.append(UInt8(ascii: ",")) }
-            isFirst = false
+        while count < Self.elementsMax, let part = parts.popFirst() {
+            if hasBegun { page.append(UInt8(ascii: ",")) }
             hasBegun = true
-            value.write(into: &text)
+            part().write(into: &page)
+            count += 1
+            if page.count >= Self.pageBytes { break }
         }
         let isLast = parts.isEmpty
-        let page = text.withSpan(0..<min(text.count, ControlLimits.reportBytesMax)) { [UInt8](copying: $0) }
-        text.removeAll()
-        worker.control.send(.inquiryPage(request: request, bytes: page, last: isLast))
+        worker.control.send(.inquiryPage(request: request, bytes: [UInt8](copying: page.span), last: isLast))
         if isLast {
             timer = nil
         } else {
             timer?.schedule(after: Self.pause)
         }
     }
-
-    private var hasBegun = false
-    /// Between two pages: others have their turns, and the socket has room for the next.
-    private static let pause = Duration.milliseconds(1)
 }
