@@ -17,9 +17,10 @@ public struct MetricsWriter: ~Copyable {
 
     public init() {}
 
-    /// Begins a family; its values follow.
-    public mutating func family(_ name: StaticString, _ kind: Kind, _ help: StaticString) {
+    /// Begins a family; its values follow. `isBegun`: in a text before this one, of which this one is the next piece.
+    public mutating func family(_ name: StaticString, _ kind: Kind, _ help: StaticString, isBegun: Bool = false) {
         self.name = name
+        if isBegun { return }
         text.append("# HELP " as StaticString)
         text.append(name)
         text.append(" " as StaticString)

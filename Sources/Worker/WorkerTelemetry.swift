@@ -221,7 +221,7 @@ final class WorkerTelemetry {
             return true
         }
         var metrics = MetricsWriter()
-        guard MetricsText.render(family: part - 2, entries, traffic.nodes, into: &metrics) else { return false }
+        guard MetricsText.render(piece: part - 2, entries, traffic.nodes, into: &metrics) else { return false }
         text.append(metrics.text.span)
         return true
     }

@@ -24,8 +24,8 @@ private func entry(_ name: String, _ values: [TrafficColumn: UInt64]) -> Traffic
         let name = Array("n2".utf8)
         nodes.add(nodes.place(of: name.span, now: 1), .connections, 9)
         let written = text {
-            var family = 0
-            while MetricsText.render(family: family, entries, nodes, into: &$0) { family += 1 }
+            var piece = 0
+            while MetricsText.render(piece: piece, entries, nodes, into: &$0) { piece += 1 }
         }
         let lines = written.split(separator: "\n").filter { !$0.hasPrefix("#") }
         #expect(
@@ -38,6 +38,20 @@ private func entry(_ name: String, _ values: [TrafficColumn: UInt64]) -> Traffic
                 #"piko_endpoint_sent_bytes_total{endpoint="b"} 8"#,
                 #"piko_upstreams_remote_requests_total{node_id="n2"} 9"#,
             ])
+    }
+
+    /// What is written in several pieces is what would be written in one.
+    @Test func writesManyInPieces() {
+        let nodes = TrafficRegion(formatting: SharedRegion(privateBytes: TrafficRegion.byteCount(slots: 4)), at: 0, slots: 4)
+        let entries = (0..<1_000).map { entry("e\($0)", [.status2xx: 1, .bytesOut: 2]) }
+        let written = text {
+            var piece = 0
+            while MetricsText.render(piece: piece, entries, nodes, into: &$0) { piece += 1 }
+        }
+        let lines = written.split(separator: "\n")
+        #expect(lines.count { $0.hasPrefix("# TYPE ") } == 6)
+        #expect(lines.count { $0.hasPrefix("piko_endpoint_requests_total{") } == 1_000)
+        #expect(lines.count { $0.hasPrefix("piko_endpoint_sent_bytes_total{") } == 1_000)
     }
 
     @Test func addsUpANode() {
