@@ -64,9 +64,8 @@ enum AgentMain {
         let environment = ProgramEnvironment.variables
         do {
             let program = try AgentProgram(
-                load: { () throws(ConfigError) in
-                    try LoadedConfiguration(invocation, environment: environment, read: FileContents.read)
-                }, environment: ProxyEnvironment(environment), start: start, inheritance: inheritance, services: services)
+                ConfigurationSource(invocation, environment: environment), environment: ProxyEnvironment(environment), start: start,
+                inheritance: inheritance, services: services)
             return program.run()
         } catch {
             inheritance?.fail(error.description)

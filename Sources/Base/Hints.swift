@@ -84,7 +84,12 @@ public enum Hints {
             words: ["certificate is not for"],
             hint: "connect by a name that is in the certificate, or have a certificate made for this one"),
         Row(words: ["certificate has expired"], hint: "renew it; if its time is not over, the clock of this machine is wrong"),
-        Row(words: ["certificate is not yet valid"], hint: "the clock of this machine is slow, or the certificate was made with a fast one"),
+        Row(
+            words: ["certificate is not yet valid"],
+            hint: """
+                the clock of this machine is slow, or not set yet (a device without a battery for it learns the time by NTP after it has \
+                started; the agent tries again by itself); or the certificate was made with a fast clock
+                """),
         Row(
             words: ["the server does not speak TLS"],
             hint: "use an http:// URL, or the port that speaks TLS"),

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* OpenSSL counts alerts among its reasons from here on. */
 #define ALERT_REASONS SSL_AD_REASON_OFFSET
@@ -145,13 +146,26 @@ __attribute__((format(printf, 2, 3))) static void explain(ctls_session *session,
     session->text = strdup(text);
 }
 
+/* What this machine takes for the time, behind a failure that hangs on it: a device without a battery for its clock may think that
+ * it is 1970 until it has heard of NTP. */
+static void describe_clock(char *text, size_t size) {
+    time_t now = time(NULL);
+    struct tm parts;
+    if (gmtime_r(&now, &parts) == NULL) return;
+    char when[32];
+    if (strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &parts) == 0) return;
+    snprintf(text, size, " (this machine's clock says %s)", when);
+}
+
 static void explain_verification(ctls_session *session) {
     long result = SSL_get_verify_result(session->ssl);
     const char *whose = session->context->is_server ? "client" : "server";
     if (result == X509_V_ERR_HOSTNAME_MISMATCH || result == X509_V_ERR_IP_ADDRESS_MISMATCH) {
         explain(session, "the server's certificate is not for %s", session->name == NULL ? "it" : session->name);
     } else {
-        explain(session, "the %s's certificate: %s", whose, X509_verify_cert_error_string(result));
+        char clock[64] = "";
+        if (result == X509_V_ERR_CERT_NOT_YET_VALID || result == X509_V_ERR_CERT_HAS_EXPIRED) describe_clock(clock, sizeof clock);
+        explain(session, "the %s's certificate: %s%s", whose, X509_verify_cert_error_string(result), clock);
     }
 }
 

@@ -133,6 +133,28 @@ public enum FileContents {
         return OwnedDescriptor(opened)
     }
 
+    /// Puts a file with these bytes in the place of what is there: whoever reads the path, also after the power failed, finds the one or
+    /// the other, whole. Only this user may read it.
+    public static func replace(_ path: String, with bytes: [UInt8]) throws(SystemError) {
+        let fresh = path + ".new"
+        _ = unsafe unlink(fresh)
+        let opened = unsafe Glibc.open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        if opened < 0 { throw SystemError(code: errno, call: "create \(fresh)") }
+        let file = OwnedDescriptor(opened)
+        var written = 0
+        while written < bytes.count {
+            let count = unsafe bytes.withUnsafeBytes { unsafe write(file.raw, $0.baseAddress! + written, $0.count - written) }
+            if count < 0 && errno == EINTR { continue }
+            if count <= 0 { throw SystemError(code: count == 0 ? ENOSPC : errno, call: "write \(fresh)") }
+            written += count
+        }
+        if fsync(file.raw) != 0 { throw SystemError(code: errno, call: "write \(fresh)") }
+        if unsafe rename(fresh, path) != 0 { throw SystemError(code: errno, call: "rename \(fresh)") }
+        // That the new name is there after a loss of power as well.
+        let folder = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+        if let directory = try? open(folder) { _ = fsync(directory.raw) }
+    }
+
     /// Another number for what the descriptor stands for.
     public static func duplicate(_ descriptor: Int32) throws(SystemError) -> OwnedDescriptor {
         let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 3)

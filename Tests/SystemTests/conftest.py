@@ -26,7 +26,7 @@ TRANSPORTS = os.environ.get("PIKO_TRANSPORTS", "mux,direct").split(",")
 numbers = itertools.count(1)
 ABOVE_THE_LOOP = {
     "test_access", "test_admin", "test_auth", "test_cluster_membership", "test_cluster_rolling", "test_cluster_security", "test_config",
-    "test_connect_proxy", "test_diagnose", "test_differential", "test_logs", "test_quotas", "test_status", "test_tenants", "test_ui_files",
+    "test_connect_proxy", "test_diagnose", "test_differential", "test_edge", "test_logs", "test_quotas", "test_status", "test_tenants", "test_ui_files",
 }
 
 

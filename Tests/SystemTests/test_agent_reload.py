@@ -113,7 +113,7 @@ def test_wait_for_the_changed_one_is_bounded(python_server, peers, agent_file, s
     agent.reload(listeners((endpoint, service().port)))
     wait_until(lambda: len(server.refusals) < 999, 20 * SLOW, "attempts")
     peers.call(asyncio.wait_for(first.session.go_away_event.wait(), 20 * SLOW))
-    assert agent.logged("not connected yet")
+    agent.wait_line("not connected yet")
     server.refusals.clear()
     peers.call(server.tunnel(endpoint, but=first), 30 * SLOW)
 

@@ -23,12 +23,16 @@ final class AgentDiagnosis {
     private var addresses: [SocketAddress] = []
     private var tunnel: ProxyTunnel?
     private var secure: TLSTarget?
+    /// The server that is looked at, and what goes in front of the names of its steps when there are several.
+    private var url: ServerURL
+    private var prefix = ""
     private var token = ""
     /// Whether the clocks were compared.
     private var hasClock = false
 
     init(_ config: AgentConfig, environment: ProxyEnvironment, registers: Bool) throws(ProgramError) {
         self.config = config
+        url = config.connect.url
         self.environment = environment
         self.registers = registers
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
@@ -61,7 +65,10 @@ final class AgentDiagnosis {
     /// Goes through all steps.
     func run() -> Diagnosis {
         let endpoints = config.listeners.map(\.endpointID)
-        report.add("configuration", .ok, "\(config.connect.url.settingText), listeners: \(endpoints.joined(separator: ", "))")
+        let servers = config.connect.servers
+        let names = servers.map(\.settingText).joined(separator: ", ")
+        let redundancy = servers.count > 1 ? " (\(config.connect.redundancy) at once)" : ""
+        report.add("configuration", .ok, "\(names)\(redundancy), listeners: \(endpoints.joined(separator: ", "))")
         report.add("io backend", .ok, context.loop.backendDescription)
         let credentials: AgentCredentials
         do throws(ConfigError) {
@@ -70,22 +77,31 @@ final class AgentDiagnosis {
             report.add("files", .fail, error.description)
             return report
         }
-        secure = context.target(credentials.server, host: config.connect.url.host)
         let isTokenThere = lookAtToken()
-        var connection = reachServer(credentials.route)
+        for (url, route) in zip(servers, credentials.routes) {
+            self.url = url
+            prefix = servers.count > 1 ? "\(url.authority): " : ""
+            tunnel = nil
+            secure = context.target(url.isSecure ? credentials.server : nil, host: url.host)
+            lookAtServer(route, isTokenThere: isTokenThere)
+        }
+        if !hasClock { report.add("clock", .note, "unknown: the server did not say what time it has") }
+        for (listener, context) in zip(config.listeners, credentials.services) { lookAtService(listener, context) }
+        return report
+    }
+
+    private func lookAtServer(_ route: ProxyRoute, isTokenThere: Bool) {
+        var connection = reachServer(route)
         if connection == nil || !isTokenThere || !registers {
             if let (channel, _) = connection { probe.close(channel) }
             let why = !registers && connection != nil ? "--no-register" : "the server was not reached, or the token not read"
-            for listener in config.listeners { skip(Self.tunnelSteps(listener), why) }
+            for listener in config.listeners { skip(tunnelSteps(listener), why) }
         } else {
             for listener in config.listeners {
                 register(listener, connection ?? reachAgain())
                 connection = nil
             }
         }
-        if !hasClock { report.add("clock", .note, "unknown: the server did not say what time it has") }
-        for (listener, context) in zip(config.listeners, credentials.services) { lookAtService(listener, context) }
-        return report
     }
 
     private func skip(_ names: [String], _ why: String) {
@@ -118,31 +134,30 @@ final class AgentDiagnosis {
 
     /// A connection to the server, with TLS where its URL wants it, and what came with a proxy's answer.
     private func reachServer(_ route: ProxyRoute) -> (Channel, [UInt8])? {
-        let url = config.connect.url
         let target = Dialer(loop: context.loop, resolver: context.resolver, host: url.host, port: url.port).target
-        var rest = ["DNS", "TCP"] + (secure == nil ? [] : ["TLS"])
+        var rest = (["DNS", "TCP"] + (secure == nil ? [] : ["TLS"])).map { prefix + $0 }
         do throws(ConfigError) {
             if let proxy = try route.proxy() {
                 tunnel = ProxyTunnel(proxy: proxy, target: target)
-                rest.insert("CONNECT", at: 2)
-                report.add("proxy", .ok, "\(proxy.proxy.authority) (\(proxy.source)); it looks the server's name up")
+                rest.insert(prefix + "CONNECT", at: 2)
+                report.add(prefix + "proxy", .ok, "\(proxy.proxy.authority) (\(proxy.source)); it looks the server's name up")
             } else {
-                report.add("proxy", .ok, "none: \(target) is reached directly")
+                report.add(prefix + "proxy", .ok, "none: \(target) is reached directly")
             }
         } catch {
-            report.add("proxy", .fail, error.description)
+            report.add(prefix + "proxy", .fail, error.description)
             skip(rest, "the proxy is not known")
             return nil
         }
         let failed = "a step before failed"
         rest.removeFirst()
-        guard let found = lookUp("DNS", tunnel?.proxy.proxy.host ?? url.host, tunnel?.proxy.proxy.port ?? url.port) else {
+        guard let found = lookUp(prefix + "DNS", tunnel?.proxy.proxy.host ?? url.host, tunnel?.proxy.proxy.port ?? url.port) else {
             skip(rest, failed)
             return nil
         }
         addresses = found
         rest.removeFirst()
-        guard let stream = connect("TCP", found) else {
+        guard let stream = connect(prefix + "TCP", found) else {
             skip(rest, failed)
             return nil
         }
@@ -156,7 +171,7 @@ final class AgentDiagnosis {
             early = came
         }
         guard let secure else { return (stream, early) }
-        return handshake("TLS", stream, secure, early).map { ($0, []) }
+        return handshake(prefix + "TLS", stream, secure, early).map { ($0, []) }
     }
 
     /// The same again, for a further listener.
@@ -193,7 +208,7 @@ final class AgentDiagnosis {
     }
 
     private func ask(_ tunnel: ProxyTunnel, over stream: Stream) -> [UInt8]? {
-        add("CONNECT") {
+        add(prefix + "CONNECT") {
             switch probe.tunnel(tunnel, over: stream) {
             case .success(let early): (early, .ok, "the proxy connected to \(tunnel.target)", "")
             case .failure(let error): (nil, .fail, error.description, "")
@@ -233,12 +248,12 @@ final class AgentDiagnosis {
 
     // MARK: A listener
 
-    private static func tunnelSteps(_ listener: ListenerConfig) -> [String] {
-        ["upgrade", "transport", "session"].map { "\(listener.endpointID): \($0)" }
+    private func tunnelSteps(_ listener: ListenerConfig) -> [String] {
+        ["upgrade", "transport", "session"].map { "\(prefix)\(listener.endpointID): \($0)" }
     }
 
     private func register(_ listener: ListenerConfig, _ connection: (Channel, [UInt8])?) {
-        let names = Self.tunnelSteps(listener)
+        let names = tunnelSteps(listener)
         guard let (channel, early) = connection else {
             report.add(names[0], .fail, "the server can't be reached any more")
             return skip(Array(names.dropFirst()), "there is no tunnel")
@@ -263,7 +278,6 @@ final class AgentDiagnosis {
     private func upgrade(
         _ listener: ListenerConfig, _ channel: Channel, _ early: [UInt8]
     ) -> (Upgraded?, Diagnosis.Verdict, String, String) {
-        let url = config.connect.url
         var request = UpgradeRequest(
             target: "\(url.pathPrefix)/piko/v1/upstream/\(listener.endpointID)", host: url.authority, webSocket: true)
         if config.connect.transport != .mux { request.fields.append("x-piko-transport: \(Direct.transport)") }

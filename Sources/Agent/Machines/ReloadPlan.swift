@@ -27,7 +27,8 @@ struct ReloadPlan: Equatable {
     var fixedKeys: [String]
 
     init(from old: AgentConfig, to new: AgentConfig) {
-        let isSameServer = old.connect.url == new.connect.url && old.connect.transport == new.connect.transport && old.connect.tls == new.connect.tls
+        let isSameServer = old.connect.servers == new.connect.servers && old.connect.redundancy == new.connect.redundancy
+            && old.connect.transport == new.connect.transport && old.connect.tls == new.connect.tls
         var isTaken = Array(repeating: false, count: old.listeners.count)
         var found: [Source?] = Array(repeating: nil, count: new.listeners.count)
 

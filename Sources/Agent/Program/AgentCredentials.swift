@@ -7,22 +7,25 @@ internal import Reactor
 
 /// The settings of TLS towards the server and the services, and the proxy towards the server.
 struct AgentCredentials {
-    /// nil: the server is talked to without TLS.
+    /// For the servers with an https URL; nil: there is none.
     var server: TLSContext?
     /// For each listener, in the configuration's order.
     var services: [TLSContext?] = []
-    var route: ProxyRoute
+    /// For each server, in the configuration's order.
+    var routes: [ProxyRoute]
 
     init(reading config: AgentConfig, environment: ProxyEnvironment) throws(ConfigError) {
-        route = try ProxyRoute(config.connect.proxy, to: config.connect.url, environment: environment)
-        if config.connect.url.isSecure { server = try Self.context("connect.tls", config.connect.tls) }
+        let servers = config.connect.servers
+        routes = []
+        for url in servers { routes.append(try ProxyRoute(config.connect.proxy, to: url, environment: environment)) }
+        if servers.contains(where: \.isSecure) { server = try Self.context("connect.tls", config.connect.tls) }
         for (index, listener) in config.listeners.enumerated() {
             services.append(listener.address.isSecure ? try Self.context("listeners.\(index).tls", listener.tls) : nil)
         }
     }
 
     init(reading config: ForwardConfig, environment: ProxyEnvironment) throws(ConfigError) {
-        route = try ProxyRoute(config.connect.proxy, to: config.connect.url, environment: environment)
+        routes = [try ProxyRoute(config.connect.proxy, to: config.connect.url, environment: environment)]
         if config.connect.url.isSecure { server = try Self.context("connect.tls", config.connect.tls) }
     }
 

@@ -7,13 +7,10 @@ internal import Glibc
 internal import Reactor
 internal import Telemetry
 
-/// How an agent gets its configuration, at the start and at each reload.
-typealias AgentConfigLoader = () throws(ConfigError) -> LoadedConfiguration<AgentConfig>
-
 /// A running agent.
 final class AgentProgram {
     private let context: ProgramContext
-    private let load: AgentConfigLoader
+    private let source: ConfigurationSource
     private let environment: ProxyEnvironment
     private let start: ProgramStart?
     private let inheritance: Inheritance?
@@ -23,7 +20,14 @@ final class AgentProgram {
     private let registry = MetricsRegistry()
     private let metrics: MetricsPort
     private let listeners: ListenerSet
-    private var loaded: LoadedConfiguration<AgentConfig>
+    private var reading: ConfigurationSource.Reading
+    /// Why the file could not be used at the start, and the copy of the last good one was.
+    private var fallbackReason: String?
+    /// Whether a listener has connected with this configuration.
+    private var isProven = false
+    /// What an unproven one goes back to, and when.
+    private var before: ConfigurationSource.Reading?
+    private var revertTimer: CallbackTimer?
     private var machine = ProgramMachine()
     private var predecessor: Predecessor?
     /// SIGHUP came before this process took over, which is what a reload needs.
@@ -43,34 +47,50 @@ final class AgentProgram {
     private static let upgradeReserve = Duration.seconds(5)
     private static let statusInterval = Duration.seconds(1)
 
-    private var config: AgentConfig { loaded.value }
+    private var config: AgentConfig { reading.configuration.value }
 
     init(
-        load: @escaping AgentConfigLoader, environment: ProxyEnvironment, start: ProgramStart?, inheritance: Inheritance?,
+        _ source: ConfigurationSource, environment: ProxyEnvironment, start: ProgramStart?, inheritance: Inheritance?,
         services settings: ServiceSettings
     ) throws(ProgramError) {
-        self.load = load
+        self.source = source
         self.environment = environment
         self.start = start
         self.inheritance = inheritance
         serviceSettings = settings
-        do {
-            loaded = try load()
-        } catch {
-            throw ProgramError("\(error)")
-        }
-        let config = loaded.value
+        let credentials: AgentCredentials
+        (reading, credentials, fallbackReason) = try Self.firstReading(source, environment)
+        let config = reading.configuration.value
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
         services = ServiceManager(context.loop, inheritance == nil ? settings : ServiceSettings())
         metrics = MetricsPort(context, registry)
-        do {
-            let credentials = try AgentCredentials(reading: config, environment: environment)
-            context.announce(credentials.route)
-            listeners = ListenerSet(context, registry, config, credentials)
-        } catch {
-            throw ProgramError("\(error)")
+        if let fallbackReason {
+            context.logger.error(.main, "the configuration can't be used; starting with the last good one") {
+                $0.field("err", fallbackReason)
+                $0.field("path", source.lastGoodPath ?? "")
+            }
         }
+        context.announce(credentials.routes)
+        listeners = ListenerSet(context, registry, config, credentials)
         try begin()
+    }
+
+    /// What the agent starts with: the file, or the copy of the last good one with why the file is not used.
+    private static func firstReading(
+        _ source: ConfigurationSource, _ environment: ProxyEnvironment
+    ) throws(ProgramError) -> (ConfigurationSource.Reading, AgentCredentials, String?) {
+        do throws(ConfigError) {
+            let reading = try source.read()
+            return (reading, try AgentCredentials(reading: reading.configuration.value, environment: environment), nil)
+        } catch {
+            guard let path = source.lastGoodPath else { throw ProgramError("\(error)") }
+            do throws(ConfigError) {
+                let reading = try source.readLastGood(path)
+                return (reading, try AgentCredentials(reading: reading.configuration.value, environment: environment), error.description)
+            } catch let second {
+                throw ProgramError("\(error)\n\(second) (the copy of the last good one, --config.last-good-path)")
+            }
+        }
     }
 
     /// The listening sockets of the process before are for this configuration, too.
@@ -81,6 +101,7 @@ final class AgentProgram {
 
     private func begin() throws(ProgramError) {
         limit = CallbackTimer(context.loop) { [unowned self] in self.send(.timeExpired) }
+        revertTimer = CallbackTimer(context.loop) { [unowned self] in self.revert() }
         statusTimer = CallbackTimer(context.loop) { [unowned self] in self.services.status(self.status) }
         listeners.changed = { [unowned self] in self.listenersChanged() }
         listeners.finished = { [unowned self] in self.send(.workFinished) }
@@ -106,10 +127,16 @@ final class AgentProgram {
     // MARK: Readiness
 
     /// For people who ask the service manager.
-    private var status: String { "\(listeners.connectedCount) of \(listeners.count) listeners connected" }
+    private var status: String {
+        var text = "\(listeners.connectedCount) of \(listeners.count) listeners connected"
+        let (all, connected) = listeners.tunnelCounts
+        if all > listeners.count { text += " (\(connected) of \(all) tunnels)" }
+        return fallbackReason == nil ? text : "\(text); the configuration is the last good one"
+    }
 
     private func listenersChanged() {
         guard machine.isServing else { return }
+        proveIfConnected()
         if isAnnounced {
             if statusTimer?.isScheduled == false { statusTimer?.schedule(after: Self.statusInterval) }
             return
@@ -186,18 +213,18 @@ final class AgentProgram {
 
     private func reload() {
         services.reloading()
-        let next: LoadedConfiguration<AgentConfig>
-        let credentials: AgentCredentials
-        do {
-            next = try load()
-            credentials = try AgentCredentials(reading: next.value, environment: environment)
+        do throws(ConfigError) {
+            try goOver(to: try source.read(), keepsBefore: true)
         } catch {
             reloadFailed("\(error)")
-            return
         }
-        metrics.change(to: next.value.metrics) { [unowned self] failure in
+    }
+
+    private func goOver(to next: ConfigurationSource.Reading, keepsBefore: Bool) throws(ConfigError) {
+        let credentials = try AgentCredentials(reading: next.configuration.value, environment: environment)
+        metrics.change(to: next.configuration.value.metrics) { [unowned self] failure in
             guard self.machine.isServing else { return }
-            if let failure { self.reloadFailed("\(failure)") } else { self.use(next, credentials) }
+            if let failure { self.reloadFailed("\(failure)") } else { self.use(next, credentials, keepsBefore: keepsBefore) }
         }
     }
 
@@ -207,12 +234,15 @@ final class AgentProgram {
         send(.reloadDone)
     }
 
-    private func use(_ next: LoadedConfiguration<AgentConfig>, _ credentials: AgentCredentials) {
-        let plan = ReloadPlan(from: config, to: next.value)
-        let fixedByFlags = next.keysFixedByFlags(since: loaded)
-        loaded = next
+    private func use(_ next: ConfigurationSource.Reading, _ credentials: AgentCredentials, keepsBefore: Bool) {
+        let plan = ReloadPlan(from: config, to: next.configuration.value)
+        let fixedByFlags = next.configuration.keysFixedByFlags(since: reading.configuration)
+        let replaced = reading
+        let wasConnected = listeners.connectedCount > 0
+        reading = next
+        fallbackReason = nil
         context.logger.change(level: config.log.level, subsystems: config.log.subsystems)
-        context.announce(credentials.route)
+        context.announce(credentials.routes)
         listeners.apply(plan, config, credentials)
         context.logger.info(.main, "reloaded") {
             $0.field("listeners_kept", plan.keptCount)
@@ -226,8 +256,49 @@ final class AgentProgram {
         if !plan.fixedKeys.isEmpty {
             context.logger.warn(.main, "a restart is needed for what the file changed") { $0.field("keys", plan.fixedKeys) }
         }
+        isProven = false
+        revertTimer?.cancel()
+        proveIfConnected()
+        // Of several reloads that led nowhere, what was before the first counts.
+        if !isProven, keepsBefore, before != nil || wasConnected { mayRevert(to: before ?? replaced) }
         services.ready(status: status)
         send(.reloadDone)
+    }
+
+    // MARK: The last good one
+
+    /// A listener that connected with this configuration proves it: it becomes the copy, and nothing goes back any more.
+    private func proveIfConnected() {
+        guard !isProven, listeners.connectedCount > 0 else { return }
+        isProven = true
+        before = nil
+        revertTimer?.cancel()
+        guard fallbackReason == nil else { return }
+        do throws(SystemError) {
+            guard try source.keep(reading.bytes) else { return }
+            context.logger.info(.main, "kept a copy of the configuration") { $0.field("path", source.lastGoodPath ?? "") }
+        } catch {
+            context.logger.warn(.main, "can't keep a copy of the configuration") { $0.field("err", error.description) }
+        }
+    }
+
+    private func mayRevert(to last: ConfigurationSource.Reading) {
+        before = last
+        let time = last.configuration.value.revertAfter
+        if time > .zero { revertTimer?.schedule(after: time) }
+    }
+
+    private func revert() {
+        guard machine.isServing, let last = before else { return }
+        before = nil
+        context.logger.error(.main, "no listener connected after the reload; going back to the configuration before") {
+            $0.field("revert_after", last.configuration.value.revertAfter)
+        }
+        do throws(ConfigError) {
+            try goOver(to: last, keepsBefore: false)
+        } catch {
+            reloadFailed("\(error)")
+        }
     }
 
     // MARK: Upgrade

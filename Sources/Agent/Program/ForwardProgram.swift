@@ -19,10 +19,10 @@ final class ForwardProgram {
         } catch {
             throw ProgramError("\(error)")
         }
-        context.announce(credentials.route)
+        context.announce(credentials.routes)
         let connector = ServerConnector(
             loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
-            token: config.connect.token, route: credentials.route,
+            token: config.connect.token, route: credentials.routes[0],
             tls: context.target(credentials.server, host: config.connect.url.host))
         let sockets = BoundSockets(loop: context.loop, resolver: context.resolver, owner: "piko forward")
         for port in config.ports {

@@ -17,10 +17,28 @@ final class ListenerSet {
     /// A listener of the configuration.
     private final class Entry {
         var config: ListenerConfig
-        var tunnel: TunnelListener!
-        var service: TunnelService!
+        /// One for each server that it is connected to at once.
+        var tunnels: [TunnelListener] = []
+        /// How many of them have not ended.
+        var tunnelsLeft = 0
+        /// Which server each of them goes to.
+        var places: ServerPlaces
+        let service: TunnelService
 
-        init(_ config: ListenerConfig) { self.config = config }
+        init(_ config: ListenerConfig, _ service: TunnelService, _ places: ServerPlaces) {
+            self.config = config
+            self.service = service
+            self.places = places
+        }
+
+        /// Whether requests can reach the service.
+        var isConnected: Bool { tunnels.contains(where: \.isConnected) }
+        var hasTried: Bool { tunnels.allSatisfy(\.hasTried) }
+
+        // Any of these may end tunnels, and the last one the entry, within the call.
+        func start() { for tunnel in tunnels { tunnel.start() } }
+        func stop() { for tunnel in tunnels { tunnel.stop() } }
+        func abandon() { for tunnel in tunnels { tunnel.abandon() } }
     }
 
     /// A listener that is not in the configuration any more.
@@ -45,7 +63,8 @@ final class ListenerSet {
     private let context: ProgramContext
     private let registry: MetricsRegistry
     private var config: AgentConfig
-    private var connector: ServerConnector
+    /// In the order of the configuration.
+    private var servers: [ServerConnector]
     /// In the order of the configuration.
     private var entries: [Entry] = []
     /// Oldest first.
@@ -60,29 +79,37 @@ final class ListenerSet {
         self.context = context
         self.registry = registry
         self.config = config
-        connector = Self.connector(context, config, credentials)
+        servers = Self.connectors(context, config, credentials)
         entries = zip(config.listeners, credentials.services).map { makeEntry($0, $1) }
     }
 
     var count: Int { entries.count }
-    var connectedCount: Int { entries.count { $0.tunnel.isConnected } }
+    var connectedCount: Int { entries.count(where: \.isConnected) }
     /// Whether each is connected or has failed to connect.
-    var isSettled: Bool { entries.allSatisfy { $0.tunnel.isConnected || $0.tunnel.hasTried } }
+    var isSettled: Bool { entries.allSatisfy { $0.isConnected || $0.hasTried } }
+    /// The tunnels of all listeners, and how many of them are connected.
+    var tunnelCounts: (all: Int, connected: Int) {
+        let tunnels = entries.flatMap(\.tunnels)
+        return (tunnels.count, tunnels.count(where: \.isConnected))
+    }
 
     /// Connects all.
     func start() {
-        for entry in entries { entry.tunnel.start() }
+        for entry in entries { entry.start() }
     }
 
     /// Goes over to the next configuration, as the plan for it says.
     func apply(_ plan: ReloadPlan, _ next: AgentConfig, _ credentials: AgentCredentials) {
-        if next.connect.url == config.connect.url, next.connect.tls == config.connect.tls {
-            connector.timeout = next.connect.timeout
-            connector.use(context.target(credentials.server, host: next.connect.url.host))
-            connector.token = next.connect.token
-            connector.route = credentials.route
+        let urls = next.connect.servers
+        if urls == config.connect.servers, next.connect.tls == config.connect.tls {
+            for (index, server) in servers.enumerated() {
+                server.timeout = next.connect.timeout
+                server.use(context.target(urls[index].isSecure ? credentials.server : nil, host: urls[index].host))
+                server.token = next.connect.token
+                server.route = credentials.routes[index]
+            }
         } else {
-            connector = Self.connector(context, next, credentials)
+            servers = Self.connectors(context, next, credentials)
         }
         config = next
         let old = entries
@@ -109,7 +136,7 @@ final class ListenerSet {
             fresh.append(entry)
             return entry
         }
-        for entry in fresh { entry.tunnel.start() }
+        for entry in fresh { entry.start() }
         for (entry, successor) in replaced { leave(entry, successor) }
         for index in plan.removed { leave(old[index], nil) }
     }
@@ -123,36 +150,46 @@ final class ListenerSet {
         for one in leaving {
             one.successor = nil
             one.timer?.cancel()
-            one.entry.tunnel.stop()
+            one.entry.stop()
         }
         tellIfFinished()
     }
 
     /// Ends at once.
     func abandon() {
-        for one in leaving { one.entry.tunnel.abandon() }
+        for one in leaving { one.entry.abandon() }
     }
 
     // MARK: Making
 
-    private static func connector(_ context: ProgramContext, _ config: AgentConfig, _ credentials: AgentCredentials) -> ServerConnector {
-        ServerConnector(
-            loop: context.loop, resolver: context.resolver, url: config.connect.url, timeout: config.connect.timeout,
-            token: config.connect.token, route: credentials.route,
-            tls: context.target(credentials.server, host: config.connect.url.host))
+    private static func connectors(_ context: ProgramContext, _ config: AgentConfig, _ credentials: AgentCredentials) -> [ServerConnector] {
+        zip(config.connect.servers, credentials.routes).map { url, route in
+            ServerConnector(
+                loop: context.loop, resolver: context.resolver, url: url, timeout: config.connect.timeout,
+                token: config.connect.token, route: route,
+                tls: context.target(url.isSecure ? credentials.server : nil, host: url.host))
+        }
     }
 
     private func makeEntry(_ listener: ListenerConfig, _ secure: TLSContext?) -> Entry {
-        let entry = Entry(listener)
-        entry.service = makeService(listener, context.target(secure, host: listener.address.host))
-        entry.tunnel = TunnelListener(
-            endpoint: listener.endpointID, loop: context.loop, connector: connector, service: entry.service,
-            logger: context.logger, transport: config.connect.transport
-        ) { [unowned self, unowned entry] in
-            self.ended(entry)
+        let entry = Entry(
+            listener, makeService(listener, context.target(secure, host: listener.address.host)),
+            ServerPlaces(servers: servers.count, tunnels: config.connect.redundancy, first: Int(Random.number() & 0xffff)))
+        // A tunnel that leaves after a reload goes on to the servers that it was made for.
+        let servers = servers
+        for (number, place) in entry.places.places.enumerated() {
+            let tunnel = TunnelListener(
+                endpoint: listener.endpointID, loop: context.loop, connector: servers[place], service: entry.service,
+                logger: context.logger, transport: config.connect.transport
+            ) { [unowned self, unowned entry] in
+                self.tunnelEnded(of: entry)
+            }
+            tunnel.gauge.metrics = registry.connections(of: listener.endpointID)
+            tunnel.changed = { [unowned self] in self.noteChange() }
+            if servers.count > 1 { tunnel.nextServer = { [unowned entry] in servers[entry.places.move(number)] } }
+            entry.tunnels.append(tunnel)
         }
-        entry.tunnel.gauge.metrics = registry.connections(of: listener.endpointID)
-        entry.tunnel.changed = { [unowned self] in self.noteChange() }
+        entry.tunnelsLeft = entry.tunnels.count
         context.logger.info(.main, "starting listener") {
             $0.field("endpoint-id", listener.endpointID)
             $0.field("protocol", listener.protocol.rawValue)
@@ -179,7 +216,7 @@ final class ListenerSet {
     // MARK: Leaving
 
     private func leave(_ entry: Entry, _ successor: Entry?) {
-        let waits = successor != nil && entry.tunnel.isConnected
+        let waits = successor != nil && entry.isConnected
         // Those that waited for this one wait for its successor, if it has one.
         for one in leaving where one.successor === entry {
             if let successor { one.successor = successor } else { drain(one) }
@@ -197,11 +234,11 @@ final class ListenerSet {
         } else {
             drain(one)
         }
-        if leaving.count > Self.leavingMax { leaving[0].entry.tunnel.abandon() }
+        if leaving.count > Self.leavingMax { leaving[0].entry.abandon() }
     }
 
     private func noteChange() {
-        for one in leaving where one.successor?.tunnel.isConnected == true {
+        for one in leaving where one.successor?.isConnected == true {
             one.successor = nil
             one.timer = CallbackTimer(context.loop) { [unowned self, unowned one] in self.drain(one) }
             one.timer?.schedule(after: Self.overlap)
@@ -215,12 +252,19 @@ final class ListenerSet {
         if config.drainTimeout > .zero {
             one.timer = CallbackTimer(context.loop) { [unowned self, unowned one] in
                 self.context.logger.warn(.main, "cutting what still runs") { $0.field("endpoint-id", one.entry.config.endpointID) }
-                one.entry.tunnel.abandon()
+                one.entry.abandon()
             }
             one.timer?.schedule(after: config.drainTimeout)
         }
         context.logger.info(.main, "listener drains") { $0.field("endpoint-id", one.entry.config.endpointID) }
-        one.entry.tunnel.stop()
+        one.entry.stop()
+    }
+
+    private func tunnelEnded(of entry: Entry) {
+        entry.tunnelsLeft -= 1
+        guard entry.tunnelsLeft == 0 else { return }
+        entry.service.close()
+        ended(entry)
     }
 
     private func ended(_ entry: Entry) {

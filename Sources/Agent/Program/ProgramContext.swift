@@ -55,11 +55,14 @@ final class ProgramContext {
 
     /// Says which proxy is on the way, and who named it: the environment may do so without anybody's thinking of it. A file that
     /// can't be read is told of by the connection that needs it.
-    func announce(_ route: ProxyRoute) {
-        guard let proxy = try? route.proxy() else { return }
-        logger.info(.main, "connecting through a proxy") {
-            $0.field("proxy", proxy.proxy.authority)
-            $0.field("from", proxy.source)
+    func announce(_ routes: [ProxyRoute]) {
+        var announced: Set<String> = []
+        for route in routes {
+            guard let proxy = try? route.proxy(), announced.insert(proxy.proxy.authority).inserted else { continue }
+            logger.info(.main, "connecting through a proxy") {
+                $0.field("proxy", proxy.proxy.authority)
+                $0.field("from", proxy.source)
+            }
         }
     }
 

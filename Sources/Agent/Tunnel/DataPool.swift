@@ -12,7 +12,8 @@ final class DataPool {
     let service: TunnelService
     private let endpoint: String
     private let loop: Loop
-    private let connector: ServerConnector
+    /// The server of the session that stands; nil before the first.
+    private var connector: ServerConnector?
     private let logger: Logger
     private var machine: DataPoolMachine
     private var credential: String?
@@ -30,10 +31,9 @@ final class DataPool {
     /// Called when nothing is left after `stop`.
     var emptied: () -> Void = {}
 
-    init(endpoint: String, loop: Loop, connector: ServerConnector, service: TunnelService, logger: Logger) {
+    init(endpoint: String, loop: Loop, service: TunnelService, logger: Logger) {
         self.endpoint = endpoint
         self.loop = loop
-        self.connector = connector
         self.service = service
         self.logger = logger
         machine = DataPoolMachine(seed: Random.number())
@@ -44,7 +44,8 @@ final class DataPool {
     var isEmpty: Bool { machine.isEmpty }
 
     /// A session began: what its server grants.
-    func granted(_ limits: DirectPoolLimits?, credential: String?) {
+    func granted(_ limits: DirectPoolLimits?, credential: String?, by connector: ServerConnector) {
+        self.connector = connector
         self.credential = credential
         session += 1
         send(.granted(credential == nil ? nil : limits))
@@ -81,7 +82,7 @@ final class DataPool {
     }
 
     private func open() {
-        guard let credential else { preconditionFailure("granted without a credential") }
+        guard let credential, let connector else { preconditionFailure("granted without a credential") }
         var target = ConnectTarget("/piko/v1/data/\(endpoint)")
         target.fields = ["x-piko-credential: \(credential)"]
         target.raw = Direct.dataProtocol
@@ -126,7 +127,7 @@ final class DataPool {
         lastWarning = loop.now
         logger.warn(.client, "data connection failed; streams go through the session") {
             $0.field("endpoint-id", endpoint)
-            $0.field("addr", connector.target)
+            if let connector { $0.field("addr", connector.target) }
             $0.field("err", error.description)
         }
     }

@@ -13,7 +13,8 @@ internal import Wire
 final class TunnelListener {
     let endpoint: String
     private let loop: Loop
-    private let connector: ServerConnector
+    /// The server that the next attempt goes to.
+    private var connector: ServerConnector
     private let service: TunnelService
     private let logger: Logger
     private let retiredSessionsMax: Int
@@ -34,17 +35,19 @@ final class TunnelListener {
     var gauge = ConnectionGauge()
     /// Called when `isConnected` or `hasTried` may have changed.
     var changed: () -> Void = {}
+    /// The server did not take the session, lost it or sends it away: the one to ask next; nil: the same.
+    var nextServer: () -> ServerConnector? = { nil }
     /// Whether an attempt to connect has come to an end, good or bad.
     private(set) var hasTried = false
 
-    /// `finished` runs once, when nothing is left after `stop` or `abandon`.
+    /// `finished` runs once, when nothing is left after `stop` or `abandon`. The service is its owner's, to be closed then.
     init(
         endpoint: String, loop: Loop, connector: ServerConnector, service: TunnelService, logger: Logger,
         transport: TransportChoice = .auto, limits: ListenerMachine.Limits = .init(), finished: @escaping () -> Void
     ) {
         self.transport = transport
         pool = transport == .mux
-            ? nil : DataPool(endpoint: endpoint, loop: loop, connector: connector, service: service, logger: logger)
+            ? nil : DataPool(endpoint: endpoint, loop: loop, service: service, logger: logger)
 
         self.endpoint = endpoint
         self.loop = loop
@@ -97,6 +100,8 @@ final class TunnelListener {
     func sessionWentAway(_ session: TunnelSession) {
         guard session === current else { return }
         logger.info(.client, "server asks to connect elsewhere") { $0.field("endpoint-id", endpoint) }
+        // An attempt that is under way goes where it goes.
+        if attempt == nil { moveOn() }
         send(.peerWentAway)
     }
 
@@ -110,6 +115,7 @@ final class TunnelListener {
                 $0.field("err", Self.text(error))
                 if case .wait(let backoff) = action { $0.field("backoff", backoff) }
             }
+            if attempt == nil { moveOn() }
             perform(action)
             changed()
         } else if let index = retired.firstIndex(where: { $0 === session }) {
@@ -143,7 +149,7 @@ final class TunnelListener {
             $0.field("transport", isDirect ? "direct" : "mux")
         }
         gauge.metrics?.tried(succeeded: true)
-        pool?.granted(connection.upgraded.pool, credential: connection.upgraded.credential)
+        pool?.granted(connection.upgraded.pool, credential: connection.upgraded.credential, by: connector)
         send(.opened)
         hasTried = true
         changed()
@@ -161,9 +167,14 @@ final class TunnelListener {
             if let hint = Hints.hint(for: error.description) { $0.field("hint", hint) }
             if case .wait(let backoff) = action { $0.field("backoff", backoff) }
         }
+        moveOn()
         perform(action)
         hasTried = true
         changed()
+    }
+
+    private func moveOn() {
+        if let next = nextServer() { connector = next }
     }
 
     // MARK: Actions
@@ -242,7 +253,6 @@ final class TunnelListener {
     private func tellIfFinished() {
         guard machine.isFinished, pool?.isEmpty ?? true, !hasToldFinished else { return }
         hasToldFinished = true
-        service.close()
         finished()
     }
 

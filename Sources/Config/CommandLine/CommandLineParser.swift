@@ -33,6 +33,19 @@ public struct Invocation: Equatable, Sendable {
         flags.last { $0.name == CommonFlags.configPath.name }.flatMap { $0.value.isEmpty ? nil : $0.value }
     }
 
+    /// Where an agent keeps a copy of the last configuration that worked, if it does.
+    public var lastGoodPath: String? {
+        flags.last { $0.name == CommonFlags.lastGoodPath.name }.flatMap { $0.value.isEmpty ? nil : $0.value }
+    }
+
+    /// The same, with another file to read.
+    public func reading(_ path: String) -> Invocation {
+        var other = self
+        other.flags.removeAll { $0.name == CommonFlags.configPath.name }
+        other.flags.append(FlagValue(name: CommonFlags.configPath.name, value: path))
+        return other
+    }
+
     /// The program that `piko server upgrade` is to go over to, if one is named.
     public var binary: String? {
         flags.last { $0.name == CommonFlags.binary }.flatMap { $0.value.isEmpty ? nil : $0.value }

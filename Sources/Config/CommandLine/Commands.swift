@@ -15,6 +15,14 @@ enum CommonFlags {
 
     static let all = [configPath, expandEnvironment]
 
+    /// Of an agent that starts from a file.
+    static let lastGoodPath = FlagSpec(
+        name: "config.last-good-path", placeholder: "FILE",
+        help: """
+            Keep a copy of the file there once a listener has connected with it, and start from the copy when the file can't be \
+            read or is wrong. Written only when the file has changed. Without it the agent writes nothing.
+            """)
+
     /// Of `piko server upgrade` and `piko server drain`.
     static let binary = "binary"
     static let off = "off"
@@ -155,7 +163,7 @@ public enum Commands {
     private static let agentStart = CommandSpec(
         name: "start", summary: "Listen on the endpoints of a file.",
         details: "Listens on all endpoints that a configuration file names under listeners.",
-        command: .agentStart, flags: CommonFlags.all + AgentConfig.keys.map(FlagSpec.init),
+        command: .agentStart, flags: CommonFlags.all + [CommonFlags.lastGoodPath] + AgentConfig.keys.map(FlagSpec.init),
         examples: [ExampleSpec("piko agent start --config.path agent.yaml", "Serve the listeners of a file:")])
 
     static let endpointArguments = [

@@ -5,6 +5,10 @@ public struct AgentConfig: Configuration {
     /// The server.
     public struct Connect: Equatable, Sendable {
         public var url = ServerURL(host: "localhost", port: 8001)
+        /// Several servers in its place, as they were written; empty: `url` it is.
+        public var urls: [String] = []
+        /// How many of them each listener is connected to at once.
+        public var redundancy = 1
         /// The time for one attempt, to the end of the upgrade.
         public var timeout = Duration.seconds(30)
         public var transport = TransportChoice.auto
@@ -15,6 +19,29 @@ public struct AgentConfig: Configuration {
         public var proxy = ProxyConfig()
 
         public init() {}
+
+        /// The servers, at least one. Those of `urls` were checked when they were read.
+        public var servers: [ServerURL] {
+            urls.isEmpty ? [url] : urls.compactMap { try? ServerURL(settingText: $0) }
+        }
+
+        /// Most servers that a list may have.
+        static let serversMax = 32
+
+        func validate() throws(ConfigError) {
+            let servers = servers
+            if !urls.isEmpty, url != Connect().url, !servers.contains(url) {
+                throw ConfigError("connect.url: is none of connect.urls, which takes its place; name the servers in one of the two")
+            }
+            if servers.count > Self.serversMax { throw ConfigError("connect.urls: has more than \(Self.serversMax) servers") }
+            if let twice = servers.indices.first(where: { servers[..<$0].contains(servers[$0]) }) {
+                throw ConfigError("connect.urls: names \(servers[twice].settingText) twice")
+            }
+            if redundancy > servers.count {
+                throw ConfigError(
+                    "connect.redundancy: is \(redundancy), but \(urls.isEmpty ? "connect.url is one server" : "connect.urls has \(servers.count)"); each of a listener's tunnels goes to a server of its own")
+            }
+        }
     }
 
     /// The agent's own port, for metrics.
@@ -32,6 +59,8 @@ public struct AgentConfig: Configuration {
     public var log = LogConfig()
     /// The time that requests have to end after SIGTERM.
     public var gracePeriod = Duration.seconds(60)
+    /// After a reload by which no listener connects for so long, the configuration before comes back; zero: never.
+    public var revertAfter = Duration.zero
     /// The time that they have on what a reload or an upgrade took out of use; zero means no limit.
     public var drainTimeout = Duration.zero
     public var ioBackend = IOBackend.auto
@@ -44,6 +73,18 @@ public struct AgentConfig: Configuration {
                 "connect.url", \.connect.url,
                 """
                 The server's upstream port. A path is put in front of the protocol's own, for servers behind a proxy.
+                """),
+            Setting(
+                "connect.urls", list: \.connect.urls, placeholder: "URL", check: Rule.serverURL,
+                """
+                Several servers, in place of connect.url: nodes of one cluster. A listener that loses its server, or does not reach it, \
+                goes on to the next; each begins at one of them at random.
+                """),
+            Setting(
+                "connect.redundancy", \.connect.redundancy, check: Rule.within(1...8),
+                """
+                How many of the servers of connect.urls each listener is connected to at once. With 2, a node that dies takes no \
+                listener off the network, not even for a moment.
                 """),
             Setting(
                 "connect.timeout", \.connect.timeout, check: Rule.positive,
@@ -74,6 +115,12 @@ public struct AgentConfig: Configuration {
                     How long requests and connections may go on at a listener that a reload removed or changed, and in the old \
                     process after an upgrade, before they are cut. 0 means for as long as it takes.
                     """),
+                Setting(
+                    "reload.revert_after", \.revertAfter, check: Rule.notNegative,
+                    """
+                    When no listener is connected for so long after a reload, though one was before it, the agent goes back to the \
+                    configuration that it had. For devices that nobody can walk to. 0 means never.
+                    """),
                 Setting("io_backend", \.ioBackend, flag: "io-backend", IOBackend.help),
             ],
         lists: [
@@ -83,6 +130,7 @@ public struct AgentConfig: Configuration {
         ])
 
     public func validate() throws(ConfigError) {
+        try connect.validate()
         try connect.tls.validate("connect.tls")
         try connect.token.validate()
         try connect.proxy.validate()

@@ -142,6 +142,16 @@ enum Rule {
         { range.contains($0) ? nil : "is not between \(range.lowerBound) and \(range.upperBound)" }
     }
 
+    /// The URL of a server.
+    @Sendable static func serverURL(_ text: String) -> String? {
+        do throws(SettingError) {
+            _ = try ServerURL(settingText: text)
+            return nil
+        } catch {
+            return error.message
+        }
+    }
+
     /// The name of an endpoint, which is a segment of a URL's path.
     @Sendable static func endpoint(_ name: String) -> String? {
         if name.isEmpty { return "is empty; an endpoint needs a name" }

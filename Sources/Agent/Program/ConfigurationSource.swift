@@ -1,0 +1,50 @@
+// Where an agent's configuration comes from: the command line and its file, at the start and at each reload; and the copy of the last
+// file with which the agent reached its server, for a device whose file was spoiled where nobody can walk to.
+
+internal import Config
+internal import Reactor
+
+/// Reads the configuration, and keeps the copy.
+final class ConfigurationSource {
+    /// A configuration, and the bytes of the file that it came from.
+    struct Reading {
+        var configuration: LoadedConfiguration<AgentConfig>
+        var bytes: [UInt8]
+    }
+
+    private let invocation: Invocation
+    private let environment: [String: String]
+
+    init(_ invocation: Invocation, environment: [String: String]) {
+        self.invocation = invocation
+        self.environment = environment
+    }
+
+    /// Where the copy is; nil: none is kept.
+    var lastGoodPath: String? { invocation.lastGoodPath }
+
+    /// What the command line and the file say now.
+    func read() throws(ConfigError) -> Reading { try read(invocation) }
+
+    /// What the command line and the copy say.
+    func readLastGood(_ path: String) throws(ConfigError) -> Reading { try read(invocation.reading(path)) }
+
+    private func read(_ invocation: Invocation) throws(ConfigError) -> Reading {
+        var bytes: [UInt8] = []
+        let configuration = try LoadedConfiguration<AgentConfig>(invocation, environment: environment) {
+            (path: String, bytesMax: Int) throws(SystemError) in
+            let contents = try FileContents.read(path, bytesMax: bytesMax)
+            if path == invocation.configPath { bytes = contents }
+            return contents
+        }
+        return Reading(configuration: configuration, bytes: bytes)
+    }
+
+    /// Makes these bytes the copy, unless they are. True if it was written.
+    func keep(_ bytes: [UInt8]) throws(SystemError) -> Bool {
+        guard let path = lastGoodPath, invocation.configPath != nil else { return false }
+        if let kept = try? FileContents.read(path, bytesMax: ConfigFile.bytesMax), kept == bytes { return false }
+        try FileContents.replace(path, with: bytes)
+        return true
+    }
+}
