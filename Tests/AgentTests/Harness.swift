@@ -73,8 +73,11 @@ final class Harness {
         limits.backoff.waitMax = .milliseconds(20)
         limits.stableAfter = .zero
         return TunnelListener(
-            endpoint: "e", loop: loop, connector: connector(server.port), service: service, logger: logger, limits: limits,
-            finished: finished)
+            endpoint: "e", loop: loop, connector: connector(server.port), service: service, logger: logger, limits: limits
+        ) {
+            service.close()
+            finished()
+        }
     }
 
     /// Everything between a server and a service on `port`, connected.

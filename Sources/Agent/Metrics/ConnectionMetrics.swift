@@ -3,7 +3,7 @@
 /// The counters of one endpoint's connections to the server.
 final class ConnectionMetrics {
     let endpoint: String
-    /// Listeners of the endpoint that are connected.
+    /// Tunnels of the endpoint's listeners that stand: one for each listener, or `connect.redundancy`.
     fileprivate(set) var connected = 0
     /// Sessions that were made, and attempts that failed.
     private(set) var connects: UInt64 = 0

@@ -125,7 +125,7 @@ enum AgentMetricsText {
             writeHead(name, kind, help, into: &text)
             for one in connections { writeSample(name, [("endpoint", one.endpoint)], value(one), into: &text) }
         }
-        write("piko_agent_connected", "gauge", "Listeners that are connected to the server.") { "\($0.connected)" }
+        write("piko_agent_connected", "gauge", "Tunnels of the endpoint's listeners that stand.") { "\($0.connected)" }
         write("piko_agent_connects_total", "counter", "Connections to the server that were made.") { "\($0.connects)" }
         write("piko_agent_connect_failures_total", "counter", "Connections to the server that could not be made.") { "\($0.failures)" }
     }
