@@ -20,7 +20,7 @@ public enum Hints {
     public static func hint(for message: String) -> String? {
         // These say by themselves what to do, and quote answers that are not the server's.
         if message.hasPrefix("proxy ") && message.contains("status ") { return nil }
-        let message = message == "timeout" ? "timed out" : message
+        if message == "timeout" { return unanswered }
         // A configuration speaks of timeouts and the like without anybody's having connected.
         let rows = message.hasPrefix("config: ") ? local : local + remote
         return rows.first { row in
@@ -32,6 +32,12 @@ public enum Hints {
     public static func lines(_ message: String) -> String {
         "\(message)\n" + (hint(for: message).map { "hint: \($0)\n" } ?? "")
     }
+
+    /// The connection stands, and the request to upgrade it was not answered.
+    static let unanswered = """
+        something took the connection and did not answer: a port that speaks TLS (use https://), a program that is no Piko server, or a \
+        server that has too much to do
+        """
 
     // The first row that fits counts.
 

@@ -14,10 +14,11 @@ import Testing
         ("the server's certificate: unable to get local issuer certificate", "root_cas"),
         ("the server's certificate: self-signed certificate in certificate chain", "root_cas"),
         ("the server's certificate is not for other.example.com", "name"), ("the server's certificate: certificate has expired", "clock"),
+        ("the server's certificate: certificate is not yet valid (this machine's clock says 1970-01-01T00:00:42Z)", "NTP"),
         ("the server does not speak TLS", "http://"),
         ("the server refused the TLS handshake or broke it off: certificate required", "client_cas"),
         ("status 401: expired token", "token_file"), ("status 401: endpoint not permitted", "piko.endpoints"), ("status 401: invalid token", "log"),
-        ("status 404: not found", "8001"), ("status 503: draining", "drains"), ("timeout", "firewall"), ("connect: timed out", "firewall"),
+        ("status 404: not found", "8001"), ("status 503: draining", "drains"), ("timeout", "https://"), ("connect: timed out", "firewall"),
         ("connect: Connection refused", "port"), ("lookup piko.invalid: Name or service not known", "/etc/hosts"),
         ("lookup piko.invalid: Temporary failure in name resolution", "name server"),
         // What speaks for itself, or is about something else.
