@@ -97,42 +97,49 @@ public enum GoDuration {
 
     /// The shortest form with a leading unit: "1m30s", "1.5s", "100ms", "0s". Durations outside Int64 nanoseconds are
     /// clamped to it.
-    public static func format(_ duration: Duration) -> String {
+    public static func format(_ duration: Duration) -> String { text(duration).string }
+
+    /// The same, without the heap.
+    public static func text(_ duration: Duration) -> ShortText {
         let (seconds, attoseconds) = duration.components
         let isNegative = seconds < 0 || attoseconds < 0
         let limit = isNegative ? UInt64(1) << 63 : UInt64(Int64.max)
         let magnitude = min((isNegative ? .zero - duration : duration).clampedNanoseconds, limit)
-        let text = formatMagnitude(magnitude)
-        return isNegative && magnitude > 0 ? "-" + text : text
+        var text = ShortText()
+        if isNegative && magnitude > 0 { text.append(UInt8(ascii: "-")) }
+        appendMagnitude(magnitude, to: &text)
+        return text
     }
 
-    private static func formatMagnitude(_ nanoseconds: UInt64) -> String {
+    private static func appendMagnitude(_ nanoseconds: UInt64, to text: inout ShortText) {
         switch nanoseconds {
-        case 0: return "0s"
-        case ..<1_000: return "\(nanoseconds)ns"
-        case ..<1_000_000: return decimal(nanoseconds, fractionDigits: 3) + "\u{B5}s"
-        case ..<1_000_000_000: return decimal(nanoseconds, fractionDigits: 6) + "ms"
-        default: break
+        case 0: text.append("0s")
+        case ..<1_000: appendDecimal(nanoseconds, fractionDigits: 0, "ns", to: &text)
+        case ..<1_000_000: appendDecimal(nanoseconds, fractionDigits: 3, "\u{B5}s", to: &text)
+        case ..<1_000_000_000: appendDecimal(nanoseconds, fractionDigits: 6, "ms", to: &text)
+        default:
+            let minutes = nanoseconds / 60_000_000_000
+            if minutes >= 60 { appendDecimal(minutes / 60, fractionDigits: 0, "h", to: &text) }
+            if minutes > 0 { appendDecimal(minutes % 60, fractionDigits: 0, "m", to: &text) }
+            appendDecimal(nanoseconds % 60_000_000_000, fractionDigits: 9, "s", to: &text)
         }
-        let minutes = nanoseconds / 60_000_000_000
-        let seconds = decimal(nanoseconds % 60_000_000_000, fractionDigits: 9) + "s"
-        if minutes == 0 { return seconds }
-        if minutes < 60 { return "\(minutes)m" + seconds }
-        return "\(minutes / 60)h\(minutes % 60)m" + seconds
     }
 
-    /// `number` with its last `fractionDigits` digits after the point; zeros at the end are dropped.
-    private static func decimal(_ number: UInt64, fractionDigits: Int) -> String {
+    /// `number` with its last `fractionDigits` digits after the point, of which zeros at the end are dropped, and the unit.
+    private static func appendDecimal(_ number: UInt64, fractionDigits: Int, _ unit: String, to text: inout ShortText) {
         var scale: UInt64 = 1
         for _ in 0..<fractionDigits { scale *= 10 }
+        text.appendDecimal(number / scale)
         var fraction = number % scale
-        var digits = fractionDigits
-        if fraction == 0 { return "\(number / scale)" }
-        while fraction % 10 == 0 {
-            fraction /= 10
-            digits -= 1
+        if fraction > 0 {
+            var digits = fractionDigits
+            while fraction % 10 == 0 {
+                fraction /= 10
+                digits -= 1
+            }
+            text.append(UInt8(ascii: "."))
+            text.appendDecimal(fraction, digits: digits)
         }
-        let text = String(fraction)
-        return "\(number / scale)." + String(repeating: "0", count: digits - text.utf8.count) + text
+        text.append(unit)
     }
 }

@@ -140,9 +140,20 @@ public struct IPAddress: Equatable, Hashable, Sendable, CustomStringConvertible 
         }
     }
 
+    /// The text of an IPv4 address, without the heap; nil: it is an IPv6 one.
+    public var shortText: ShortText? {
+        guard let four = ipv4 else { return nil }
+        var text = ShortText()
+        for shift in stride(from: UInt32(24), through: 0, by: -8) {
+            text.appendDecimal(UInt64(four >> shift & 255))
+            if shift > 0 { text.append(UInt8(ascii: ".")) }
+        }
+        return text
+    }
+
     /// The one canonical text (RFC 5952).
     public var description: String {
-        if let four = ipv4 { return "\(four >> 24).\(four >> 16 & 255).\(four >> 8 & 255).\(four & 255)" }
+        if let short = shortText { return short.string }
         let groups = [high, low].flatMap { half in stride(from: 48, through: 0, by: -16).map { UInt16(truncatingIfNeeded: half >> UInt64($0)) } }
         var longest = 0..<0
         var start = 0

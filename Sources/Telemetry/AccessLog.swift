@@ -42,9 +42,14 @@ public struct HeaderFilter: Equatable, Sendable {
     /// Those of our own programs.
     private static let proofs: [[UInt8]] = ["x-piko-node", "x-piko-credential"].map { Array($0.utf8) }
 
+    /// A bit for each length that these names have.
+    private static let lengths = (secrets + proofs).reduce(UInt64(0)) { $0 | 1 << UInt64($1.count) }
+
     /// Whether values of that header are not written.
     func isSecret(_ name: Span<UInt8>) -> Bool {
-        HeaderFilter.proofs.contains { HeaderFilter.equal($0, name) }
+        // Most names have none of their lengths.
+        guard name.count < 64, HeaderFilter.lengths & (1 << UInt64(name.count)) != 0 else { return false }
+        return HeaderFilter.proofs.contains { HeaderFilter.equal($0, name) }
             || !showsSecrets && HeaderFilter.secrets.contains { HeaderFilter.equal($0, name) }
     }
 
@@ -145,8 +150,7 @@ extension LogLine {
     private mutating func appendHeader(
         _ name: Span<UInt8>, isSecret: Bool, from first: Int, in bytes: Span<UInt8>, count: Int, at place: (Int) -> LoggedHeader
     ) {
-        let canonical = LogLine.canonical(name)
-        beginList(named: canonical.span)
+        beginList(header: name)
         var isFirst = true
         for index in first..<count {
             let header = place(index)
@@ -175,17 +179,5 @@ extension LogLine {
         for index in 0..<left.count
         where HeaderFilter.lowercased(left[index]) != HeaderFilter.lowercased(right[index]) { return false }
         return true
-    }
-
-    /// `content-type` as `Content-Type`.
-    private static func canonical(_ name: Span<UInt8>) -> [UInt8] {
-        [UInt8](capacity: name.count) { output in
-            var isStart = true
-            for index in 0..<name.count {
-                let byte = HeaderFilter.lowercased(name[index])
-                output.append(isStart && byte >= 97 && byte <= 122 ? byte - 32 : byte)
-                isStart = byte == 0x2d
-            }
-        }
     }
 }

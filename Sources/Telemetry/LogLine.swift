@@ -6,7 +6,7 @@
 //
 // Invariants: whatever the values are, a finished line is one line, and in the JSON form one valid JSON object.
 
-import Base
+public import Base
 import Memory
 
 /// How log lines look.
@@ -35,6 +35,9 @@ public enum LogLimits {
 public struct LogLine: ~Copyable {
     private let format: LogFormat
     private var buffer = ByteBuffer()
+    /// The text of the second of the last line.
+    private var secondStamp: [UInt8] = []
+    private var secondOfStamp: UInt64 = 0
     /// Objects that are open inside the line.
     private var depth = 0
     /// Objects that were begun without room for them: all until their end is skipped.
@@ -60,16 +63,14 @@ public struct LogLine: ~Copyable {
         ceiling = LogLimits.lineBytesMax
         switch format {
         case .json:
-            buffer.append("{" as StaticString)
-            field("level", level.rawValue)
-            separate("ts")
+            buffer.append(LogLine.beginning(level))
+            stamp(unixNanoseconds)
             buffer.append("\"" as StaticString)
-            Timestamp.append(unixNanoseconds: unixNanoseconds, into: &buffer)
-            buffer.append("\"" as StaticString)
+            isFirst = false
             field("subsystem", subsystem)
             field("msg", text)
         case .human:
-            Timestamp.append(unixNanoseconds: unixNanoseconds, into: &buffer)
+            stamp(unixNanoseconds)
             buffer.append(" " as StaticString)
             buffer.append(LogLine.label(level))
             buffer.append(subsystem)
@@ -87,6 +88,29 @@ public struct LogLine: ~Copyable {
         if format == .json { buffer.append("}" as StaticString) }
         buffer.append("\n" as StaticString)
         return write(buffer.span)
+    }
+
+    /// Appends the time. A second's text serves all its lines.
+    private mutating func stamp(_ unixNanoseconds: UInt64) {
+        let (second, rest) = unixNanoseconds.quotientAndRemainder(dividingBy: 1_000_000_000)
+        if second != secondOfStamp || secondStamp.isEmpty {
+            var text = ByteBuffer()
+            Timestamp.append(unixSeconds: second, into: &text)
+            secondStamp = [UInt8](copying: text.span)
+            secondOfStamp = second
+        }
+        let stamp = secondStamp
+        buffer.append(stamp.span)
+        Timestamp.appendMilliseconds(rest / 1_000_000, into: &buffer)
+    }
+
+    private static func beginning(_ level: LogLevel) -> StaticString {
+        switch level {
+        case .debug: "{\"level\":\"debug\",\"ts\":\""
+        case .info: "{\"level\":\"info\",\"ts\":\""
+        case .warn: "{\"level\":\"warn\",\"ts\":\""
+        case .error: "{\"level\":\"error\",\"ts\":\""
+        }
     }
 
     private static func label(_ level: LogLevel) -> StaticString {
@@ -145,7 +169,21 @@ public struct LogLine: ~Copyable {
 
     /// Adds a duration as Go writes it.
     public mutating func field(_ name: StaticString, _ value: Duration) {
-        field(name, GoDuration.format(value))
+        field(name, GoDuration.text(value))
+    }
+
+    /// Adds an address.
+    public mutating func field(_ name: StaticString, _ value: IPAddress) {
+        if let text = value.shortText { field(name, text) } else { field(name, value.description) }
+    }
+
+    private mutating func field(_ name: StaticString, _ value: ShortText) {
+        guard format == .json else { return field(name, value.span) }
+        guard hasRoom(name.utf8CodeUnitCount + ShortText.bytesMax + 8) else { return }
+        separate(name)
+        quote()
+        buffer.append(value.span)
+        quote()
     }
 
     /// Adds a list of texts.
@@ -201,9 +239,13 @@ public struct LogLine: ~Copyable {
     }
 
     private mutating func beginField() {
-        if !isFirst { buffer.append(format == .json ? "," as StaticString : " " as StaticString) }
+        switch (format, isFirst) {
+        case (.json, false): buffer.append(",\"" as StaticString)
+        case (.json, true): quote()
+        case (.human, false): buffer.append(UInt8(ascii: " "))
+        case (.human, true): break
+        }
         isFirst = false
-        if format == .json { buffer.append("\"" as StaticString) }
     }
 
     private mutating func endName() {
@@ -211,7 +253,7 @@ public struct LogLine: ~Copyable {
     }
 
     private mutating func quote() {
-        if format == .json { buffer.append("\"" as StaticString) }
+        if format == .json { buffer.append(UInt8(ascii: "\"")) }
     }
 
     /// Bounds what headers take until `endHeaders`.
@@ -221,10 +263,19 @@ public struct LogLine: ~Copyable {
 
     mutating func endHeaders() { ceiling = LogLimits.lineBytesMax }
 
-    /// Begins a list whose name is not known at compile time, as a header's.
-    mutating func beginList(named name: Span<UInt8>) {
+    /// Begins a list whose name is a header's: `content-type` as `Content-Type`.
+    mutating func beginList(header name: Span<UInt8>) {
         beginField()
+        let start = buffer.count
         if TextEscape.append(name, max: min(room, 256), into: &buffer) < name.count { isCut = true }
+        // A name has nothing that is escaped (RFC 9110 section 5.1); if it had, the escape's letters would not matter.
+        var text = buffer.mutableSpan
+        var isStart = true
+        for index in start..<text.count {
+            let byte = HeaderFilter.lowercased(text[index])
+            text[index] = isStart && byte >= 97 && byte <= 122 ? byte - 32 : byte
+            isStart = byte == 0x2d
+        }
         endName()
         if format == .json { buffer.append("[" as StaticString) }
     }
@@ -246,13 +297,13 @@ public struct LogLine: ~Copyable {
 
     private mutating func appendText(_ value: Span<UInt8>) {
         let isBare = format == .human && LogLine.isPlainWord(value)
-        if !isBare { buffer.append("\"" as StaticString) }
+        if !isBare { buffer.append(UInt8(ascii: "\"")) }
         let taken = TextEscape.append(value, max: min(LogLimits.fieldBytesMax, room), into: &buffer)
         if taken < value.count {
             buffer.append("\u{2026}" as StaticString)
             isCut = true
         }
-        if !isBare { buffer.append("\"" as StaticString) }
+        if !isBare { buffer.append(UInt8(ascii: "\"")) }
     }
 
     /// Whether a value reads well without quotes.

@@ -23,13 +23,18 @@ public enum Timestamp {
     /// Appends `2026-11-22T10:11:12.345Z`.
     static func append(unixNanoseconds: UInt64, into buffer: inout ByteBuffer) {
         append(unixSeconds: unixNanoseconds / 1_000_000_000, into: &buffer)
-        buffer.append("." as StaticString)
-        append(unixNanoseconds / 1_000_000 % 1_000, digits: 3, into: &buffer)
-        buffer.append("Z" as StaticString)
+        appendMilliseconds(unixNanoseconds / 1_000_000 % 1_000, into: &buffer)
+    }
+
+    /// Appends `.345Z`, the end of a stamp.
+    static func appendMilliseconds(_ milliseconds: UInt64, into buffer: inout ByteBuffer) {
+        buffer.append(UInt8(ascii: "."))
+        append(milliseconds, digits: 3, into: &buffer)
+        buffer.append(UInt8(ascii: "Z"))
     }
 
     /// Appends `2026-11-22T10:11:12`.
-    private static func append(unixSeconds: UInt64, into buffer: inout ByteBuffer) {
+    static func append(unixSeconds: UInt64, into buffer: inout ByteBuffer) {
         let (year, month, day) = date(unixSeconds)
         append(year, digits: 4, into: &buffer)
         buffer.append("-" as StaticString)

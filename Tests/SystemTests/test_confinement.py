@@ -45,7 +45,7 @@ def is_sanitized():
     (("--server.user", "4321:daemon"), 4321, "daemon"), (("--server.user", "root"), 0, 0),
 ])
 def test_user(new_node, tunnel, host, arguments, user, group):
-    node = new_node(arguments=arguments)
+    node = new_node(arguments=arguments, own_account=False)
     account = pwd.getpwnam("piko" if has_user("piko") else "nobody")
     names = {"default": (account.pw_uid, account.pw_gid), "daemon": (pwd.getpwnam("daemon").pw_uid, pwd.getpwnam("daemon").pw_gid)}
     uid = names[user][0] if isinstance(user, str) else user
@@ -100,7 +100,7 @@ PR_CAPBSET_DROP, CAP_KILL, CAP_SETGID, CAP_SETUID = 24, 5, 6, 7
 @pytest.mark.parametrize("capability", [CAP_KILL, CAP_SETGID, CAP_SETUID])
 def test_root_that_may_not_change_users(new_node, tunnel, host, capability):
     """As in a container that takes these away: by default workers stay root, without capabilities, and the log says so."""
-    node = new_node(before_exec=lambda: programs.LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+    node = new_node(own_account=False, before_exec=lambda: programs.LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
     assert node.logged("workers stay root, without capabilities")[0]["err"] == "Operation not permitted"
     for worker in node.workers():
         facts = status(worker)

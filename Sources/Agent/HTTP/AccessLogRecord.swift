@@ -48,7 +48,7 @@ struct AccessLogRecord: ~Copyable {
             return
         }
         logger.log(level, .proxyHTTPAccess, "request") { line in
-            if let client { line.field("client_addr", client.description) }
+            if let client { line.field("client_addr", client) }
             line.field("endpoint-id", endpoint)
             line.field("bytes_in", summary.requestBodyBytes)
             line.field("bytes_out", summary.responseBodyBytes)

@@ -133,7 +133,7 @@ final class ProxyAccessLog {
 
     /// What stands beside `request`. `requestID`: the one that the request brought, or nothing.
     private func write(_ entry: AccessEntry, requestID: Span<UInt8>, to line: inout LogLine) {
-        if let address = entry.client.ip { line.field("client_addr", address.description) }
+        if let address = entry.client.ip { line.field("client_addr", address) }
         if let endpoint = entry.endpoint {
             line.field("endpoint-id", endpoint.ownName)
             if !endpoint.tenant.isEmpty { line.field("tenant-id", String(decoding: endpoint.tenant, as: UTF8.self)) }
