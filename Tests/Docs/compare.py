@@ -34,3 +34,10 @@ def difference(expected, output):
     first = next((line for line in wanted if line.strip() != "…" and not any(re.fullmatch(pattern_of(line), one) for one in written)), None)
     where = f"  no line is: {first}\n" if first is not None else "  the lines are there, and in another order, or others are between them\n"
     return f"{where}  wrote:\n{shown}"
+
+
+def missing_names(expected, output):
+    """None when every name of the JSON that is expected is in the output, too."""
+    name = re.compile(r'"([\w-]+)"\s*:')
+    missing = set(name.findall(expected)) - set(name.findall(output))
+    return f"  it has no {', '.join(sorted(missing))}\n  wrote:\n    {output[:2000]}" if missing else None

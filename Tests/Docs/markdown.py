@@ -11,6 +11,7 @@ several lines is a block of its own, which is run and not shown: the marks on it
     timeout N                it may take N seconds (30)
     output                   (of text) this is what the block above wrote; numbers may be others, … stands for anything, and a line
                              of … alone for any lines
+    names                    (of output) the names in its JSON are compared, and nothing else
     file NAME                (of a file's content) blocks below find it under this name
     server, agent, forward   (of yaml) a configuration file: the program reads it
     values                   (of yaml) values for the Helm chart: it is rendered with them
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field
 
 FENCE = re.compile(r"^( *)(```+|~~~+)\s*([A-Za-z]*)\s*$")
 COMMENT = re.compile(r"^ *<!-- test:(.*)$")
-MARKS = re.compile(r"(run|afresh|may end|output|server|agent|forward|values|kubernetes|form|status \d+|timeout \d+|until \"[^\"]+\"|file \S+|"
+MARKS = re.compile(r"(run|afresh|may end|output|names|server|agent|forward|values|kubernetes|form|status \d+|timeout \d+|until \"[^\"]+\"|file \S+|"
                    r"part of \S+|not run: .+|[a-z][\w, -]* (is|are) not run: .+|run by \S+)")
 # What a block can be, by the language of its fence.
 LANGUAGES = {"sh", "console", "text", "yaml", "json", "haproxy", "http"}

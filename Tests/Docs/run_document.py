@@ -9,6 +9,7 @@ status, or says itself when it is ready.) A block of console has commands behind
 "$ ", and below each what it writes.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -92,14 +93,15 @@ class Terminal:
         raise Failure(f"{self.place}: {why}\n{indented(self.command)}\n  wrote:\n{shown}")
 
     def end(self):
-        try:
+        """Ends its processes as ^C or a service manager would, and waits until the last one is gone."""
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
-            self.process.wait(15)
-        except ProcessLookupError:
-            self.process.wait()
-        except subprocess.TimeoutExpired:
+            for _ in range(750):
+                self.process.poll()
+                os.killpg(self.process.pid, 0)
+                time.sleep(0.02)
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
 
 
 def indented(text):
@@ -196,7 +198,7 @@ class Run:
                 command += "\n" + more
             self.command(place, block, command, ready_text(command))
             if expected.strip():
-                self.compare(place, expected, self.last_output, command)
+                self.compare(place, block, expected, self.last_output, command)
 
     def command(self, place, block, text, ready):
         """Runs it to its end, or until it is ready."""
@@ -231,7 +233,7 @@ class Run:
         if expected is not None:
             if self.last_output is None:
                 raise Failure(f"{place}: there is no output to compare it with")
-            self.compare(place, block.text, self.last_output, "the block above")
+            self.compare(place, block, block.text, self.last_output, "the block above")
             return
         if block.language in ("text", "http"):
             for number, line in enumerate(block.text.split("\n")):
@@ -248,9 +250,10 @@ class Run:
             if problem:
                 raise Failure(f"{place}: {problem}\n{indented(block.text)}")
 
-    def compare(self, place, expected, output, command):
+    def compare(self, place, block, expected, output, command):
         self.count["outputs"] += 1
-        problem = compare.difference(expected, output)
+        names_only = block.marked("names") is not None
+        problem = compare.missing_names(expected, output) if names_only else compare.difference(expected, output)
         if problem:
             raise Failure(f"{place}: {shlex.quote(command.splitlines()[0])} wrote something else\n{problem}")
 
