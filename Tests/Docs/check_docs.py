@@ -27,12 +27,16 @@ def documents():
     return top + sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 
 
-def run(name, programs):
-    """What run_document.py found, or what kept it from finding anything."""
+def programs():
+    return os.environ["PIKO_BIN"]
+
+
+def run(name, programs, text=""):
+    """What run_document.py found, or what kept it from finding anything. The document - is the text."""
     command = [*NAMESPACES, str(ROOT / HERE / "sandbox"), str(ROOT), programs, sys.executable, f"{HERE}/run_document.py", name]
     environment = dict(os.environ, PATH=f"/mnt/tree/{HERE}/bin:" + os.environ["PATH"])
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, input=text, env=environment)
     except subprocess.TimeoutExpired:
         return {"failure": f"{name}: not done within {SECONDS} s", "seconds": SECONDS}
     try:
@@ -67,12 +71,11 @@ def main():
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("documents", nargs="*")
     options = parser.parse_args()
-    programs = os.environ["PIKO_BIN"]
     names = options.documents or documents()
     failed = False
     results = {}
     with ThreadPoolExecutor(options.jobs) as pool:
-        for name, result in zip(names, pool.map(lambda name: run(name, programs), names)):
+        for name, result in zip(names, pool.map(lambda name: run(name, programs()), names)):
             results[name] = result
             failed = failed or bool(result["failure"])
             print(line_for(name, result), flush=True)

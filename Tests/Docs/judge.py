@@ -66,10 +66,10 @@ def agent(text, environment):
                                "--config.path", file.name], env=environment, capture_output=True, text=True, timeout=60)
     said = done.stdout + done.stderr
     try:
-        verdict = next(one for one in json.loads(done.stdout)["checks"] if one["check"] == "configuration")["result"]
+        check = next(one for one in json.loads(done.stdout)["checks"] if one["check"] == "configuration")
     except (ValueError, KeyError, StopIteration):
         return f"piko agent diagnose: {said.strip()[-2000:]}"
-    return None if verdict == "ok" else f"piko agent diagnose: {said.strip()[-2000:]}"
+    return None if check["result"] == "ok" else f"piko agent diagnose: {check['found']}"
 
 
 def forward(text, environment):

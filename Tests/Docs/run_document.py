@@ -1,6 +1,6 @@
 """Runs the blocks of one document, in their order, and judges what they do. Runs within Tests/Docs/sandbox; writes what it found as JSON.
 
-    run_document.py DOCUMENT
+    run_document.py DOCUMENT       - is one on standard input
 
 Each block of sh is one script of bash, which ends at the first command that fails, in the document's folder. A block in which a program
 stays (STAYS, and no & behind it) is taken line by line instead, as a reader would who gives each such program a terminal: a line with
@@ -276,7 +276,8 @@ def main():
     failure = None
     run = Run(path)
     try:
-        run.run(markdown.read(path, Path(path).read_text()).blocks)
+        text = sys.stdin.read() if path == "-" else Path(path).read_text()
+        run.run(markdown.read(path, text).blocks)
     except (Failure, markdown.DocumentError) as error:
         failure = str(error)
     print(json.dumps({"failure": failure, "count": run.count, "skipped": run.skipped, "elsewhere": run.elsewhere,
