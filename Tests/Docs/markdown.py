@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 
 FENCE = re.compile(r"^( *)(```+|~~~+)\s*([A-Za-z]*)\s*$")
 COMMENT = re.compile(r"^ *<!-- test:(.*)$")
-MARKS = re.compile(r"(run|afresh|may end|output|names|server|agent|forward|values|kubernetes|form|status \d+|timeout \d+|until \"[^\"]+\"|file \S+|"
-                   r"part of \S+|not run: .+|[a-z][\w, -]* (is|are) not run: .+|run by \S+)")
+MARKS = re.compile(r"(run|afresh|may end|output|names|server|agent|forward|values|kubernetes|form|status \d+|timeout \d+|"
+                   r"until \"[^\"]+\"|file \S+|part of \S+|not run: .+|[a-z][\w, -]* (is|are) not run: .+|run by \S+)")
 # What a block can be, by the language of its fence.
 LANGUAGES = {"sh", "console", "text", "yaml", "json", "haproxy", "http"}
 
@@ -87,6 +87,7 @@ def read(path, text, strict=True):
     """The document's blocks, anchors and links. DocumentError where its form is wrong; where it is not strict, blocks may have any form."""
     document = Document([], set(), [], [])
     lines = text.split("\n")
+    prose = [""] * len(lines)
     marks, marks_line = [], 0
     in_list = after_blank = False
     index = 0
@@ -139,13 +140,13 @@ def read(path, text, strict=True):
             document.anchors.add(anchor_of(heading[1], document.anchors))
         for target in re.findall(r'<a (?:id|name)="([^"]+)"', line):
             document.anchors.add(target)
-        plain = re.sub(r"`[^`]*`", "", line)
-        for picture, target in re.findall(r"(!?)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)", plain):
-            document.links.append((number, target, bool(picture)))
-        for target in re.findall(r"^\[[^\]]+\]: (\S+)", plain):
-            document.links.append((number, target, False))
+        prose[number - 1] = re.sub(r"`[^`]*`", "", line)
         for name in re.findall(r"`([A-Za-z0-9_./-]+\.md)(?:#[\w-]+)?`", line):
             document.names.append((number, name))
     if marks:
         raise DocumentError(f"{path}:{marks_line}: a mark with no block below it")
+    # A link may go over the end of a line.
+    text = "\n".join(prose)
+    for link in re.finditer(r"(!?)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|^\[[^\]\n]+\]: (\S+)", text, re.M):
+        document.links.append((text.count("\n", 0, link.start()) + 1, link[2] or link[3], link[1] == "!"))
     return document

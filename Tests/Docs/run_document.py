@@ -36,7 +36,7 @@ STAYS = [
 READY_SECONDS = 20
 # Commands that are no text, whatever their block is called.
 COMMANDS = re.compile(r"(\$ |piko |curl |kubectl |helm |script/|systemctl |swift |docker |apt )")
-ENVIRONMENT_FILE = Path("/mnt/home/environment")
+ENVIRONMENT_FILE = Path("/mnt/own/environment")
 
 
 class Failure(Exception):
@@ -77,8 +77,8 @@ class Terminal:
 
     def __init__(self, place, command, environment, number):
         self.place, self.command = place, command
-        self.output_path = Path(f"/mnt/home/output-{number}")
-        script = Path(f"/mnt/home/script-{number}")
+        self.output_path = Path(f"/mnt/own/output-{number}")
+        script = Path(f"/mnt/own/script-{number}")
         script.write_text(command + "\n")
         with self.output_path.open("wb") as output:
             self.process = subprocess.Popen(["bash", "-euo", "pipefail", str(script)], stdin=subprocess.DEVNULL, stdout=output,

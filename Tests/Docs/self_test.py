@@ -77,21 +77,21 @@ class Documents(unittest.TestCase):
             taken.add(anchor)
 
     def test_links(self):
-        text = "# A `b`\n[a](x.md#c) ![p](y.png) `[no](z.md)` and `docs/none.md`\n```sh\n[no](q.md)\n```\n"
+        text = "# A `b`\n[a](x.txt#c) [over\nlines](o.txt) ![p](y.png) `[no](z.txt)` and `docs/README.md`\n```sh\n[no](q.txt)\n```\n"
         document = markdown.read("-", text)
-        self.assertEqual(document.links, [(2, "x.md#c", False), (2, "y.png", True)])
-        self.assertEqual(document.names, [(2, "docs/none.md")])
+        self.assertEqual(document.links, [(2, "x.txt#c", False), (2, "o.txt", False), (3, "y.png", True)])
+        self.assertEqual(document.names, [(3, "docs/README.md")])
         self.assertEqual(document.anchors, {"a-b"})
 
     def test_outputs(self):
-        for expected, output, same in [("a 1.5  b", "a 22 b", True), ("a …", "a b c", True), ("a\n…\nd", "a\nb\nc\nd", True), ("a\nd", "a\nb\nd", False),
-                                       ("id: node-1", "id: node-37", True), ("a.b", "axb", False), ("a", "a\n\n", True)]:
+        for expected, output, same in [("a 1.5  b", "a 22 b", True), ("a …", "a b c", True), ("a\n…\nd", "a\nb\nc\nd", True),
+                                       ("a\nd", "a\nb\nd", False), ("id: node-1", "id: node-37", True), ("a.b", "axb", False), ("a", "a\n\n", True)]:
             self.assertEqual(compare.difference(expected, output) is None, same, (expected, output))
 
     def test_commands(self):
         self.assertEqual(run_document.commands_of("# no\na \\\n  b\n\nc"), ["a \\\n  b", "c"])
-        for command, stays in [("piko server", True), ("piko server --log.level warn", True), ("piko server info", False), ("piko server &", False),
-                               ("piko agent http a 3000   # a comment", True), ("piko agent diagnose http a 3000", False),
+        for command, stays in [("piko server", True), ("piko server --log.level warn", True), ("piko server info", False),
+                               ("piko server &", False), ("piko agent http a 3000   # a comment", True), ("piko agent diagnose http a 3000", False),
                                ("piko bench http", False), ("piko server --help", False)]:
             self.assertEqual(run_document.ready_text(command) is not None, stays, command)
 
