@@ -17,10 +17,9 @@ several lines is a block of its own, which is run and not shown: the marks on it
     values                   (of yaml) values for the Helm chart: it is rendered with them
     kubernetes               (of yaml) objects of Kubernetes, of which form and kind are looked at
     part of FILE             (of a file's content) these lines, in this order, are in FILE
-    form                     the form of a command or file, for reading; nothing in it can be run
     COMMAND is not run: WHY  lines that begin with COMMAND (or several: A, B are not run) can't be run by a test; they are listed
     not run: WHY             the same for the whole block
-    run by SCRIPT            SCRIPT runs it
+    run by SCRIPT            SCRIPT runs it, and has the first two words of each command in it, or is the command itself
 """
 
 import re
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 
 FENCE = re.compile(r"^( *)(```+|~~~+)\s*([A-Za-z]*)\s*$")
 COMMENT = re.compile(r"^ *<!-- test:(.*)$")
-MARKS = re.compile(r"(run|afresh|may end|output|names|server|agent|forward|values|kubernetes|form|status \d+|timeout \d+|"
+MARKS = re.compile(r"(run|afresh|may end|output|names|server|agent|forward|values|kubernetes|status \d+|timeout \d+|"
                    r"until \"[^\"]+\"|file \S+|part of \S+|not run: .+|[a-z][\w, -]* (is|are) not run: .+|run by \S+)")
 # What a block can be, by the language of its fence.
 LANGUAGES = {"sh", "console", "text", "yaml", "json", "haproxy", "http"}

@@ -145,9 +145,12 @@ class Run:
         if (script := block.marked("run by")) is not None:
             if not Path(script).is_file():
                 raise Failure(f"{place}: run by {script}, which is not there")
+            said = Path(script).read_text(errors="replace")
+            for command in self.shell_commands(block):
+                words = without_comment(command).split()[:2]
+                if script not in words and " ".join(words) not in said:
+                    raise Failure(f"{place}: {script} does not say '{' '.join(words)}'")
             self.elsewhere.append((block.line, script, len(self.shell_commands(block))))
-            return
-        if block.marked("form") is not None:
             return
         if block.language == "sh":
             self.shell(place, block)
