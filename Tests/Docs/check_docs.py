@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,12 +34,13 @@ def programs():
 
 def run(name, programs, text=""):
     """What run_document.py found, or what kept it from finding anything. The document - is the text."""
-    command = [*NAMESPACES, str(ROOT / HERE / "sandbox"), str(ROOT), programs, sys.executable, f"{HERE}/run_document.py", name]
     environment = dict(os.environ, PATH=f"/mnt/tree/{HERE}/bin:" + os.environ["PATH"])
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, input=text, env=environment)
-    except subprocess.TimeoutExpired:
-        return {"failure": f"{name}: not done within {SECONDS} s", "seconds": SECONDS}
+    with tempfile.TemporaryDirectory(prefix="test-docs-") as scratch:
+        command = [*NAMESPACES, str(ROOT / HERE / "sandbox"), str(ROOT), programs, scratch, sys.executable, f"{HERE}/run_document.py", name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, input=text, env=environment)
+        except subprocess.TimeoutExpired:
+            return {"failure": f"{name}: not done within {SECONDS} s", "seconds": SECONDS}
     try:
         return json.loads(done.stdout)
     except ValueError:
