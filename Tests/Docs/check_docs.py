@@ -18,6 +18,8 @@ import links  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "Tests/Docs"
+# What script/test-docs made, as it is called in the sandbox.
+PYTHON = "/mnt/tree/.venv-docs/bin/python"
 # A document that takes longer than this hangs.
 SECONDS = 170
 NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -34,9 +36,9 @@ def programs():
 
 def run(name, programs, text=""):
     """What run_document.py found, or what kept it from finding anything. The document - is the text."""
-    environment = dict(os.environ, PATH=f"/mnt/tree/{HERE}/bin:" + os.environ["PATH"])
+    environment = dict(os.environ, PATH=f"/mnt/tree/{HERE}/bin:" + os.environ["PATH"], DOCS_PYTHON=PYTHON)
     with tempfile.TemporaryDirectory(prefix="test-docs-") as scratch:
-        command = [*NAMESPACES, str(ROOT / HERE / "sandbox"), str(ROOT), programs, scratch, sys.executable, f"{HERE}/run_document.py", name]
+        command = [*NAMESPACES, str(ROOT / HERE / "sandbox"), str(ROOT), programs, scratch, PYTHON, f"{HERE}/run_document.py", name]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, input=text, env=environment)
         except subprocess.TimeoutExpired:
