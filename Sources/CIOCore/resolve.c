@@ -84,6 +84,15 @@ static struct resolve_result *result_of_failure(cio_handle handle, int code) {
     return result;
 }
 
+/* Whether the address behind those of a result is one of them: glibc gives 127.0.0.1 twice for a localhost that is ::1 as well, on a
+ * machine without IPv6, and whoever listens on all of them would find the second one taken by himself. */
+static bool is_repeated(const struct resolve_result *result) {
+    for (uint32_t place = 0; place < result->length; place += (uint32_t)sizeof(struct sockaddr_storage)) {
+        if (memcmp(result->data + place, result->data + result->length, sizeof(struct sockaddr_storage)) == 0) return true;
+    }
+    return false;
+}
+
 static struct resolve_result *request_run(const struct resolve_request *request) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV};
     struct addrinfo *list = NULL;
@@ -104,7 +113,8 @@ static struct resolve_result *request_run(const struct resolve_request *request)
         for (struct addrinfo *entry = list; entry != NULL; entry = entry->ai_next) {
             if (entry->ai_addrlen > sizeof(struct sockaddr_storage)) continue;
             memcpy(result->data + result->length, entry->ai_addr, entry->ai_addrlen);
-            result->length += (uint32_t)sizeof(struct sockaddr_storage);
+            if (is_repeated(result)) memset(result->data + result->length, 0, sizeof(struct sockaddr_storage));
+            else result->length += (uint32_t)sizeof(struct sockaddr_storage);
         }
     }
     freeaddrinfo(list);
