@@ -161,12 +161,9 @@ static uintptr_t frame_address(uintptr_t frame) { return frame & ~((uintptr_t)0x
  * distributions are. Hint 7 (XPACLRI) takes the signature off x30; older processors pass it over. */
 static uintptr_t return_address(uintptr_t address) {
 #if defined(__aarch64__)
-    register uintptr_t link __asm__("x30") = address;
-    __asm__("hint #7" : "+r"(link));
-    return link;
-#else
-    return address;
+    __asm__("mov x30, %0\n\thint #7\n\tmov %0, x30" : "+r"(address) : : "x30");
 #endif
+    return address;
 }
 
 __attribute__((no_sanitize("address", "thread")))
