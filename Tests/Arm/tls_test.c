@@ -132,6 +132,7 @@ static void test_session(ctls_context *client, ctls_context *server, const char 
     struct connection connection = connection_make(client, server, "arm.test");
     CHECK(handshake(&connection) == 0);
     CHECK(strcmp(ctls_session_version(connection.client), version) == 0 && strcmp(ctls_session_version(connection.server), version) == 0);
+    if (!resumes) CHECK(strcmp(ctls_session_host(connection.server), "arm.test") == 0); /* a resumed one need not know it */
     const uint8_t *protocol;
     unsigned length;
     ctls_session_protocol(connection.client, &protocol, &length);
