@@ -157,6 +157,15 @@ static struct registers registers_of(const ucontext_t *context) {
 /* Swift marks the frames of asynchronous functions in the upper bits. */
 static uintptr_t frame_address(uintptr_t frame) { return frame & ~((uintptr_t)0xf << 60); }
 
+/* Arm processors since v8.3 sign return addresses in the upper bits where a library was built so, as those of newer
+ * distributions are. Hint 7 (XPACLRI) takes the signature off x30; older processors pass it over. */
+static uintptr_t return_address(uintptr_t address) {
+#if defined(__aarch64__)
+    __asm__("mov x30, %0\n\thint #7\n\tmov %0, x30" : "+r"(address) : : "x30");
+#endif
+    return address;
+}
+
 __attribute__((no_sanitize("address", "thread")))
 static void put_frames(struct line *line, const ucontext_t *context) {
     struct registers registers = registers_of(context);
@@ -168,8 +177,9 @@ static void put_frames(struct line *line, const ucontext_t *context) {
                         frame <= known.stack_end - 2 * sizeof(uintptr_t);
         if (!is_sound) return;
         const uintptr_t *pair = (const uintptr_t *)frame; /* the caller's frame, and where it goes on */
-        if (pair[1] == 0) return;
-        put_frame(line, pair[1] - 1, false);
+        uintptr_t target = return_address(pair[1]);
+        if (target == 0) return;
+        put_frame(line, target - 1, false);
         least = frame + 2 * sizeof(uintptr_t);
         frame = frame_address(pair[0]);
     }

@@ -34,7 +34,7 @@ public struct CounterLayout: Equatable, Sendable {
 
     var rowWords: Int { 1 + columns }
     var slabWords: Int {
-        // Whole pages, so that no two processes write into one cache line or page.
+        // Whole pages of 4 KiB, so that no two processes write into one cache line or page.
         let words = CounterRegion.slabHeaderWords + fixedSlots + (rows + 1) * rowWords
         return (words + 511) / 512 * 512
     }

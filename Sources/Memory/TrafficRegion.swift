@@ -133,6 +133,8 @@ public final class TrafficRegion {
             let words = unsafe words(slot)
             guard unsafe words[Word.key].compareExchange(expected: found, desired: Self.claimed, ordering: .acquiringAndReleasing).exchanged
             else { continue }
+            // Whoever reads what follows sees the claim as well.
+            atomicMemoryFence(ordering: .releasing)
             unsafe words[Word.used].store(now, ordering: .relaxed)
             write(name, to: slot)
             for column in TrafficColumn.allCases { unsafe words[Word.columns + column.rawValue].store(0, ordering: .relaxed) }

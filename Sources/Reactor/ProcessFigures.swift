@@ -27,7 +27,7 @@ public struct ProcessFigures: Equatable, Sendable {
         let ticks = UInt64(max(sysconf(Int32(_SC_CLK_TCK)), 1))
         processorNanoseconds = (user &+ system) &* (1_000_000_000 / ticks)
         virtualBytes = virtual
-        residentBytes = pages &* UInt64(max(sysconf(Int32(_SC_PAGESIZE)), 1))
+        residentBytes = pages &* System.pageBytes
     }
 
     /// Processor time of the children of this process that ended, in nanoseconds.

@@ -45,6 +45,9 @@ public enum System {
     /// Raises the limit of locked memory, which io_uring's rings count against, as far as it goes; children inherit it.
     public static func raiseLockedMemoryLimit() { cio_memlock_limit_raise() }
 
+    /// What the kernel calls a page; 4 KiB on most machines.
+    public static var pageBytes: UInt64 { UInt64(max(sysconf(Int32(_SC_PAGESIZE)), 1)) }
+
     /// This process's number.
     public static var processIdentifier: Int32 { getpid() }
 }

@@ -16,6 +16,9 @@ struct MachineFacts {
     var processors = 1
     var workers = 1
 
+    /// What the kernel counts in pages is in pages of this size.
+    var pageBytes: UInt64 = 4_096
+
     /// The sysctls that are looked at.
     static let sysctlNames = [
         "fs.pipe-max-size", "fs.pipe-user-pages-soft", "fs.pipe-user-pages-hard", "net.core.somaxconn", "net.ipv4.tcp_max_syn_backlog",
@@ -32,8 +35,8 @@ enum MachineRules {
     private static let descriptorsFew: UInt64 = 8_192
     /// A worker uses no more (`Supervisor/WorkerChoice.swift`).
     private static let descriptorsMost: UInt64 = 65_536
-    /// Pages that a worker's pipes take when all are in use: 64 of one MiB (`LoopLimits`).
-    private static let pipePages: UInt64 = 64 * 256
+    /// What a worker's pipes take when all are in use: 64 of one MiB (`LoopLimits`).
+    private static let pipeBytes: UInt64 = 64 * 1_048_576
     private static let processMemory: UInt64 = 64 * 1_048_576
 
     static func checks(_ facts: MachineFacts, _ config: ServerConfig) -> [Check] {
@@ -73,6 +76,7 @@ enum MachineRules {
         guard let size = facts.sysctls["fs.pipe-max-size"]?.first, let soft = facts.sysctls["fs.pipe-user-pages-soft"]?.first,
             let hard = facts.sysctls["fs.pipe-user-pages-hard"]?.first
         else { return unread(name) }
+        let pipePages = pipeBytes / facts.pageBytes
         let wanted = pipePages * UInt64(facts.workers)
         let limits = "soft \(soft == 0 ? "none" : "\(soft)"), hard \(hard == 0 ? "none" : "\(hard)")"
         let text = "of \(KernelText.bytes(size)) at most; pages of a user: \(limits); \(facts.workers) workers take \(wanted) at most"
@@ -113,8 +117,8 @@ enum MachineRules {
 
     static func socketMemory(_ facts: MachineFacts) -> Check {
         guard let pages = facts.sysctls["net.ipv4.tcp_mem"], pages.count == 3 else { return unread("socket memory") }
-        let text = "pressure begins at \(KernelText.bytes(pages[1] * 4_096)), the most is \(KernelText.bytes(pages[2] * 4_096))"
-            + (facts.socketPages.map { "; in use: \(KernelText.bytes($0 * 4_096))" } ?? "")
+        let text = "pressure begins at \(KernelText.bytes(pages[1] * facts.pageBytes)), the most is \(KernelText.bytes(pages[2] * facts.pageBytes))"
+            + (facts.socketPages.map { "; in use: \(KernelText.bytes($0 * facts.pageBytes))" } ?? "")
         let isUnderPressure = (facts.socketPages ?? 0) >= pages[1]
         return Check(
             "socket memory", isUnderPressure ? .warn : .ok, text,

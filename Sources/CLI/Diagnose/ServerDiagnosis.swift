@@ -93,6 +93,7 @@ struct ServerDiagnosis {
             let path = "/proc/sys/" + name.map { $0 == "." ? "/" : String($0) }.joined()
             if let text = KernelFile.text(path) { facts.sysctls[name] = KernelText.numbers(text) }
         }
+        facts.pageBytes = System.pageBytes
         facts.socketPages = KernelFile.text("/proc/net/sockstat").flatMap(KernelText.socketPages)
         let groups = KernelText.groups(KernelFile.text("/proc/self/cgroup") ?? "", controller: "memory")
         for folder in groups {
