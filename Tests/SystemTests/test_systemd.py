@@ -92,4 +92,4 @@ def test_stop_takes_longer_than_the_grace_period(name, key):
     document = (ROOT / "docs/configuration.md").read_text()
     grace = re.search(rf"<!-- keys of {key}.*?\| `grace_period` \| `DURATION` \| `(\d+)m0s` \|", document, re.S)
     assert int(re.search(r"^TimeoutStopSec=(\d+)s$", text, re.M)[1]) > 60 * int(grace[1])
-    assert f"piko {key}" in re.search(r"^ExecStart=(.+)$", text, re.M)[1]
+    assert re.match(rf"/usr/bin/piko(-agent)? {key} ", re.search(r"^ExecStart=(.+)$", text, re.M)[1])
