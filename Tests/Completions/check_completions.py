@@ -90,9 +90,8 @@ class Terminal:
 class Shells:
     """How each shell is started, so that it knows the completions and nothing of this machine's settings."""
 
-    def __init__(self, root, binaries, home):
-        self.root = root
-        self.prefix = ["chroot", root] if root else []
+    def __init__(self, system, root, binaries, home):
+        self.prefix = ["nsenter", "--target", system, "--mount", "--pid", "--uts", "--ipc", "--net", "--"] if system else []
         self.home = home
         self.inside = home[len(root):] if root else home
         folder = "/usr/bin" if root else str(binaries)
@@ -183,12 +182,12 @@ def main():
     parser = argparse.ArgumentParser()
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--binaries", type=pathlib.Path)
-    where.add_argument("--root")
+    where.add_argument("--system", metavar="PID")
     arguments = parser.parse_args()
-    root = os.path.realpath(arguments.root) if arguments.root else ""
+    root = f"/proc/{arguments.system}/root" if arguments.system else ""
     home = tempfile.mkdtemp(prefix="piko-completions-", dir=f"{root}/tmp" if root else None)
     try:
-        shells = Shells(root, arguments.binaries and arguments.binaries.resolve(), home)
+        shells = Shells(arguments.system, root, arguments.binaries and arguments.binaries.resolve(), home)
         failures = []
         for shell in ("bash", "zsh", "fish"):
             failures += check_rows(shells, shell, "piko", ROWS) + check_rows(shells, shell, "piko-agent", AGENT_ROWS)
