@@ -37,16 +37,13 @@ func gossipLibrary(_ name: String, _ dependencies: [Target.Dependency], path: St
 
 /// How a release is linked. With the Swift runtime in it: it then runs where there is no Swift, and takes a third less memory than
 /// with the runtime's shared libraries. `script/build-edge` asks for a program that has everything in it, OpenSSL and libc as well.
-/// By its build ID debuggers and perf find the symbols of a program that was stripped.
-let releaseLinking = [
-    Context.environment["PIKO_STATIC"] == "1" ? "-static-executable" : "-static-stdlib", "-Xlinker", "--build-id=sha1",
-]
+let releaseLinking = Context.environment["PIKO_STATIC"] == "1" ? "-static-executable" : "-static-stdlib"
 
 /// A program: its target is imported by its tests with `@testable`.
 func program(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .executableTarget(
         name: name, dependencies: dependencies, swiftSettings: swiftSettings,
-        linkerSettings: [.unsafeFlags(releaseLinking, .when(configuration: .release))])
+        linkerSettings: [.unsafeFlags([releaseLinking], .when(configuration: .release))])
 }
 
 /// The tests of one module.
