@@ -9,6 +9,9 @@ internal import Reactor
 @main
 enum AgentMain {
     static func main() {
+        if let answer = Completion.answer(Array(CommandLine.arguments.dropFirst()), in: Commands.agentProgram) {
+            return write(answer, to: 1)
+        }
         System.raiseDescriptorLimit()
         SignalSource.ignorePipeSignal()
         ProcessorTurns.hurry()
@@ -45,9 +48,17 @@ enum AgentMain {
             ).run()
         case .benchHTTP:
             try BenchProgram(try load(BenchConfig.self, invocation)) { write($0, to: 1) }.run()
+        case .completion:
+            // The parser took nothing but the names of shells.
+            complete(CompletionShell(rawValue: invocation.arguments[0]))
         default:
-            throw ProgramError("piko-agent runs agent, forward and bench only")
+            throw ProgramError("piko-agent runs agent, forward, bench and completion only")
         }
+    }
+
+    private static func complete(_ shell: CompletionShell?) -> Int32 {
+        write(shell?.script(for: "piko-agent") ?? "", to: 1)
+        return 0
     }
 
     private static func diagnose(_ invocation: Invocation) throws(ProgramError) -> Int32 {

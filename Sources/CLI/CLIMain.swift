@@ -16,6 +16,7 @@ enum CLIMain {
     /// Does what the words say and returns the exit status. Does not return when another program takes over.
     static func run(_ words: [String]) -> Int32 {
         if let status = KeySetFetchCommand.run(words) { return status }
+        if let answer = Completion.answer(words, in: Commands.piko) { return Output.print(answer) ? 0 : 1 }
         do throws(CommandLineError) {
             switch try CommandLineParser(Commands.piko).parse(words) {
             case .show(let text):
@@ -48,6 +49,11 @@ enum CLIMain {
                 text = try StatusCommand.run(invocation)
             case .testCluster:
                 text = try TestCluster.run(invocation)
+            case .completion:
+                // The parser took nothing but the names of shells.
+                text = CompletionShell(rawValue: invocation.arguments[0])?.script(for: "piko") ?? ""
+            case .manual:
+                text = try ManualCommand.run(invocation)
             case .serverInfo:
                 text = try ControlCommand.run("info", invocation)
             case .serverWorkers:
@@ -74,6 +80,12 @@ enum CLIMain {
     private static func become(_ program: String, words: [String]) throws(CommandFailure) -> String {
         guard let path = ProgramEnvironment.siblingPath(program) else {
             throw CommandFailure("piko: can't find out where it runs from (is /proc mounted?), so it can't find \(program)")
+        }
+        do throws(SystemError) {
+            try FileContents.checkExecutable(path)
+        } catch {
+            throw CommandFailure(
+                "piko: \(program) is not here (\(error)); it must stand beside piko\(program == "piko-agent" ? ". On Debian: apt install piko-agent" : "")")
         }
         // The agent starts itself anew, for an upgrade, by the way that it was started.
         if let own = ProgramEnvironment.startedPath { ProgramEnvironment.set("PIKO_STARTED_AS", own) }

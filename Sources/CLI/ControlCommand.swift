@@ -16,9 +16,11 @@ enum ControlCommand {
     ) throws(CommandFailure) -> String {
         let environment = ProgramEnvironment.variables
         let config = try ConfigurationFile.load(ServerConfig.self, invocation, environment: environment)
-        let paths = config.server.controlSocket.isEmpty
+        var paths = config.server.controlSocket.isEmpty
             ? ControlSocketPath.candidates(environment: environment, userID: ProgramEnvironment.userIdentifier)
             : [config.server.controlSocket]
+        // Root's session has a folder of its own for sockets; the system's server is meant all the same.
+        if config.server.controlSocket.isEmpty && !paths.contains(ControlSocketPath.system) { paths.append(ControlSocketPath.system) }
         var failures: [String] = []
         for path in paths {
             let answer: [UInt8]

@@ -73,4 +73,40 @@ import Testing
         let forward = try ForwardConfig(invocation("forward start"), file: example("forward.yaml"), environment: [:])
         #expect(forward.ports.map(\.endpointID) == ["database", "ssh"])
     }
+
+    /// A file of the Debian packages, and the same with every key that it only shows: one that stands behind a "#" without a space.
+    private func packaged(_ name: String) throws -> (asInstalled: ConfigFile, inFull: ConfigFile) {
+        let text = try String(contentsOf: repositoryRoot.appending(path: "packaging/debian/\(name)"), encoding: .utf8)
+        let lines = text.split(separator: "\n", omittingEmptySubsequences: false).map { line in
+            let margin = line.prefix { $0 == " " }
+            let rest = line.dropFirst(margin.count)
+            return rest.hasPrefix("#") && rest.dropFirst().first.map { $0 != " " } == true ? margin + rest.dropFirst() : line[...]
+        }
+        return (ConfigFile(name: name, bytes: Array(text.utf8)), ConfigFile(name: name, bytes: Array(lines.joined(separator: "\n").utf8)))
+    }
+
+    /// What Debian installs can be used as it is, and with all that is shown in it; what is shown as a default is one.
+    @Test func filesOfPackagesCanBeUsed() throws {
+        let (server, serverInFull) = try packaged("server.yaml")
+        #expect(
+            ServerConfig.differences(try ServerConfig(invocation("server"), file: server, environment: [:]), ServerConfig())
+                == ["admin.bind_addr", "cluster.gossip.bind_addr", "proxy.bind_addr", "upstream.bind_addr"])
+        #expect(
+            ServerConfig.differences(try ServerConfig(invocation("server"), file: serverInFull, environment: [:]), ServerConfig())
+                == [
+                    "admin.bind_addr", "cluster.gossip.bind_addr", "cluster.gossip.secret_key_files", "cluster.join", "proxy.bind_addr",
+                    "proxy.tls.cert", "proxy.tls.key", "trusted_proxies", "upstream.auth.hmac_secret_key_file", "upstream.bind_addr", "upstream.tls.cert", "upstream.tls.key",
+                ])
+        let (agent, agentInFull) = try packaged("agent.yaml")
+        #expect(throws: ConfigError.self) { try AgentConfig(invocation("agent start"), file: agent, environment: [:]) }
+        let asInstalled = try AgentConfig(invocation("agent http e 1"), file: agent, environment: [:])
+        #expect(AgentConfig.differences(asInstalled, try AgentConfig(invocation("agent http e 1"), file: nil, environment: [:])).isEmpty)
+        let inFull = try AgentConfig(invocation("agent start"), file: agentInFull, environment: [:])
+        #expect(inFull.listeners.map(\.endpointID) == ["web", "database"])
+        var others = inFull
+        others.listeners = []
+        #expect(
+            AgentConfig.differences(others, AgentConfig())
+                == ["connect.proxy_url", "connect.tls.root_cas", "connect.token_file", "server.bind_addr", "server.enabled"])
+    }
 }

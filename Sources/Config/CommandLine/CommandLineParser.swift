@@ -223,6 +223,10 @@ private struct Words {
             let missing = command.arguments[arguments.count].name
             throw failure("\(missing) is missing; \(expectation)")
         }
+        for (argument, spec) in zip(arguments, command.arguments) where !spec.values.isEmpty && !spec.values.contains(argument) {
+            let hint = NearestName.hint(for: argument, among: spec.values)
+            throw failure("\(spec.name): \"\(argument)\" is none of \(spec.values.joined(separator: ", "))\(hint)")
+        }
         for flag in flags where !command.flags.contains(where: { $0.name == flag.name }) {
             throw failure("\(path.joined(separator: " ")) has no flag \"--\(flag.name)\"")
         }

@@ -59,6 +59,10 @@ public enum Command: Equatable, Sendable {
     case benchHTTP
     /// `piko test cluster`
     case testCluster
+    /// `piko completion SHELL`
+    case completion
+    /// `piko man PAGE`
+    case manual
 }
 
 /// A flag that a command takes.
@@ -99,10 +103,13 @@ public struct ArgumentSpec: Equatable, Sendable {
     /// In capitals: "ENDPOINT".
     public var name: String
     public var help: String
+    /// The only words that it can be; empty: whatever the command understands.
+    public var values: [String]
 
-    public init(name: String, help: String) {
+    public init(name: String, help: String, values: [String] = []) {
         self.name = name
         self.help = help
+        self.values = values
     }
 }
 

@@ -51,16 +51,16 @@ public enum Commands {
             ExampleSpec("piko agent http my-endpoint 3000", "Make the HTTP service on port 3000 reachable through it:"),
             ExampleSpec("curl -H 'x-piko-endpoint: my-endpoint' http://localhost:8000", "Ask for it:"),
         ],
-        subcommands: [server, agent, forward, bench, test])
+        subcommands: [server, agent, forward, bench, test, completion, manual])
 
     /// What `piko-supervisor` understands: `piko server` without the commands that ask a running server.
     public static let supervisor = CommandSpec(
         name: server.name, summary: server.summary, details: server.details, command: server.command,
         flags: server.flags, examples: server.examples)
 
-    /// What `piko-agent` understands: `agent`, `forward` and `bench`.
+    /// What `piko-agent` understands: `agent`, `forward`, `bench` and `completion`.
     public static let agentProgram = CommandSpec(
-        name: "piko", summary: piko.summary, details: piko.details, subcommands: [agent, forward, bench])
+        name: "piko", summary: piko.summary, details: piko.details, subcommands: [agent, forward, bench, completion])
 
     // MARK: piko server
 
@@ -151,7 +151,7 @@ public enum Commands {
 
     // MARK: piko agent
 
-    private static let agent = CommandSpec(
+    static let agent = CommandSpec(
         name: "agent", summary: "Make services reachable through a server.",
         details: """
             Runs beside services and makes them reachable: it connects to a server, listens there on endpoints, and forwards \
@@ -203,7 +203,7 @@ public enum Commands {
         ArgumentSpec(name: "ENDPOINT", help: "The endpoint that connections are forwarded to."),
     ]
 
-    private static let forward = CommandSpec(
+    static let forward = CommandSpec(
         name: "forward", summary: "Reach TCP endpoints through local ports.",
         details: """
             Listens on local TCP ports and forwards each connection to an endpoint of a server. With a port and an endpoint \
@@ -213,7 +213,7 @@ public enum Commands {
         examples: [ExampleSpec("piko forward 3000 my-endpoint", "Reach the endpoint through port 3000 of this machine:")],
         subcommands: [forwardStart, forwardTCP])
 
-    private static let bench = CommandSpec(
+    static let bench = CommandSpec(
         name: "bench", summary: "Measure a server.",
         details: "Sends requests through a server to upstreams of its own, and says how many came back and how fast.",
         subcommands: [

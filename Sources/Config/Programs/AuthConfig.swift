@@ -127,12 +127,13 @@ extension AuthConfig {
                 a valid token (docs/tokens.md). Flags are seen by everybody on the machine: prefer the file, or hmac_secret_key_file.
                 """),
             Setting(
-                "hmac_secret_key_file", \.hmacSecretKeyFile,
+                "hmac_secret_key_file", \.hmacSecretKeyFile, placeholder: "FILE",
                 "A file with the secret. White space around it is not a part of it. Read again when it changes."),
             Setting("rsa_public_key", \.rsaPublicKey, "An RSA key in PEM, for tokens with RS256, RS384 and RS512. At least 2048 bits."),
-            Setting("rsa_public_key_file", \.rsaPublicKeyFile, "A file with the RSA key. Read again when it changes."),
+            Setting("rsa_public_key_file", \.rsaPublicKeyFile, placeholder: "FILE", "A file with the RSA key. Read again when it changes."),
             Setting("ecdsa_public_key", \.ecdsaPublicKey, "An elliptic curve key in PEM, for tokens with ES256, ES384 or ES512."),
-            Setting("ecdsa_public_key_file", \.ecdsaPublicKeyFile, "A file with the elliptic curve key. Read again when it changes."),
+            Setting("ecdsa_public_key_file", \.ecdsaPublicKeyFile, placeholder: "FILE",
+                "A file with the elliptic curve key. Read again when it changes."),
             Setting(
                 "jwks.endpoint", \.jwks.endpoint, check: AuthRule.endpoint,
                 """

@@ -348,7 +348,7 @@ extension ServerConfig.Process {
             "workers", \.workers, check: Rule.within(0...1024),
             "How many worker processes carry the traffic. 0 means one for each processor."),
         Setting(
-            "control_socket", \.controlSocket, check: Rule.socketPath,
+            "control_socket", \.controlSocket, placeholder: "PATH", check: Rule.socketPath,
             """
             The Unix socket for commands such as piko server info. By default piko/server.sock in $XDG_RUNTIME_DIR if \
             that is set, else /run/piko/server.sock, or /tmp/piko-UID/server.sock where /run can't be written.
@@ -370,12 +370,15 @@ extension ServerConfig.Process {
 
 /// Where a node's control socket is when no path is configured.
 public enum ControlSocketPath {
+    /// That of a service of the system.
+    public static let system = "/run/piko/server.sock"
+
     /// The paths to try, best first. A server takes the first whose directory it has or can make; commands ask the
     /// first one that exists.
     public static func candidates(environment: [String: String], userID: UInt32) -> [String] {
         if let runtime = environment["XDG_RUNTIME_DIR"], runtime.hasPrefix("/") {
             return ["\(runtime)/piko/server.sock"]
         }
-        return ["/run/piko/server.sock", "/tmp/piko-\(userID)/server.sock"]
+        return [system, "/tmp/piko-\(userID)/server.sock"]
     }
 }

@@ -43,7 +43,8 @@ public struct StatusConfig: Configuration {
     /// What `cluster nodes` takes as well.
     static let ofNodes: [Setting<StatusConfig>] = [
         Setting(
-            "status", \.status, check: { ["", "active", "draining", "unreachable", "left"].contains($0) ? nil : "is not a node's status (active, draining, unreachable or left)" },
+            "status", \.status, placeholder: "active|draining|unreachable|left",
+            check: { ["", "active", "draining", "unreachable", "left"].contains($0) ? nil : "is not a node's status (active, draining, unreachable or left)" },
             "Only nodes of this status: active, draining, unreachable or left.")
     ]
 

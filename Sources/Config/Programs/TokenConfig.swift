@@ -21,7 +21,7 @@ public struct TokenConfig: Equatable, Sendable {
             The token (JWT) to show to the server. Flags are seen by everybody on the machine: prefer the file, or token_file.
             """),
         Setting(
-            "token_file", \.file,
+            "token_file", \.file, placeholder: "FILE",
             """
             A file with the token. It is read anew for each connection, so a token that is renewed there in time is used before \
             the old one ends. White space around it is not a part of it.

@@ -147,7 +147,7 @@ public struct ProxyConfig: Equatable, Sendable {
             are seen by everybody on the machine: prefer the file, or proxy_url_file.
             """),
         Setting(
-            "proxy_url_file", \.file,
+            "proxy_url_file", \.file, placeholder: "FILE",
             """
             A file with the proxy's URL, in place of proxy_url. It is read anew for each connection. White space around it is not a \
             part of it.
