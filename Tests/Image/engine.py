@@ -5,6 +5,7 @@ Everything is in one folder, and the processes are in the namespaces that script
 processes), so that nothing is left of it when those end. Must run as root in such namespaces.
 """
 
+import errno
 import json
 import os
 import re
@@ -55,6 +56,19 @@ def wait_until(condition, seconds, what, tell=lambda: ""):
         time.sleep(0.1)
 
 
+def storage_driver(folder):
+    """Layers by overlay mounts where the machine has them; else each layer is a copy of the one below, which works everywhere and is slow."""
+    places = [folder / "overlay" / name for name in ("lower", "upper", "work", "merged")]
+    for place in places:
+        place.mkdir(parents=True)
+    options = f"lowerdir={places[0]},upperdir={places[1]},workdir={places[2]}"
+    works = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, places[3]], capture_output=True, check=False).returncode == 0
+    if works:
+        run("umount", places[3])
+    shutil.rmtree(folder / "overlay")
+    return "overlay" if works else "vfs"
+
+
 def base_images():
     """The names of the images that the Dockerfile starts from."""
     return dict(re.findall(r"^ARG (SWIFT_IMAGE|DEBIAN_IMAGE)=(\S+)$", DOCKERFILE.read_text(), re.M))
@@ -63,7 +77,8 @@ def base_images():
 class Engine:
     def __init__(self, folder):
         self.folder = Path(folder)
-        (self.folder / "tmp").mkdir()
+        for name in ("tmp", "networks"):
+            (self.folder / name).mkdir()
         limit = subprocess.run(["bash", "-c", "ulimit -Hn; ulimit -Hu"], capture_output=True, text=True, check=True).stdout.split()
         # Limits that this process may set; what an engine sets by itself may be above. cgroups would need rights over those of the machine.
         (self.folder / "containers.conf").write_text(f"""
@@ -71,6 +86,9 @@ class Engine:
 default_ulimits = ["nofile={limit[0]}:{limit[0]}", "nproc={limit[1].replace('unlimited', '-1')}:{limit[1].replace('unlimited', '-1')}"]
 cgroups = "disabled"
 log_driver = "k8s-file"
+[network]
+network_backend = "netavark"
+network_config_dir = "{self.folder}/networks"
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
@@ -80,7 +98,7 @@ static_dir = "{self.folder}/libpod"
 tmp_dir = "{self.folder}/libpod-tmp"
 volume_path = "{self.folder}/volumes"
 """)
-        (self.folder / "storage.conf").write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{self.folder}/storage"\nrunroot = "{self.folder}/run"\n')
+        (self.folder / "storage.conf").write_text(f'[storage]\ndriver = "{storage_driver(self.folder)}"\ngraphroot = "{self.folder}/storage"\nrunroot = "{self.folder}/run"\n')
         (self.folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         # An empty list: a name that is not here must be an error and no question to a registry.
         (self.folder / "registries.conf").write_text("unqualified-search-registries = []\n")
@@ -182,8 +200,9 @@ volume_path = "{self.folder}/volumes"
                  "--cap-drop", "all", "--security-opt", "no-new-privileges", *options, image, *command)
         return Container(self, name)
 
-    def profile(self, permit_io_uring):
-        """The seccomp profile that podman has as its default, with io_uring taken out of it or put in. The file's path."""
+    def profile(self, permit_io_uring, refusal=None):
+        """The seccomp profile that podman has as its default, with io_uring taken out of it or put in. `refusal` is the error of what is refused:
+        podman says ENOSYS, and Docker and containerd say EPERM. The file's path."""
         profile = json.loads(SECCOMP.read_text())
         calls = ["io_uring_enter", "io_uring_register", "io_uring_setup"]
         for group in profile["syscalls"]:
@@ -191,7 +210,9 @@ volume_path = "{self.folder}/volumes"
         profile["syscalls"] = [group for group in profile["syscalls"] if group["names"]]
         if permit_io_uring:
             profile["syscalls"].append({"names": calls, "action": "SCMP_ACT_ALLOW", "args": [], "includes": {}, "excludes": {}})
-        path = self.folder / f"seccomp-{'with' if permit_io_uring else 'without'}-io-uring.json"
+        if refusal:
+            profile.update(defaultErrno=refusal, defaultErrnoRet=getattr(errno, refusal))
+        path = self.folder / f"seccomp-{'with' if permit_io_uring else 'without'}-io-uring-{refusal}.json"
         path.write_text(json.dumps(profile))
         return path
 
