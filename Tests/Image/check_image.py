@@ -92,7 +92,7 @@ def check_files(name, root):
     scripts = [str(path.relative_to(root)) for path in files if path.read_bytes()[:2] == b"#!"]
     expect(not scripts, f"{name}: no script", " ".join(scripts))
     foreign = [path.name for path in elves if path.name not in PROGRAMS[name] and not path.name.startswith((LOADER, "lib"))]
-    swift = [str(path.relative_to(root)) for path in files if re.search(r"swift|clang|gcc|^(cc|apt|dpkg|busybox|(ba|da)?sh)$", path.name)]
+    swift = [str(path.relative_to(root)) for path in files if re.search(r"swift|clang|^gcc|^(cc|ld|apt|dpkg|busybox|(ba|da)?sh)$", path.name)]
     expect(not foreign and not swift, f"{name}: no compiler, no Swift, no shell, no package manager", " ".join(foreign + swift))
     privileged = [str(path.relative_to(root)) for path in files if path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID)]
     expect(not privileged, f"{name}: no file with setuid or setgid", " ".join(privileged))

@@ -200,6 +200,12 @@ volume_path = "{self.folder}/volumes"
                  "--cap-drop", "all", "--security-opt", "no-new-privileges", *options, image, *command)
         return Container(self, name)
 
+    def create(self, image, name, command, network, options):
+        """A container with a command in place of the image's entry point, which is not started yet."""
+        self.run("podman", "create", "--pull", "never", "--name", name, "--network", network, "--entrypoint", json.dumps(command[:1]), *options, image,
+                 *command[1:])
+        return Container(self, name)
+
     def profile(self, permit_io_uring, refusal=None):
         """The seccomp profile that podman has as its default, with io_uring taken out of it or put in. `refusal` is the error of what is refused:
         podman says ENOSYS, and Docker and containerd say EPERM. The file's path."""

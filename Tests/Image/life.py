@@ -60,10 +60,10 @@ def check_confinement(name, pid):
         expect(error.errno == 30, f"{name}: even root of the machine can't write to it ({error.strerror})")
 
 
-def changes(engine, container):
-    """What a container has written to its own layer; mount points and what the runtime puts there are no writing."""
-    lines = engine.run("podman", "diff", container.name).splitlines()
-    return [line for line in lines if line and line.split()[-1] not in ("/etc", "/run", "/run/.containerenv", "/etc/mtab", "/run/piko", "/tmp", "/run/secrets")]
+def changes(engine, container, mounts=("/run/piko", "/tmp")):
+    """What a container has written to its own layer; mount points, and what the runtime puts there, are no writing."""
+    own = {"/etc/mtab", "/run/.containerenv", "/run/secrets"} | {str(parent) for mount in mounts for parent in (Path(mount), *Path(mount).parents)}
+    return [line for line in engine.run("podman", "diff", container.name).splitlines() if line and line.split()[-1] not in own | {"/etc", "/run"}]
 
 
 def start_server(engine, host, image, profile, name, *words, options=()):
