@@ -97,9 +97,10 @@ class Requests:
     def run(self):
         while self.going:
             try:
-                self.answers.append(self.machine.get(8000, "/hello", {"x-piko-endpoint": "demo"})[0])
+                status, body = self.machine.get(8000, "/hello", {"x-piko-endpoint": "demo"})
+                self.answers.append("" if status == 200 else f"{time.strftime('%H:%M:%S')} {status} {body[:200]}")
             except OSError as error:
-                self.answers.append(str(error))
+                self.answers.append(f"{time.strftime('%H:%M:%S')} {error}")
             time.sleep(0.02)
 
     def end(self):
@@ -152,15 +153,17 @@ def try_demo(engine, image, demo):
         wait_until(lambda: sorted(up(machine, path).values()) == ["up"] * 4, 60, "Prometheus reads the three nodes and the agent", lambda: str(up(machine, path)))
         rules = json.loads(machine.get(9090, "/api/v1/rules")[1])["data"]["groups"]
         expect(rules, f"Prometheus reads all four targets, and has {sum(len(group['rules']) for group in rules)} rules of monitoring/alerts.yaml")
-        expect(b"<html" in machine.get(8002, "/ui")[1], "the page of the admin port is at port 8002")
+        status, page = machine.get(8002, "/ui/")
+        expect(status == 200 and b"<html" in page.lower(), "the page of the admin port is at port 8002, /ui", f"{status} {page[:100]}")
         requests = Requests(machine)
         time.sleep(1)
         machine.compose("restart", "node-2")
         wait_until(lambda: cluster(machine, "node-1") == ["active"] * 3, 60, "three nodes again", lambda: str(cluster(machine, "node-1")))
         time.sleep(1)
         answers = requests.end()
-        failed = [one for one in answers if one != 200]
-        expect(len(answers) > 50 and not failed, f"docker compose restart node-2: of {len(answers)} requests meanwhile none failed", str(failed[:5]))
+        failed = [one for one in answers if one]
+        expect(len(answers) > 50 and not failed, f"docker compose restart node-2: of {len(answers)} requests meanwhile none failed",
+               "\n".join([*failed[:5], machine.compose("logs", "--timestamps", "--tail", "30")]))
         machine.compose("down", "--timeout", "30")
         ok("docker compose down")
     except Failure as failure:
