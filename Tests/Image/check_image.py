@@ -126,6 +126,20 @@ def check_files(name, root):
     expect(authorities > 50, f"{name}: certificates of {authorities} public authorities")
 
 
+def check_symbols(engine):
+    """The target with lines of source has the image's programs: without those lines they are the same to the byte."""
+    engine.build("piko-symbols", target="symbols")
+    symbols, differ = engine.folder / "symbols", []
+    engine.unpack("piko-symbols", symbols)
+    for name, programs in PROGRAMS.items():
+        for program in programs:
+            run("strip", "--strip-debug", "-o", engine.folder / "stripped", symbols / program)
+            if (engine.folder / "stripped").read_bytes() != (engine.folder / f"root-{name}/usr/bin" / program).read_bytes():
+                differ.append(program)
+    without = [path.name for path in symbols.glob("piko*") if ".debug_line" not in run("readelf", "-SW", path)]
+    expect(not differ and not without, "the target symbols has the same programs, with lines of source", " ".join(differ + without))
+
+
 def inside(root, path):
     """What a link leads to when the image is the root."""
     target = path.readlink()
@@ -158,6 +172,7 @@ def main():
         check_files(name, root)
     config = engine.config(IMAGE)
     check_config(engine, config)
+    check_symbols(engine)
     check_chart(config, engine.folder / f"root-{IMAGE}")
     if given.save:
         Path(given.save).unlink(missing_ok=True)

@@ -183,7 +183,7 @@ volume_path = "{self.folder}/volumes"
     def unpack(self, name, to):
         """The image's root file system as a folder."""
         to.mkdir()
-        container = self.run("podman", "create", name).strip()
+        container = self.run("podman", "create", "--pull", "never", name, "none").strip()
         try:
             archive = self.folder / "export.tar"
             self.run("podman", "export", "-o", archive, container)

@@ -1,12 +1,12 @@
 """A network of a test's own: a switch, hosts on it that are network namespaces, and a name server as the networks of containers have one.
 
     network = Network()
-    host = network.host("piko-0")               # 10.89.0.2, and so on
+    host = network.host("piko-0")               # 10.97.0.2, and so on
     network.names["piko-headless"] = [host.address]
     podman run --network host.option --dns network.address …
     with host.inside(): …                       # sockets of this thread are made there
 
-The namespaces are named in a private /run/netns, so they end with the processes of the test.
+The namespaces are named in a private /run/netns (Tests/Image/apart), so they end with the processes of the test.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from engine import run
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
-PREFIX = "10.89.0"
+PREFIX = "10.97.0"
 TYPE_A, ANSWER, AUTHORITATIVE, NO_SUCH_NAME = 1, 0x8000, 0x0400, 3
 
 
@@ -67,8 +67,6 @@ class Host:
 
 class Network:
     def __init__(self):
-        os.makedirs("/run/netns", exist_ok=True)
-        run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
         self.names = {}
         self.hosts = []
         self.address = f"{PREFIX}.1"
