@@ -1,5 +1,5 @@
-"""Builds the images of build/Dockerfile and judges them: what is in them, what they say of themselves, and how their programs run as a
-container runtime runs them. script/check-image prepares what this needs.
+"""Builds the images of build/Dockerfile and judges them: what is in them, what they say of themselves, and how their programs run
+as a container runtime runs them. script/check-image prepares what this needs.
 
     check_image.py FOLDER [--binaries FOLDER] [--cache FOLDER] [--save FILE]
 """
@@ -47,7 +47,8 @@ def check_chart(config, root):
     container = stateful["containers"][0]
     path = next(one.removeprefix("PATH=") for one in config["Env"] if one.startswith("PATH="))
     command = container["command"][0]
-    expect(any((root / folder.lstrip("/") / command).exists() for folder in path.split(":")), f"the manifests' command, {command}, is on the image's PATH")
+    expect(any((root / folder.lstrip("/") / command).exists() for folder in path.split(":")),
+           f"the manifests' command, {command}, is on the image's PATH")
     ports = {f'{port["containerPort"]}/{port.get("protocol", "TCP").lower()}' for port in container["ports"]}
     expect(ports == set(config["ExposedPorts"]), f"the manifests' ports are the image's: {' '.join(sorted(ports))}")
     hidden = [mount["mountPath"] for mount in container["volumeMounts"] if (root / mount["mountPath"].lstrip("/")).is_dir()
@@ -59,7 +60,7 @@ def check_config(engine, config):
     expect(re.fullmatch(r"[1-9]\d*:[1-9]\d*", config.get("User", "")), f"the image's user is a number other than 0: {config.get('User')}")
     expect(config.get("Entrypoint") == ["piko"] and config.get("Cmd") == ["--help"], "entry point piko, and help by default")
     expect(config.get("StopSignal") == "SIGTERM", "the signal that stops it is SIGTERM")
-    expect("Healthcheck" not in config and "HEALTHCHECK" not in DOCKERFILE.read_text().replace("No health", ""), "it has no health check of its own")
+    expect("Healthcheck" not in config and "HEALTHCHECK" not in DOCKERFILE.read_text(), "it has no health check of its own")
     labels = config.get("Labels", {})
     for name in ("title", "description", "licenses", "version", "revision"):
         if not labels.get(f"org.opencontainers.image.{name}"):
@@ -85,10 +86,12 @@ def check_files(name, root):
         about = path.stat()
         say(f"    {stat.filemode(about.st_mode)} {about.st_uid:>5} {about.st_size:>9} /{path.relative_to(root)}")
     size = sum(path.stat().st_size for path in files)
-    say(f"size of {name}: {size / 1e6:.1f} MB in {len(files)} files, of which programs {sum((root / 'usr/bin' / one).stat().st_size for one in PROGRAMS[name]) / 1e6:.1f} MB")
+    own = sum((root / "usr/bin" / one).stat().st_size for one in PROGRAMS[name])
+    say(f"size of {name}: {size / 1e6:.1f} MB in {len(files)} files, of which programs {own / 1e6:.1f} MB")
     elves = [path for path in files if is_elf(path)]
     programs = {path.name for path in files if path.stat().st_mode & 0o111 and not path.name.startswith((LOADER, "libc.so"))}
-    expect(programs == PROGRAMS[name], f"{name}: nothing can be executed but {' '.join(sorted(PROGRAMS[name]))}", f"there is {' '.join(sorted(programs))}")
+    expect(programs == PROGRAMS[name], f"{name}: nothing can be executed but {' '.join(sorted(PROGRAMS[name]))}",
+           f"there is {' '.join(sorted(programs))}")
     scripts = [str(path.relative_to(root)) for path in files if path.read_bytes()[:2] == b"#!"]
     expect(not scripts, f"{name}: no script", " ".join(scripts))
     foreign = [path.name for path in elves if path.name not in PROGRAMS[name] and not path.name.startswith((LOADER, "lib"))]
@@ -118,10 +121,12 @@ def check_files(name, root):
         expect(not unused, f"{name}: no library that no program loads", " ".join(unused))
         for program in sorted(PROGRAMS[name]):
             sections = run("readelf", "-SW", root / "usr/bin" / program)
-            expect(".symtab" in sections and ".debug_info" not in sections, f"{name}: {program} has the names that perf needs, and no lines of source")
+            expect(".symtab" in sections and ".debug_info" not in sections,
+                   f"{name}: {program} has the names that perf needs, and no lines of source")
     packages = sorted(path.name for path in (root / "var/lib/dpkg/status.d").iterdir())
     without = [one for one in packages if not (root / "usr/share/doc" / one / "copyright").exists()]
-    expect(packages and not without, f"{name}: scanners find the packages that files are of, with copyrights: {' '.join(packages)}", " ".join(without))
+    expect(packages and not without, f"{name}: scanners find the packages that files are of, with copyrights: {' '.join(packages)}",
+           " ".join(without))
     authorities = (root / "etc/ssl/certs/ca-certificates.crt").read_text().count("BEGIN CERTIFICATE")
     expect(authorities > 50, f"{name}: certificates of {authorities} public authorities")
 
@@ -164,7 +169,8 @@ def main():
     step("build/Dockerfile")
     engine.build(IMAGE, log=engine.folder / "build.log")
     engine.build(DEMO, target="demo-service")
-    ok(f"buildah has built build/Dockerfile as it is ({(engine.folder / 'build.log').read_text().count('STEP ')} steps), and its target demo-service")
+    steps = (engine.folder / "build.log").read_text().count("STEP ")
+    ok(f"buildah has built build/Dockerfile as it is ({steps} steps), and its target demo-service")
     step("what is in the images")
     for name in (IMAGE, DEMO):
         root = engine.folder / f"root-{name}"

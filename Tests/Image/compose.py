@@ -1,5 +1,6 @@
-"""docker-compose.yaml: as a text, and as a cluster that runs. Docker Compose itself reads it and speaks to podman, which serves Docker's API; what is
-Docker's alone (its daemon, its network) is not tried. haproxy and Prometheus are Debian's, under the names of the images that the file has."""
+"""docker-compose.yaml: as a text, and as a cluster that runs. Docker Compose itself reads it and speaks to podman, which serves
+Docker's API; what is Docker's alone (its daemon, its network) is not tried. haproxy and Prometheus are Debian's, under the
+names of the images that the file has."""
 
 import base64
 import json
@@ -51,7 +52,8 @@ def check():
         open_mounts = [volume["target"] for volume in service.get("volumes", []) if not volume.get("read_only")]
         if loose or missing or open_mounts:
             expect(False, f"service {name} is confined, and what it mounts is there", " ".join([*loose, *missing, *open_mounts]))
-    ok("every service: read-only, no capabilities, no new privileges, limits of memory, processors and processes, ports on loopback, files mounted read-only")
+    ok("every service: read-only, no capabilities, no new privileges, limits of memory, processors and processes, ports on loopback, "
+       "files mounted read-only")
 
 
 class Machine:
@@ -63,8 +65,10 @@ class Machine:
         run("ip", "netns", "exec", "machine", "ip", "link", "set", "lo", "up")
         self.host = Host("machine", "127.0.0.1")
         self.socket = engine.folder / "docker.sock"
-        self.service = subprocess.Popen(["nsenter", "--net=/run/netns/machine", "podman", "system", "service", "--time", "0", f"unix://{self.socket}"],
-                                        env=engine.environment, stdout=open(engine.folder / "service.log", "w"), stderr=subprocess.STDOUT)
+        with open(engine.folder / "service.log", "w") as log:
+            self.service = subprocess.Popen(
+                ["nsenter", "--net=/run/netns/machine", "podman", "system", "service", "--time", "0", f"unix://{self.socket}"],
+                env=engine.environment, stdout=log, stderr=subprocess.STDOUT)
         wait_until(self.socket.exists, 30, "podman serves Docker's API")
         self.environment = engine.environment | {"DOCKER_HOST": f"unix://{self.socket}", KEY: base64.b64encode(secrets.token_bytes(32)).decode()}
 
@@ -81,7 +85,8 @@ class Machine:
 
 def make_stand_ins(engine, services):
     for name, text in STAND_INS.items():
-        engine.build_text(services[name]["image"], f"FROM {base_images()['DEBIAN_IMAGE']}\nRUN apt-get update && apt-get install -y --no-install-recommends {name}\n{text}", {})
+        debian, install = base_images()["DEBIAN_IMAGE"], f"apt-get update && apt-get install -y --no-install-recommends {name}"
+        engine.build_text(services[name]["image"], f"FROM {debian}\nRUN {install}\n{text}", {})
         skipped(f"{services[name]['image']} itself: there is no registry; Debian's {name} has its name")
     skipped(f"the service {LEFT_OUT}: Debian has no package of it; its files were looked at by the checks of texts")
 
@@ -147,10 +152,13 @@ def try_demo(engine, image, demo):
                 return machine.get(8000, "/hello", {"x-piko-endpoint": "demo"})
             except OSError:
                 return None, b""
-        status, body = wait_until(lambda: (answer := asked())[0] == 200 and answer, 60, "a request through haproxy", lambda: machine.compose("logs", "--tail", "5"))
-        expect(b"Hello from the demo service" in body, "a request is answered: haproxy, a node, the agent (which came through haproxy), the demo service")
+        status, body = wait_until(lambda: (answer := asked())[0] == 200 and answer, 60, "a request through haproxy",
+                                  lambda: machine.compose("logs", "--tail", "5"))
+        expect(b"Hello from the demo service" in body,
+               "a request is answered: haproxy, a node, the agent (which came through haproxy), the demo service")
         path = "/api/v1/targets?state=active"
-        wait_until(lambda: sorted(up(machine, path).values()) == ["up"] * 4, 60, "Prometheus reads the three nodes and the agent", lambda: str(up(machine, path)))
+        wait_until(lambda: sorted(up(machine, path).values()) == ["up"] * 4, 60, "Prometheus reads the three nodes and the agent",
+                   lambda: str(up(machine, path)))
         rules = json.loads(machine.get(9090, "/api/v1/rules")[1])["data"]["groups"]
         expect(rules, f"Prometheus reads all four targets, and has {sum(len(group['rules']) for group in rules)} rules of monitoring/alerts.yaml")
         status, page = machine.get(8002, "/ui/")
@@ -167,7 +175,8 @@ def try_demo(engine, image, demo):
         time.sleep(1)
         answers = requests.end()
         failed = [one for one in answers if one]
-        expect(len(answers) > 50 and not failed, f"docker compose stop node-2 ({took:.1f} s), and start: of {len(answers)} requests meanwhile none failed",
+        expect(len(answers) > 50 and not failed,
+               f"docker compose stop node-2 ({took:.1f} s), and start: of {len(answers)} requests meanwhile none failed",
                "\n".join([*failed[:5], machine.compose("logs", "--no-color", "--timestamps", "--tail", "20")[:4000]]))
         machine.compose("down", "--timeout", "30")
         ok("docker compose down")

@@ -1,8 +1,9 @@
-"""A container engine of a test's own: buildah builds the very Dockerfile, podman and crun run what came out, with their own seccomp profile,
-namespaces and read-only mounts. No daemon, no registry: the images that the Dockerfile starts from are made here, by debootstrap.
+"""A container engine of a test's own: buildah builds the very Dockerfile, podman and crun run what came out, with their own
+seccomp profile, namespaces and read-only mounts. No daemon, no registry: the images that the Dockerfile starts from are made
+here, by debootstrap.
 
-Everything is in one folder, and the processes are in the namespaces that script/check-image and script/try-helm have made (files,
-processes), so that nothing is left of it when those end. Must run as root in such namespaces.
+Everything is in one folder, and the processes are in namespaces of their own (Tests/Image/apart), so that nothing is left of it
+when those end. Must run as root in such namespaces.
 """
 
 import errno
@@ -18,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "build/Dockerfile"
 SECCOMP = Path("/usr/share/containers/seccomp.json")
 # What the official image of Swift has besides Swift, as far as a build reads it.
-SWIFT_PACKAGES = ("binutils", "gcc", "git", "libc6-dev", "libcurl4-openssl-dev", "libedit-dev", "libncurses-dev", "libpython3-dev", "libsqlite3-dev",
-                  "libstdc++-12-dev", "libxml2-dev", "pkg-config", "tzdata", "uuid-dev", "zlib1g-dev")
+SWIFT_PACKAGES = ("binutils", "gcc", "git", "libc6-dev", "libcurl4-openssl-dev", "libedit-dev", "libncurses-dev", "libpython3-dev",
+                  "libsqlite3-dev", "libstdc++-12-dev", "libxml2-dev", "pkg-config", "tzdata", "uuid-dev", "zlib1g-dev")
 SOURCES = "".join(f"deb http://deb.debian.org/{place} {suite} main\n" for place, suite in (
     ("debian", "bookworm"), ("debian", "bookworm-updates"), ("debian-security", "bookworm-security")))
 # In place of the compiler, with --binaries: "builds" a product by taking the program that is there already.
@@ -98,7 +99,12 @@ static_dir = "{self.folder}/libpod"
 tmp_dir = "{self.folder}/libpod-tmp"
 volume_path = "{self.folder}/volumes"
 """)
-        (self.folder / "storage.conf").write_text(f'[storage]\ndriver = "{storage_driver(self.folder)}"\ngraphroot = "{self.folder}/storage"\nrunroot = "{self.folder}/run"\n')
+        (self.folder / "storage.conf").write_text(f"""
+[storage]
+driver = "{storage_driver(self.folder)}"
+graphroot = "{self.folder}/storage"
+runroot = "{self.folder}/run"
+""")
         (self.folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         # An empty list: a name that is not here must be an error and no question to a registry.
         (self.folder / "registries.conf").write_text("unqualified-search-registries = []\n")
@@ -133,8 +139,8 @@ volume_path = "{self.folder}/volumes"
         (self.folder / "debian.tar").unlink(missing_ok=True)
 
     def make_swift(self, binaries=None):
-        """The image of Swift: Debian with the packages of the official one, and this machine's toolchain, which is mounted while it runs, for it
-        is large. With `binaries`, a folder of programs: what takes its place hands those over."""
+        """The image of Swift: Debian with the packages of the official one, and this machine's toolchain, which is mounted while
+        it runs, for it is large. With `binaries`, a folder of programs: what takes its place hands those over."""
         packages = ("binutils",) if binaries else SWIFT_PACKAGES
         text = (f"FROM {base_images()['DEBIAN_IMAGE']}\n"
                 f"RUN apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)} && rm -rf /var/lib/apt/lists/*\n")
@@ -202,13 +208,13 @@ volume_path = "{self.folder}/volumes"
 
     def create(self, image, name, command, network, options):
         """A container with a command in place of the image's entry point, which is not started yet."""
-        self.run("podman", "create", "--pull", "never", "--name", name, "--network", network, "--entrypoint", json.dumps(command[:1]), *options, image,
-                 *command[1:])
+        self.run("podman", "create", "--pull", "never", "--name", name, "--network", network, "--entrypoint", json.dumps(command[:1]),
+                 *options, image, *command[1:])
         return Container(self, name)
 
     def profile(self, permit_io_uring, refusal=None):
-        """The seccomp profile that podman has as its default, with io_uring taken out of it or put in. `refusal` is the error of what is refused:
-        podman says ENOSYS, and Docker and containerd say EPERM. The file's path."""
+        """The seccomp profile that podman has as its default, with io_uring taken out of it or put in. `refusal` is the error of
+        what is refused: podman says ENOSYS, and Docker and containerd say EPERM. The file's path."""
         profile = json.loads(SECCOMP.read_text())
         calls = ["io_uring_enter", "io_uring_register", "io_uring_setup"]
         for group in profile["syscalls"]:

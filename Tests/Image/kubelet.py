@@ -1,9 +1,9 @@
-"""What Kubernetes does with rendered manifests, as far as a StatefulSet of this chart goes, without a cluster: pods as podman's containers with the
-command, environment, mounts and security context that they name, probes, names of Services, NetworkPolicies as packet filters, and the end of
-a pod. A field that is not known here is an error, so that nothing is passed over in silence.
+"""What Kubernetes does with rendered manifests, as far as a StatefulSet of this chart goes, without a cluster: pods as podman's
+containers with the command, environment, mounts and security context that they name, probes, names of Services, NetworkPolicies
+as packet filters, and the end of a pod. A field that is not known here is an error, so that nothing is passed over in silence.
 
-Not done: scheduling, limits of resources (they need rights over the machine's cgroups), the virtual addresses of Services (their names lead to
-the pods that are ready), and mounts that change.
+Not done: scheduling, limits of resources (they need rights over the machine's cgroups), the virtual addresses of Services
+(their names lead to the pods that are ready), and mounts that change.
 """
 
 import base64
@@ -77,7 +77,8 @@ class Pod:
 
     def security(self, pod, container):
         """Options of podman for both security contexts."""
-        group, _, run_group, non_root, user, profile = take(pod, "fsGroup", "fsGroupChangePolicy", "runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile")
+        group, _, run_group, non_root, user, profile = take(
+            pod, "fsGroup", "fsGroupChangePolicy", "runAsGroup", "runAsNonRoot", "runAsUser", "seccompProfile")
         escalation, capabilities, privileged, read_only, profile = take(
             container, "allowPrivilegeEscalation", "capabilities", "privileged", "readOnlyRootFilesystem", "seccompProfile")
         if non_root and not user:
@@ -216,14 +217,15 @@ class Cluster:
             self.network.names.pop(name, None)
 
     def publish(self):
-        """What DNS says: of a headless Service its pods, also those that are not ready where it says so; of another one (which has an address of
-        its own in Kubernetes) the pods that are ready."""
+        """What DNS says: of a headless Service its pods, also those that are not ready where it says so; of another one (which has
+        an address of its own in Kubernetes) the pods that are ready."""
         with self.lock:
             there = [pod for pod in list(self.pods) if not pod.ended]
             names = {}
             for service in (one for one in self.objects if one["kind"] == "Service"):
                 spec = service["spec"]
-                found = [pod for pod in there if spec["selector"].items() <= pod.labels.items() and (pod.ready or spec.get("publishNotReadyAddresses"))]
+                found = [pod for pod in there if spec["selector"].items() <= pod.labels.items()
+                         and (pod.ready or spec.get("publishNotReadyAddresses"))]
                 domain = f'{service["metadata"]["name"]}.{NAMESPACE_DOMAIN.format(self.namespace)}'
                 names[domain] = [pod.host.address for pod in found]
                 if spec.get("clusterIP") == "None":
@@ -257,7 +259,8 @@ class Cluster:
         for chain, side, peers, kind in (("INPUT", "-s", "from", "Ingress"), ("OUTPUT", "-d", "to", "Egress")):
             if not any(kind in policy["spec"]["policyTypes"] for policy in policies):
                 continue
-            rules += [f"-A {chain} {'-i' if chain == 'INPUT' else '-o'} lo -j ACCEPT", f"-A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
+            rules += [f"-A {chain} {'-i' if chain == 'INPUT' else '-o'} lo -j ACCEPT",
+                      f"-A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
             if chain == "INPUT":
                 rules.append(f"-A INPUT -s {self.network.address} -j ACCEPT")
             for policy in policies:

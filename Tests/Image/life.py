@@ -1,5 +1,5 @@
-"""How the image's programs live in containers: under the seccomp profiles of container runtimes, with and without io_uring, as pid 1 without any
-capability, on a root file system that can't be written to."""
+"""How the image's programs live in containers: under the seccomp profiles of container runtimes, with and without io_uring, as pid
+1 without any capability, on a root file system that can't be written to."""
 
 import os
 import signal
@@ -175,21 +175,24 @@ def check_nowhere(engine, network, image, profile):
 
 
 def check_forced(engine, image, profile):
-    done = subprocess.run(["podman", "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--security-opt", f"seccomp={profile}", image,
-                           "server", "--io-backend", "io_uring"], capture_output=True, text=True, env=engine.environment, timeout=60, check=False)
+    done = subprocess.run(["podman", "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--security-opt",
+                           f"seccomp={profile}", image, "server", "--io-backend", "io_uring"],
+                          capture_output=True, text=True, env=engine.environment, timeout=60, check=False)
     expect(done.returncode == 1 and "io_uring" in done.stderr, "io_uring that is asked for and refused is an error at start, status 1")
 
 
 def check_certificates(engine, network, image, demo, profile):
-    """Agents trust who the image's bundle of authorities names: one of our own takes its place, and a server has a certificate of it."""
+    """Agents trust who the image's bundle of authorities names: one of our own takes its place, and a server has a certificate of
+    it."""
     folder = engine.folder / "certificates"
     folder.mkdir()
     host = network.host("tls-server")
     network.names["piko.example.com"] = [host.address]
-    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=piko.example.com", "-addext", "subjectAltName=DNS:piko.example.com",
-        "-keyout", folder / "tls.key", "-out", folder / "tls.crt")
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=piko.example.com",
+        "-addext", "subjectAltName=DNS:piko.example.com", "-keyout", folder / "tls.key", "-out", folder / "tls.crt")
     os.chown(folder / "tls.key", 10001, 10001)
-    server = start_server(engine, host, image, profile, "tls-server", "--upstream.tls.cert", "/etc/piko/tls.crt", "--upstream.tls.key", "/etc/piko/tls.key",
+    server = start_server(engine, host, image, profile, "tls-server",
+                          "--upstream.tls.cert", "/etc/piko/tls.crt", "--upstream.tls.key", "/etc/piko/tls.key",
                           options=("--volume", f"{folder}:/etc/piko:ro"))
     service, agent = start_service(engine, network, image, demo, profile, "tls", f"https://piko.example.com:{UPSTREAM}", options=(
         "--dns", network.address, "--volume", f"{folder / 'tls.crt'}:/etc/ssl/certs/ca-certificates.crt:ro"))

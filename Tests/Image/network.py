@@ -1,4 +1,5 @@
-"""A network of a test's own: a switch, hosts on it that are network namespaces, and a name server as the networks of containers have one.
+"""A network of a test's own: a switch, hosts on it that are network namespaces, and a name server as the networks of containers
+have one.
 
     network = Network()
     host = network.host("piko-0")               # 10.97.0.2, and so on

@@ -1,5 +1,5 @@
-"""A stranger's path by Helm, without a cluster: what the chart renders is run (kubelet.py), and must be a cluster. script/try-helm prepares what
-this needs.
+"""A stranger's path by Helm, without a cluster: what the chart renders is run (kubelet.py), and must be a cluster. script/try-helm
+prepares what this needs.
 
     try_helm.py FOLDER (--image FILE | [--binaries FOLDER] [--cache FOLDER])
 """
@@ -124,14 +124,16 @@ def connect(engine, network, prefix):
     service_host, agent_host, client_host = (network.host(f"{prefix}-{name}") for name in ("service", "agent", "client"))
     service = engine.start(DEMO, f"{prefix}-service", network=service_host.option)
     names = [word for search in ("piko.svc.cluster.local", "svc.cluster.local", "cluster.local") for word in ("--dns-search", search)]
-    agent = engine.start(IMAGE, f"{prefix}-agent", "agent", "http", ENDPOINT, f"{service_host.address}:3000", "--connect.url", "http://piko-upstream.piko:8001",
-                         network=agent_host.option, options=["--dns", network.address, "--dns-opt", "ndots:5", *names])
+    agent = engine.start(IMAGE, f"{prefix}-agent", "agent", "http", ENDPOINT, f"{service_host.address}:3000",
+                         "--connect.url", "http://piko-upstream.piko:8001", network=agent_host.option,
+                         options=["--dns", network.address, "--dns-opt", "ndots:5", *names])
     agent.wait_line("connected")
     return service, agent, Client(network, client_host)
 
 
 def served(cluster, client, place):
-    wait_until(lambda: not any(client.ask(pod) for pod in cluster.pods), 20, "a request at each pod", lambda: str([client.ask(pod) for pod in cluster.pods]))
+    wait_until(lambda: not any(client.ask(pod) for pod in cluster.pods), 20, "a request at each pod",
+               lambda: str([client.ask(pod) for pod in cluster.pods]))
     ok(f"{place}: an agent at {', '.join(pod.name for pod in cluster.pods if tunnels(pod))}; a request at each of the pods was answered")
 
 
@@ -158,7 +160,8 @@ def end_one(cluster, client):
     status, took = victim.end()
     looking.join()
     grace = victim.spec["terminationGracePeriodSeconds"]
-    expect(status == 0 and delay <= took < grace, f"{victim.name}, which has the agent, ended by SIGTERM with status {status} after {took:.1f} s of its {grace} (shutdown_delay {delay} s)")
+    expect(status == 0 and delay <= took < grace, f"{victim.name}, which has the agent, ended by SIGTERM with status {status} "
+           f"after {took:.1f} s of its {grace} (shutdown_delay {delay} s)")
     expect(looks and set(looks) == {503}, f"/ready of {victim.name} said 503 from then on ({len(looks)} looks)", str(looks))
     expect(not at_victim.failed, f"and for that time it answered as before: {at_victim.count} requests", str(at_victim.failed[:3]))
     time.sleep(3)
