@@ -85,7 +85,7 @@ class Machine:
 
 def make_stand_ins(engine, services):
     for name, text in STAND_INS.items():
-        debian, install = base_images()["DEBIAN_IMAGE"], f"apt-get update && apt-get install -y --no-install-recommends {name}"
+        debian, install = base_images()["DEBIAN_IMAGE"], f"apt-get update -qq && apt-get install -y -qq --no-install-recommends {name}"
         engine.build_text(services[name]["image"], f"FROM {debian}\nRUN {install}\n{text}", {})
         skipped(f"{services[name]['image']} itself: there is no registry; Debian's {name} has its name")
     skipped(f"the service {LEFT_OUT}: Debian has no package of it; its files were looked at by the checks of texts")

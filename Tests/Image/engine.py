@@ -143,7 +143,7 @@ runroot = "{self.folder}/run"
         it runs, for it is large. With `binaries`, a folder of programs: what takes its place hands those over."""
         packages = ("binutils",) if binaries else SWIFT_PACKAGES
         text = (f"FROM {base_images()['DEBIAN_IMAGE']}\n"
-                f"RUN apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)} && rm -rf /var/lib/apt/lists/*\n")
+                f"RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends {' '.join(packages)} && rm -rf /var/lib/apt/lists/*\n")
         if binaries:
             text += "COPY --chmod=755 swift /usr/local/bin/swift\n"
             (self.folder / "swift").write_text(READY_MADE)

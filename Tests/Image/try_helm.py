@@ -111,9 +111,11 @@ def form(cluster, place):
     cluster.start()
     wait_until(lambda: all(pod.ready for pod in cluster.pods) or any(pod.unhealthy for pod in cluster.pods), 120, "all pods are ready",
                lambda: cluster.pods[0].container.log[-1500:])
-    unhealthy = [f"{pod.name}: {pod.unhealthy}" for pod in cluster.pods if pod.unhealthy]
-    expect(not unhealthy, f"{place}: {len(cluster.pods)} pods run and are ready, by the probes that are rendered", " ".join(unhealthy))
-    wait_until(lambda: whole(cluster), 60, "each pod sees all", lambda: str(states(cluster.pods[0])))
+    for pod in cluster.pods:
+        if pod.unhealthy:
+            raise Failure(f"{place}: {pod.name} fails its {pod.unhealthy[0]} probe: {pod.container.log[-1500:]}")
+    ok(f"{place}: {len(cluster.pods)} pods run and are ready, by the probes that are rendered")
+    wait_until(lambda: whole(cluster), 60, "each pod sees all", lambda: cluster.pods[0].container.log[-1500:])
     ok(f"{place}: they are one cluster, each says: {', '.join(sorted(states(cluster.pods[0])))} active")
     without = [pod.name for pod in cluster.pods if "no cluster.gossip.secret_keys" in pod.container.log]
     expect(not without, f"{place}: gossip has the Secret's key: no log warns that it has none", " ".join(without))
