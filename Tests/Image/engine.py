@@ -41,7 +41,7 @@ def run(*words, **options):
     words = [str(word) for word in words]
     done = subprocess.run(words, capture_output=True, text=True, **options)
     if done.returncode != 0:
-        raise Failure(f"{' '.join(words[:6])} …: status {done.returncode}:\n{(done.stdout + done.stderr).strip()[-3000:]}")
+        raise Failure(f"{' '.join(words[:6])} …: status {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-1500:].rstrip()}")
     return done.stdout
 
 
