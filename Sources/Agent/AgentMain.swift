@@ -16,6 +16,11 @@ enum AgentMain {
         SignalSource.ignorePipeSignal()
         ProcessorTurns.hurry()
         Confinement.hideMemory()
+        // Swift reads the command line in /proc.
+        guard !CommandLine.arguments.isEmpty else {
+            write("piko-agent: it can't read its command line: is /proc mounted?\n", to: 2)
+            exit(1)
+        }
         let outcome: CommandLineOutcome
         do {
             outcome = try CommandLineParser(Commands.agentProgram).parse(Array(CommandLine.arguments.dropFirst()))

@@ -461,16 +461,18 @@ bool ctls_context_trust(ctls_context *context, const uint8_t *bytes, size_t leng
     return true;
 }
 
-/* Where systems keep the certificates of public authorities in one file: an OpenSSL that is linked in, and not the system's own,
- * looks where the system that it was built on has them. */
-static const char *const system_bundles[] = {
-    "/etc/ssl/certs/ca-certificates.crt",                /* Debian, Alpine, Arch, OpenWrt */
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", /* Fedora, Red Hat */
-    "/etc/pki/tls/certs/ca-bundle.crt",                  /* the same, older */
-    "/etc/ssl/ca-bundle.pem",                            /* SUSE */
-    "/etc/ssl/cert.pem",                                 /* BSD's habit, and Alpine's */
-};
+const char *ctls_system_bundle(size_t index) {
+    static const char *const bundles[] = {
+        "/etc/ssl/certs/ca-certificates.crt",                /* Debian, Alpine, Arch, OpenWrt */
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", /* Fedora, Red Hat */
+        "/etc/pki/tls/certs/ca-bundle.crt",                  /* the same, older */
+        "/etc/ssl/ca-bundle.pem",                            /* SUSE */
+        "/etc/ssl/cert.pem",                                 /* BSD's habit, and Alpine's */
+    };
+    return index < sizeof bundles / sizeof bundles[0] ? bundles[index] : NULL;
+}
 
+/* An OpenSSL that is linked in, and not the system's own, looks where the system that it was built on has its certificates. */
 static bool has_system_paths(void) {
     return getenv(X509_get_default_cert_file_env()) != NULL || getenv(X509_get_default_cert_dir_env()) != NULL ||
            access(X509_get_default_cert_file(), R_OK) == 0 || access(X509_get_default_cert_dir(), R_OK) == 0;
@@ -479,8 +481,8 @@ static bool has_system_paths(void) {
 bool ctls_context_trust_system(ctls_context *context, struct ctls_fault *fault) {
     ERR_clear_error();
     if (!has_system_paths()) {
-        for (size_t i = 0; i < sizeof system_bundles / sizeof system_bundles[0]; i++) {
-            if (SSL_CTX_load_verify_file(context->library, system_bundles[i]) == 1) return true;
+        for (size_t index = 0; ctls_system_bundle(index) != NULL; index++) {
+            if (SSL_CTX_load_verify_file(context->library, ctls_system_bundle(index)) == 1) return true;
         }
         ERR_clear_error();
     }

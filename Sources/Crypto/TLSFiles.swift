@@ -1,5 +1,6 @@
 // From the files that a configuration names to certificates, keys and authorities. The program says how a file is read; only
 // bytes come in. What is wrong is said with the setting's key and the file's path.
+internal import CTLS
 
 /// Why files can't be used, in one sentence that begins with the setting's key.
 public struct TLSFileError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -186,8 +187,9 @@ public struct TLSClientMaterial: Sendable {
 /// Where systems keep the certificates of those whom they trust, in one file.
 public enum SystemAuthorities {
     /// Paths to try, the first one first.
-    public static let paths = [
-        "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
-        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    ]
+    public static let paths: [String] = {
+        var paths: [String] = []
+        while let path = unsafe ctls_system_bundle(paths.count) { paths.append(unsafe String(cString: path)) }
+        return paths
+    }()
 }

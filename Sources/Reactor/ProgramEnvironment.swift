@@ -136,14 +136,25 @@ public enum FileContents {
     /// Puts a file with these bytes in the place of what is there: whoever reads the path, also after the power failed, finds the one or
     /// the other, whole. Only this user may read it.
     public static func replace(_ path: String, with bytes: [UInt8]) throws(SystemError) {
+        // What a link leads to is replaced, and not the link.
+        let path = ProgramEnvironment.realPath(path) ?? path
         let fresh = path + ".new"
+        do throws(SystemError) {
+            try write(bytes, to: fresh, thenRename: path)
+        } catch {
+            _ = unsafe unlink(fresh)
+            throw error
+        }
+    }
+
+    private static func write(_ bytes: [UInt8], to fresh: String, thenRename path: String) throws(SystemError) {
         _ = unsafe unlink(fresh)
         let opened = unsafe Glibc.open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         if opened < 0 { throw SystemError(code: errno, call: "create \(fresh)") }
         let file = OwnedDescriptor(opened)
         var written = 0
         while written < bytes.count {
-            let count = unsafe bytes.withUnsafeBytes { unsafe write(file.raw, $0.baseAddress! + written, $0.count - written) }
+            let count = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(file.raw, $0.baseAddress! + written, $0.count - written) }
             if count < 0 && errno == EINTR { continue }
             if count <= 0 { throw SystemError(code: count == 0 ? ENOSPC : errno, call: "write \(fresh)") }
             written += count
@@ -166,6 +177,12 @@ public enum FileContents {
     public static func checkExecutable(_ path: String) throws(SystemError) {
         if unsafe access(path, X_OK) != 0 { throw SystemError(code: errno, call: "execute \(path)") }
         if isDirectory(path) { throw SystemError(code: EISDIR, call: "execute \(path)") }
+    }
+
+    /// Whether reading what is at the path can't wait for anybody: it is a file, or there is nothing.
+    public static func isFileOrNothing(_ path: String) -> Bool {
+        var facts = stat()
+        return unsafe stat(path, &facts) != 0 || facts.st_mode & S_IFMT == S_IFREG
     }
 
     /// Whether there is a directory at the path.

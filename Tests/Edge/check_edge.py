@@ -43,7 +43,7 @@ def look_at_the_file(agent):
 def make_root(folder, agent):
     """Nothing but the agent, its files, /proc and a place for the resolver's; read-only from here on."""
     root = Path(folder) / "root"
-    for name in ("proc", "etc"):
+    for name in ("proc", "etc/ssl/certs"):
         (root / name).mkdir(parents=True)
     shutil.copy(agent, root / "piko-agent")
     (root / "etc/resolv.conf").write_text("")
@@ -69,6 +69,18 @@ async def in_namespace(host, service):
         return await service.start()
 
 
+def tls_from_the_system(root, server, device, backend, service, folder):
+    """An https URL and no root_cas: the authorities are found where the device's system has them."""
+    pem = Path(folder) / "server.pem"
+    node = Node(workers=1, host=server.address, command=server.command, arguments=["--upstream.tls.cert", pem, "--upstream.tls.key", pem])
+    program = Program(device.command(
+        "env", "-u", "SSL_CERT_FILE", "-u", "SSL_CERT_DIR", "chroot", f"--userspec={NOBODY}:{NOBODY}", root, "/piko-agent", "agent", "http", "secure",
+        service.port, "--connect.url", f"https://piko.test:{node.upstream[1]}", "--io-backend", backend), name="piko-agent")
+    program.wait_log("^connected$")
+    check(True, f"{backend}: connects with TLS, to an authority that the device's system trusts")
+    check(program.stop() == 0 and node.stop() == 0, f"{backend}: both end with 0")
+
+
 def live_on_a_device(folder, agent, backend, peers):
     root = make_root(Path(folder) / backend, agent)
     with namespaces.hosts() as (server, device):
@@ -76,6 +88,10 @@ def live_on_a_device(folder, agent, backend, peers):
         path = root / "agent.yaml"
         path.write_text(path.read_text().replace("SERVICE", str(service.port)))
         os.chmod(path, 0o644)
+        future_certificate(root.parent)()
+        shutil.copy(root.parent / "authority.pem", root / "etc/ssl/certs/ca-certificates.crt")
+        with open(root / "etc/hosts", "a") as hosts:
+            hosts.write(f"{server.address} piko.test\n")
         node = Node(workers=1, host=server.address, command=server.command)
         seal(root)
         device.run("ip", "link", "set", "cable", "down")
@@ -100,6 +116,7 @@ def live_on_a_device(folder, agent, backend, peers):
                                          "--connect.url", "http://piko.invalid:8001"), name="piko-agent")
         line = missing.wait_log("connect failed")
         check("lookup piko.invalid" in line["err"], f"{backend}: looks names up by itself ({line['err']})")
+        tls_from_the_system(root, server, device, backend, service, root.parent)
         check(missing.stop() == 0 and program.stop() == 0, f"{backend}: ends with 0 at SIGTERM")
         check(node.stop() == 0, f"{backend}: the server too")
         peers.call(service.stop())

@@ -4,7 +4,9 @@ disk to write to."""
 import asyncio
 import datetime
 import os
+import signal
 
+import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -143,7 +145,7 @@ def test_goes_back_when_a_reload_leads_nowhere(python_server, peers, agent_file,
     agent = agent_file(None, text(server.upstream_address, endpoint))
     first = peers.call(server.tunnel(endpoint))
     agent.reload(text(("127.0.0.1", 1), endpoint))
-    agent.wait_line("going back to the configuration before")
+    agent.wait_line("going back to the configuration before", reason="no listener connected with what the file says")
     peers.call(server.tunnel(endpoint, but=first), 30 * SLOW)
     assert request(server.proxy_address, host=f"{endpoint}.x.y", headers=[("Connection", "close")]).status == 200
     # One that connects stays.
@@ -152,6 +154,69 @@ def test_goes_back_when_a_reload_leads_nowhere(python_server, peers, agent_file,
     peers.call(server.tunnel(f"{endpoint}-2"))
     agent.wait_line("listener ended", after=mark)
     assert not agent.logged("going back", after=mark)
+
+
+SECRET = "0123456789abcdef" * 4
+
+
+def token(valid):
+    return jwt.encode({"piko": {"endpoints": ["*"]}}, SECRET if valid else "x" * 64, algorithm="HS256")
+
+
+def test_a_wrong_token_is_taken_back(new_node, agent_file, service, tmp_path, endpoint):  # noqa: F811
+    """What a token is worth only a new tunnel shows: the agent makes some, keeps those that it has meanwhile, and goes back."""
+    node = new_node(arguments=["--upstream.auth.hmac-secret-key", SECRET])
+    copy = tmp_path / "last-good.yaml"
+    port = service(agents.Recorder(mirror)).port
+
+    def text(valid):
+        return (f"connect:\n  url: {url(node.upstream)}\n  timeout: 1s\n  token: {token(valid)}\n" +
+                listeners((endpoint, port), reload="\n  revert_after: 3s"))
+    agent = agent_file(None, text(True), "--config.last-good-path", copy)
+    agent.wait_line("kept a copy")
+    with Load(node.proxy, [f"{endpoint}.x.y"], clients=2) as load:
+        mark = agent.mark()
+        agent.reload(text(False))
+        agent.wait_line("connect failed", after=mark)
+        # Another process would not know what to go back to.
+        agent.signal(signal.SIGUSR2)
+        assert "not reached a server yet" in agent.wait_line("^upgrade failed", after=mark)["err"]
+        agent.wait_line("going back to the configuration before", after=mark)
+        agent.wait_line("^connected$", after=mark)
+        load.more(100)
+    assert copy.read_text() == text(True)
+    node.expected_errors = ["."]
+
+
+def test_reloads_of_many_listeners_cut_nothing(node, agent_file, service, endpoint):  # noqa: F811
+    """All are replaced, and all of the old ones stay until then."""
+    port = service(agents.Recorder(mirror)).port
+    rows = [(f"{endpoint}-{number}", port) for number in range(100)]
+    agent = agent_file(None, f"connect:\n  url: {url(node.upstream)}\n" + listeners(*rows), transport_flag=False)
+    wait_until(lambda: len(agent.logged("^connected$")) == 100, 40 * SLOW, "100 tunnels")
+    with Load(node.proxy, [f"{endpoint}-{number}.x.y" for number in range(0, 100, 7)], clients=4) as load:
+        agent.reload(f"connect:\n  url: {url(node.upstream)}\n  transport: mux\n" + listeners(*rows, grace_period="5s"))
+        wait_until(lambda: len(agent.logged("^listener ended$")) == 100, 40 * SLOW, "the end of 100 tunnels")
+        load.more(100)
+
+
+def test_a_start_that_leads_nowhere(python_server, peers, agent_file, service, tmp_path, endpoint):  # noqa: F811
+    """The file names another server than the last good one, and nobody is there: the two take turns until one connects."""
+    server = python_server()
+    copy = tmp_path / "last-good.yaml"
+    port = service().port
+
+    def text(address):
+        return f"connect:\n  url: {url(address)}\n  timeout: 500ms\n" + listeners((endpoint, port), reload="\n  revert_after: 1s")
+    copy.write_text(text(server.upstream_address))
+    manager = Notifications(tmp_path / "notify")
+    agent = agent_file(None, text(("127.0.0.1", 1)), "--config.last-good-path", copy, environment={"NOTIFY_SOCKET": manager.name})
+    peers.call(server.tunnel(endpoint), 30 * SLOW)
+    manager.wait(STATUS="1 of 1 listeners connected; the configuration is the last good one")
+    assert copy.read_text() == text(server.upstream_address)
+    agent.reload(text(server.upstream_address) + "grace_period: 4s\n")
+    wait_until(lambda: copy.read_text().endswith("4s\n"), 20 * SLOW, agent.tail)
+    manager.close()
 
 
 # MARK: The device
@@ -185,7 +250,7 @@ def future_certificate(folder):
             x509.CertificateBuilder().subject_name(subject).issuer_name(issuer or subject).public_key(key.public_key())
             .serial_number(x509.random_serial_number()).not_valid_before(begins).not_valid_after(now + datetime.timedelta(days=30))
             .add_extension(x509.BasicConstraints(issuer is None, None), True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.DNSName("piko.test")]), False)
             .sign(issuer_key or key, hashes.SHA256()))
         return subject, key, certificate.public_bytes(serialization.Encoding.PEM)
 

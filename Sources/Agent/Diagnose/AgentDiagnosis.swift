@@ -80,7 +80,7 @@ final class AgentDiagnosis {
         let isTokenThere = lookAtToken()
         for (url, route) in zip(servers, credentials.routes) {
             self.url = url
-            prefix = servers.count > 1 ? "\(url.authority): " : ""
+            prefix = servers.count > 1 ? "\(servers.count { $0.authority == url.authority } > 1 ? url.settingText : url.authority): " : ""
             tunnel = nil
             secure = context.target(url.isSecure ? credentials.server : nil, host: url.host)
             lookAtServer(route, isTokenThere: isTokenThere)

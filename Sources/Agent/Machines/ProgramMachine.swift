@@ -75,6 +75,9 @@ struct ProgramMachine {
 
     private var state = State.running
 
+    /// Whether nothing else is under way.
+    var isRunning: Bool { state == .running }
+
     /// Whether the process takes new work and stands alone.
     var isServing: Bool {
         switch state {

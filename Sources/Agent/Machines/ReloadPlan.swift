@@ -26,9 +26,12 @@ struct ReloadPlan: Equatable {
     /// Keys that have another value, which needs a restart to take effect.
     var fixedKeys: [String]
 
-    init(from old: AgentConfig, to new: AgentConfig) {
-        let isSameServer = old.connect.servers == new.connect.servers && old.connect.redundancy == new.connect.redundancy
+    /// `provesConnect`: whatever concerns the way to the server is tried by new tunnels, also what connections to come would have used
+    /// by themselves (the token, a proxy).
+    init(from old: AgentConfig, to new: AgentConfig, provesConnect: Bool = false) {
+        var isSameServer = old.connect.servers == new.connect.servers && old.connect.redundancy == new.connect.redundancy
             && old.connect.transport == new.connect.transport && old.connect.tls == new.connect.tls
+        if provesConnect, old.connect.token != new.connect.token || old.connect.proxy != new.connect.proxy { isSameServer = false }
         var isTaken = Array(repeating: false, count: old.listeners.count)
         var found: [Source?] = Array(repeating: nil, count: new.listeners.count)
 

@@ -21,13 +21,11 @@ final class AgentProgram {
     private let metrics: MetricsPort
     private let listeners: ListenerSet
     private var reading: ConfigurationSource.Reading
-    /// Why the file could not be used at the start, and the copy of the last good one was.
-    private var fallbackReason: String?
-    /// Whether a listener has connected with this configuration.
-    private var isProven = false
-    /// What an unproven one goes back to, and when.
-    private var before: ConfigurationSource.Reading?
+    private var trial = ConfigurationTrial<ConfigurationSource.Reading>()
+    /// The end of the trial.
     private var revertTimer: CallbackTimer?
+    /// Tries again to keep a copy.
+    private var keepTimer: CallbackTimer?
     private var machine = ProgramMachine()
     private var predecessor: Predecessor?
     /// SIGHUP came before this process took over, which is what a reload needs.
@@ -59,16 +57,20 @@ final class AgentProgram {
         self.inheritance = inheritance
         serviceSettings = settings
         let credentials: AgentCredentials
-        (reading, credentials, fallbackReason) = try Self.firstReading(source, environment)
+        (reading, credentials) = try Self.firstReading(source, environment)
         let config = reading.configuration.value
         context = try ProgramContext(backend: config.ioBackend, log: config.log)
         services = ServiceManager(context.loop, inheritance == nil ? settings : ServiceSettings())
         metrics = MetricsPort(context, registry)
-        if let fallbackReason {
+        if let reason = reading.whyNotTheFile {
             context.logger.error(.main, "the configuration can't be used; starting with the last good one") {
-                $0.field("err", fallbackReason)
+                $0.field("err", reason)
                 $0.field("path", source.lastGoodPath ?? "")
             }
+        } else if inheritance == nil, let path = source.lastGoodPath, let copy = try? source.readLastGood(path, reason: Self.unproven),
+            copy.bytes != reading.bytes
+        {
+            trial = ConfigurationTrial(alternative: copy)
         }
         context.announce(credentials.routes)
         listeners = ListenerSet(context, registry, config, credentials)
@@ -78,15 +80,15 @@ final class AgentProgram {
     /// What the agent starts with: the file, or the copy of the last good one with why the file is not used.
     private static func firstReading(
         _ source: ConfigurationSource, _ environment: ProxyEnvironment
-    ) throws(ProgramError) -> (ConfigurationSource.Reading, AgentCredentials, String?) {
+    ) throws(ProgramError) -> (ConfigurationSource.Reading, AgentCredentials) {
         do throws(ConfigError) {
             let reading = try source.read()
-            return (reading, try AgentCredentials(reading: reading.configuration.value, environment: environment), nil)
+            return (reading, try AgentCredentials(reading: reading.configuration.value, environment: environment))
         } catch {
             guard let path = source.lastGoodPath else { throw ProgramError("\(error)") }
             do throws(ConfigError) {
-                let reading = try source.readLastGood(path)
-                return (reading, try AgentCredentials(reading: reading.configuration.value, environment: environment), error.description)
+                let reading = try source.readLastGood(path, reason: error.description)
+                return (reading, try AgentCredentials(reading: reading.configuration.value, environment: environment))
             } catch let second {
                 throw ProgramError("\(error)\n\(second) (the copy of the last good one, --config.last-good-path)")
             }
@@ -102,6 +104,7 @@ final class AgentProgram {
     private func begin() throws(ProgramError) {
         limit = CallbackTimer(context.loop) { [unowned self] in self.send(.timeExpired) }
         revertTimer = CallbackTimer(context.loop) { [unowned self] in self.revert() }
+        keepTimer = CallbackTimer(context.loop) { [unowned self] in self.keepCopy(isFirst: false) }
         statusTimer = CallbackTimer(context.loop) { [unowned self] in self.services.status(self.status) }
         listeners.changed = { [unowned self] in self.listenersChanged() }
         listeners.finished = { [unowned self] in self.send(.workFinished) }
@@ -115,7 +118,18 @@ final class AgentProgram {
             }
             if !inheritsMetrics { for number in note.metricsDescriptors { _ = OwnedDescriptor(number) } }
         }
-        if !inheritsMetrics { try metrics.open(config.metrics) }
+        if !inheritsMetrics { try openMetrics() }
+        scheduleRevert()
+    }
+
+    private func openMetrics() throws(ProgramError) {
+        do throws(ProgramError) {
+            try metrics.open(config.metrics)
+        } catch {
+            // Where nobody can walk to, the tunnel is more than its metrics.
+            guard source.lastGoodPath != nil else { throw error }
+            context.logger.error(.main, "no metrics") { $0.field("err", error.description) }
+        }
     }
 
     /// Runs until a signal; the exit status.
@@ -131,7 +145,7 @@ final class AgentProgram {
         var text = "\(listeners.connectedCount) of \(listeners.count) listeners connected"
         let (all, connected) = listeners.tunnelCounts
         if all > listeners.count { text += " (\(connected) of \(all) tunnels)" }
-        return fallbackReason == nil ? text : "\(text); the configuration is the last good one"
+        return reading.whyNotTheFile == nil ? text : "\(text); the configuration is the last good one"
     }
 
     private func listenersChanged() {
@@ -214,17 +228,22 @@ final class AgentProgram {
     private func reload() {
         services.reloading()
         do throws(ConfigError) {
-            try goOver(to: try source.read(), keepsBefore: true)
+            try goOver(to: try source.read(), isRevert: false)
         } catch {
             reloadFailed("\(error)")
         }
     }
 
-    private func goOver(to next: ConfigurationSource.Reading, keepsBefore: Bool) throws(ConfigError) {
+    private func goOver(to next: ConfigurationSource.Reading, isRevert: Bool) throws(ConfigError) {
         let credentials = try AgentCredentials(reading: next.configuration.value, environment: environment)
         metrics.change(to: next.configuration.value.metrics) { [unowned self] failure in
             guard self.machine.isServing else { return }
-            if let failure { self.reloadFailed("\(failure)") } else { self.use(next, credentials, keepsBefore: keepsBefore) }
+            if let failure {
+                guard isRevert else { return self.reloadFailed("\(failure)") }
+                // Nothing is in the way of going back.
+                self.context.logger.error(.main, "no metrics") { $0.field("err", failure.description) }
+            }
+            self.use(next, credentials, isRevert: isRevert)
         }
     }
 
@@ -234,13 +253,19 @@ final class AgentProgram {
         send(.reloadDone)
     }
 
-    private func use(_ next: ConfigurationSource.Reading, _ credentials: AgentCredentials, keepsBefore: Bool) {
-        let plan = ReloadPlan(from: config, to: next.configuration.value)
+    private func use(_ next: ConfigurationSource.Reading, _ credentials: AgentCredentials, isRevert: Bool) {
+        let mayRevert = max(config.revertAfter, next.configuration.value.revertAfter) > .zero
+        let plan = ReloadPlan(from: config, to: next.configuration.value, provesConnect: mayRevert || source.lastGoodPath != nil)
         let fixedByFlags = next.configuration.keysFixedByFlags(since: reading.configuration)
-        let replaced = reading
+        var replaced = reading
         let wasConnected = listeners.connectedCount > 0
         reading = next
-        fallbackReason = nil
+        if isRevert {
+            trial.wentBack(from: replaced)
+        } else {
+            replaced.whyNotTheFile = replaced.whyNotTheFile ?? Self.unproven
+            trial.reloaded(from: replaced, wasConnected: wasConnected)
+        }
         context.logger.change(level: config.log.level, subsystems: config.log.subsystems)
         context.announce(credentials.routes)
         listeners.apply(plan, config, credentials)
@@ -256,48 +281,61 @@ final class AgentProgram {
         if !plan.fixedKeys.isEmpty {
             context.logger.warn(.main, "a restart is needed for what the file changed") { $0.field("keys", plan.fixedKeys) }
         }
-        isProven = false
-        revertTimer?.cancel()
         proveIfConnected()
-        // Of several reloads that led nowhere, what was before the first counts.
-        if !isProven, keepsBefore, before != nil || wasConnected { mayRevert(to: before ?? replaced) }
+        scheduleRevert()
         services.ready(status: status)
         send(.reloadDone)
     }
 
     // MARK: The last good one
 
+    private static let unproven = "no listener connected with what the file says"
+    private static let keepInterval = Duration.seconds(30)
+    private static let revertAgainInterval = Duration.seconds(15)
+
     /// A listener that connected with this configuration proves it: it becomes the copy, and nothing goes back any more.
     private func proveIfConnected() {
-        guard !isProven, listeners.connectedCount > 0 else { return }
-        isProven = true
-        before = nil
+        guard listeners.connectedCount > 0, trial.connected() else { return }
         revertTimer?.cancel()
-        guard fallbackReason == nil else { return }
+        keepCopy(isFirst: true)
+    }
+
+    private func keepCopy(isFirst: Bool) {
+        keepTimer?.cancel()
+        guard trial.isProven, reading.whyNotTheFile == nil else { return }
         do throws(SystemError) {
             guard try source.keep(reading.bytes) else { return }
             context.logger.info(.main, "kept a copy of the configuration") { $0.field("path", source.lastGoodPath ?? "") }
         } catch {
+            // Its folder may not be there yet.
+            keepTimer?.schedule(after: Self.keepInterval)
+            guard isFirst else { return }
             context.logger.warn(.main, "can't keep a copy of the configuration") { $0.field("err", error.description) }
         }
     }
 
-    private func mayRevert(to last: ConfigurationSource.Reading) {
-        before = last
-        let time = last.configuration.value.revertAfter
+    private func scheduleRevert() {
+        revertTimer?.cancel()
+        guard !trial.isProven, let last = trial.before?.configuration.value else { return }
+        let time = last.revertAfter > .zero ? last.revertAfter : config.revertAfter
         if time > .zero { revertTimer?.schedule(after: time) }
     }
 
     private func revert() {
-        guard machine.isServing, let last = before else { return }
-        before = nil
-        context.logger.error(.main, "no listener connected after the reload; going back to the configuration before") {
-            $0.field("revert_after", last.configuration.value.revertAfter)
+        guard machine.isServing, let last = trial.before else { return }
+        // One thing at a time.
+        guard machine.isRunning else {
+            revertTimer?.schedule(after: .seconds(1))
+            return
+        }
+        context.logger.error(.main, "no listener has connected; going back to the configuration before") {
+            if let reason = last.whyNotTheFile { $0.field("reason", reason) }
         }
         do throws(ConfigError) {
-            try goOver(to: last, keepsBefore: false)
+            try goOver(to: last, isRevert: true)
         } catch {
-            reloadFailed("\(error)")
+            context.logger.error(.main, "can't go back") { $0.field("err", error.description) }
+            revertTimer?.schedule(after: Self.revertAgainInterval)
         }
     }
 
@@ -311,6 +349,10 @@ final class AgentProgram {
     private func startSuccessor() {
         guard predecessor == nil else {
             upgradeFailed("this process has not taken over from the one before yet")
+            return
+        }
+        guard revertTimer?.isScheduled != true else {
+            upgradeFailed("the configuration of the last reload has not reached a server yet, and may be taken back")
             return
         }
         guard let start else {

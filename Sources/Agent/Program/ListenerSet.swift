@@ -57,8 +57,9 @@ final class ListenerSet {
 
     /// How long the old and the new one both serve.
     static let overlap = Duration.milliseconds(250)
-    /// Listeners that leave; beyond that the oldest is cut.
-    static let leavingMax = 64
+    /// Listeners that finish what runs, for each that serves, and at least: beyond that the oldest is cut.
+    static let drainingPerListener = 4
+    static let drainingLeast = 64
 
     private let context: ProgramContext
     private let registry: MetricsRegistry
@@ -70,6 +71,8 @@ final class ListenerSet {
     /// Oldest first.
     private var leaving: [Leaving] = []
     private var isStopping = false
+    /// How long a listener that was replaced waits for its successor.
+    private var holdTime = Duration.zero
     /// Called when a listener's connection came or went, or a first attempt failed.
     var changed: () -> Void = {}
     /// Called when nothing is left after `stop`.
@@ -111,6 +114,9 @@ final class ListenerSet {
         } else {
             servers = Self.connectors(context, next, credentials)
         }
+        // What may come back stays until it is known that it does not have to.
+        let mayRevert = max(config.revertAfter, next.revertAfter)
+        holdTime = mayRevert > .zero ? mayRevert + next.connect.timeout : next.connect.timeout
         config = next
         let old = entries
         var fresh: [Entry] = []
@@ -186,6 +192,7 @@ final class ListenerSet {
             }
             tunnel.gauge.metrics = registry.connections(of: listener.endpointID)
             tunnel.changed = { [unowned self] in self.noteChange() }
+            tunnel.serverCount = servers.count - config.connect.redundancy + 1
             if servers.count > 1 { tunnel.nextServer = { [unowned entry] in servers[entry.places.move(number)] } }
             entry.tunnels.append(tunnel)
         }
@@ -230,11 +237,12 @@ final class ListenerSet {
                 }
                 self.drain(one)
             }
-            one.timer?.schedule(after: config.connect.timeout)
+            one.timer?.schedule(after: holdTime)
         } else {
             drain(one)
         }
-        if leaving.count > Self.leavingMax { leaving[0].entry.abandon() }
+        let draining = leaving.filter { $0.successor == nil }
+        if draining.count > max(Self.drainingLeast, Self.drainingPerListener * entries.count) { draining[0].entry.abandon() }
     }
 
     private func noteChange() {

@@ -37,6 +37,14 @@ final class TunnelListener {
     var changed: () -> Void = {}
     /// The server did not take the session, lost it or sends it away: the one to ask next; nil: the same.
     var nextServer: () -> ServerConnector? = { nil }
+    /// How many servers `nextServer` goes through.
+    var serverCount = 1
+    /// The server of the current session.
+    private var sessionServer = ""
+    /// Whether the current session's server has been left for another, which the next attempt goes to.
+    private var hasMovedOn = false
+    /// Servers that have refused since one took a session.
+    private var refusals = 0
     /// Whether an attempt to connect has come to an end, good or bad.
     private(set) var hasTried = false
 
@@ -99,9 +107,11 @@ final class TunnelListener {
     /// The server wants no more of a session.
     func sessionWentAway(_ session: TunnelSession) {
         guard session === current else { return }
-        logger.info(.client, "server asks to connect elsewhere") { $0.field("endpoint-id", endpoint) }
-        // An attempt that is under way goes where it goes.
-        if attempt == nil { moveOn() }
+        logger.info(.client, "server asks to connect elsewhere") {
+            $0.field("endpoint-id", endpoint)
+            $0.field("addr", sessionServer)
+        }
+        leaveServer()
         send(.peerWentAway)
     }
 
@@ -112,10 +122,11 @@ final class TunnelListener {
             let action = machine.handle(.lost, now: loop.now)
             logger.warn(.client, "connection to server lost") {
                 $0.field("endpoint-id", endpoint)
+                $0.field("addr", sessionServer)
                 $0.field("err", Self.text(error))
                 if case .wait(let backoff) = action { $0.field("backoff", backoff) }
             }
-            if attempt == nil { moveOn() }
+            leaveServer()
             perform(action)
             changed()
         } else if let index = retired.firstIndex(where: { $0 === session }) {
@@ -149,6 +160,9 @@ final class TunnelListener {
             $0.field("transport", isDirect ? "direct" : "mux")
         }
         gauge.metrics?.tried(succeeded: true)
+        sessionServer = connector.target
+        hasMovedOn = false
+        refusals = 0
         pool?.granted(connection.upgraded.pool, credential: connection.upgraded.credential, by: connector)
         send(.opened)
         hasTried = true
@@ -159,7 +173,10 @@ final class TunnelListener {
         attempt = nil
         gauge.metrics?.tried(succeeded: false)
         let failure: ListenerMachine.ConnectFailure = error.status.map { .refused(status: $0) } ?? .unreachable
-        let action = machine.handle(.failed(failure), now: loop.now)
+        if !failure.isTransient { refusals += 1 }
+        // The long wait after a refusal is for when all have refused.
+        let waitsLong = failure.isTransient || refusals % serverCount == 0
+        let action = machine.handle(.failed(waitsLong ? failure : .unreachable), now: loop.now)
         logger.log(failure.isTransient ? .warn : .error, .client, "connect failed") {
             $0.field("endpoint-id", endpoint)
             $0.field("addr", connector.target)
@@ -175,6 +192,13 @@ final class TunnelListener {
 
     private func moveOn() {
         if let next = nextServer() { connector = next }
+    }
+
+    /// The current session's server is of no use any more. Once for a session; an attempt that is under way goes where it goes.
+    private func leaveServer() {
+        if hasMovedOn || attempt != nil { return }
+        hasMovedOn = true
+        moveOn()
     }
 
     // MARK: Actions

@@ -50,6 +50,8 @@ bool ctls_context_add(ctls_context *context, const uint8_t *certificate, size_t 
 /* Trusts the certificates (PEM) and, through them, what they signed. For a server: from now on its clients must have one
  * that they signed. */
 bool ctls_context_trust(ctls_context *context, const uint8_t *authorities, size_t length, struct ctls_fault *fault);
+/* Where systems keep the certificates of public authorities in one file, the likeliest first; NULL behind the last. */
+const char *ctls_system_bundle(size_t index);
 /* Trusts what the system does (clients only). */
 bool ctls_context_trust_system(ctls_context *context, struct ctls_fault *fault);
 /* Clients only: takes any certificate of any name. */

@@ -131,6 +131,10 @@ public struct AgentConfig: Configuration {
 
     public func validate() throws(ConfigError) {
         try connect.validate()
+        if revertAfter > .zero, revertAfter < connect.timeout {
+            throw ConfigError(
+                "reload.revert_after: is shorter than connect.timeout (\(connect.timeout.settingText)), the time of one attempt to connect")
+        }
         try connect.tls.validate("connect.tls")
         try connect.token.validate()
         try connect.proxy.validate()
