@@ -1,5 +1,5 @@
 // Whether the configuration in use has shown that it reaches a server, and which one comes back when it does not. Pure; `AgentProgram`
-// has the timer and does the going back.
+// has the timer and does the going back. Why so: docs/decisions/012-configurations-on-trial.md.
 //
 //     start, with a copy of the last good one that is another ──► on trial, and then in turns: whichever connects first stays
 //     reload ──► on trial ──nothing connected in time──► what was before the first reload that led nowhere
