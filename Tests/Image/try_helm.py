@@ -192,6 +192,23 @@ def policies(cluster, client):
     cluster.publish()
 
 
+def by_exec(cluster):
+    """What an operator types behind `kubectl exec … --`, in one of the pods."""
+    pod, control = cluster.pods[1], ("--server.control-socket", "/run/piko/server.sock")
+    table = cluster.pods[0].container.execute("piko", "server", "status", "cluster", "nodes", "--output", "table")
+    expect(all(one.name in table for one in cluster.pods), "piko server status cluster nodes, in a pod: it lists all", table)
+    pod.container.execute("piko", "server", "reload", *control)
+    ok("piko server reload, in a pod: it is done")
+    pod.container.execute("piko", "server", "drain", *control)
+    wait_until(lambda: cluster.network.outside.status((pod.host.address, 8002), "/ready") == 503, 20, "/ready says 503")
+    pod.container.execute("piko", "server", "drain", "--off", *control)
+    wait_until(lambda: cluster.network.outside.status((pod.host.address, 8002), "/ready") == 200, 20, "/ready says 200 again")
+    wait_until(lambda: pod.ready and whole(cluster), 60, "the pod is in use again")
+    ok("piko server drain, in a pod: it is not ready, and with --off it is again")
+    text = pod.container.execute("piko", "server", "diagnose", "--config.path", "/etc/piko/server.yaml", "--config.expand-env")
+    expect("configuration" in text, "piko server diagnose, in a pod, reads its ConfigMap", text)
+
+
 def confined(cluster):
     import life     # the kernel's word on a process, as script/check-image has it
     for pod in cluster.pods:
@@ -232,6 +249,8 @@ def main():
             if place == "the chart":
                 policies(cluster, client)
                 confined(cluster)
+                by_exec(cluster)
+                wait_until(lambda: not any(client.ask(pod) for pod in cluster.pods), 20, "a request at each pod")
                 end_one(cluster, client)
             agent.signal("TERM")
             expect(agent.wait_end(60) == 0, f"{place}: the agent ends with status 0")
