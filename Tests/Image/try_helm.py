@@ -41,7 +41,8 @@ def by_helm():
 
 
 def by_hand():
-    """The plain manifests, with the Secret that docs/kubernetes.md has one make first."""
+    """The plain manifests, as `kubectl apply` would have them, with the Secret that docs/kubernetes.md has one make first by
+    `kubectl create secret`."""
     folder = ROOT / "operations/kubernetes"
     names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
     key = "ZzBzc2lwIGtleSBvZiB0aGUgdHJ5LCBvZiAzMiBieXRlcw=="
@@ -107,7 +108,7 @@ def whole(cluster):
 
 
 def form(cluster, place):
-    """From nothing to a cluster."""
+    """From nothing to a cluster: as far as `kubectl rollout status` waits, and until the nodes know each other."""
     cluster.start()
     wait_until(lambda: all(pod.ready for pod in cluster.pods) or any(pod.unhealthy for pod in cluster.pods), 120, "all pods are ready",
                lambda: cluster.pods[0].container.log[-1500:])
