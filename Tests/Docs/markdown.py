@@ -19,7 +19,9 @@ several lines is a block of its own, which is run and not shown: the marks on it
     part of FILE             (of a file's content) these lines, in this order, are in FILE
     COMMAND is not run: WHY  lines that begin with COMMAND (or several: A, B are not run) can't be run by a test; they are listed
     not run: WHY             the same for the whole block
-    run by SCRIPT            SCRIPT runs it, and has program and subcommand of each command in it, or is the command itself
+    run by SCRIPT            SCRIPT runs it; or does the same where its program can't be had (docker, kubectl), and says so. Program and
+                             subcommand of each command stand in it, or in a file below Tests that it names, or it is the command
+    COMMAND is run by SCRIPT the same for lines that begin with COMMAND (or several: A, B are run by SCRIPT)
 """
 
 import re
@@ -28,7 +30,7 @@ from dataclasses import dataclass, field
 FENCE = re.compile(r"^( *)(```+|~~~+)\s*([A-Za-z]*)\s*$")
 COMMENT = re.compile(r"^ *<!-- test:(.*)$")
 MARKS = re.compile(r"(run|afresh|may end|output|names|server|agent|forward|values|kubernetes|status \d+|timeout \d+|"
-                   r"until \"[^\"]+\"|file \S+|part of \S+|not run: .+|[a-z][\w, -]* (is|are) not run: .+|run by \S+)")
+                   r"until \"[^\"]+\"|file \S+|part of \S+|not run: .+|[a-z][\w, /-]* (is|are) (not run: .+|run by \S+)|run by \S+)")
 # What a block can be, by the language of its fence.
 LANGUAGES = {"sh", "console", "text", "yaml", "json", "haproxy", "http", "ini"}
 

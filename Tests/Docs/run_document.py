@@ -60,6 +60,30 @@ def without_comment(command):
     return re.sub(r"\s+#\s.*$", "", command).strip()
 
 
+def name_of(command):
+    """Program and subcommand, or the program alone: what of a command says what it does."""
+    plain = re.sub(r"^(sudo |[A-Z_]+=\S+ )+", "", without_comment(command))
+    words = re.sub(r" (-n|--namespace) \S+", "", plain).split()[:3]
+    length = next((index for index, word in enumerate(words) if index and not re.fullmatch(r"[a-z][a-z-]*", word)), len(words))
+    # "docker compose up" is one thing, "systemctl reload piko-agent" two.
+    return " ".join(words[:min(length, 3 if words[:2] == ["docker", "compose"] else 2)])
+
+
+def text_of(script):
+    """A script's text, with that of the files below Tests that it names, and of the Python files beside them that those import."""
+    text, paths, at = "", [Path(script)], 0
+    while at < len(paths):
+        said = paths[at].read_text(errors="replace")
+        text += said
+        named = [Path(name) for name in re.findall(r"\bTests/[\w./-]+", said)] if at == 0 else []
+        imported = re.findall(r"(?m)^\s*(?:import|from) (\w+)", said) if paths[at].suffix == ".py" else []
+        for path in named + [paths[at].with_name(f"{name}.py") for name in imported]:
+            if path.is_file() and path not in paths:
+                paths.append(path)
+        at += 1
+    return text
+
+
 def ready_text(command):
     """What the program writes when it is ready, when the command is one that stays; else None."""
     plain = without_comment(command)
@@ -143,15 +167,7 @@ class Run:
             self.skipped += [(block.line, command, why) for command in self.shell_commands(block)]
             return
         if (script := block.marked("run by")) is not None:
-            if not Path(script).is_file():
-                raise Failure(f"{place}: run by {script}, which is not there")
-            said = Path(script).read_text(errors="replace")
-            for command in self.shell_commands(block):
-                words = without_comment(command).split()[:2]
-                name = " ".join(words if re.fullmatch(r"[a-z][a-z-]*", words[-1]) else words[:1])
-                if script not in words and name not in said:
-                    raise Failure(f"{place}: {script} does not say '{name}'")
-            self.elsewhere.append((block.line, script, len(self.shell_commands(block))))
+            self.run_elsewhere(place, block, script, self.shell_commands(block))
             return
         if block.language == "sh":
             self.shell(place, block)
@@ -159,6 +175,17 @@ class Run:
             self.console(place, block)
         else:
             self.content(place, block)
+
+    def run_elsewhere(self, place, block, script, commands):
+        """Commands that another script runs: it must at least name them."""
+        if not Path(script).is_file():
+            raise Failure(f"{place}: run by {script}, which is not there")
+        said = text_of(script)
+        for command in commands:
+            name = name_of(command)
+            if script not in command.split()[:2] and name not in said:
+                raise Failure(f"{place}: {script} does not say '{name}'")
+        self.elsewhere.append((block.line, script, len(commands)))
 
     def shell_commands(self, block):
         if block.language == "console":
@@ -178,16 +205,20 @@ class Run:
             self.count["commands"] += len(kept) - 1
 
     def without_what_is_not_run(self, block, commands):
+        """What is left for this test to run."""
         kept = list(commands)
         for mark in block.marks:
-            match = re.match(r"(.*) (?:is|are) not run: (.*)", mark)
+            match = re.match(r"(.*) (?:is|are) (not run: |run by )(.*)", mark)
             if not match:
                 continue
             words = [word.strip() for word in match[1].split(",")]
             gone = [command for command in kept if any(re.match(rf"(sudo )?{re.escape(word)}( |$)", command) for word in words)]
             if not gone:
                 raise Failure(f"{self.path}:{block.line}: nothing here begins with {match[1]}")
-            self.skipped += [(block.line, command, match[2]) for command in gone]
+            if match[2] == "run by ":
+                self.run_elsewhere(f"{self.path}:{block.line}", block, match[3], gone)
+            else:
+                self.skipped += [(block.line, command, match[3]) for command in gone]
             kept = [command for command in kept if command not in gone]
         return kept
 

@@ -48,6 +48,10 @@ ROWS = [
     ("a file that later blocks find", block("a: 1", "json", "file a.json").replace("a: 1", '{"a": 1}') + block("jq -e .a a.json"), None),
     ("a script that there is not", block("true", mark="run by script/no-such-script"), "which is not there"),
     ("a script that does something else", block("systemctl poweroff", mark="run by script/test"), "does not say 'systemctl poweroff'"),
+    ("commands that other scripts run", block("docker run IMAGE\nkubectl -n piko exec piko-0 -- piko server info\ntrue",
+                                              mark="docker run is run by script/check-image; kubectl is run by script/try-helm"), None),
+    ("a command that another script does not run", block("true\nkubectl -n piko cordon a", mark="kubectl is run by script/try-helm"),
+     "does not say 'kubectl cordon'"),
     ("a command that is not run", block("false\ntrue", mark="false is not run: it fails"), None),
     ("a mark that fits nothing", block("true", mark="systemctl is not run: it fails"), "nothing here begins with systemctl"),
     ("a mark that there is not", block("true", mark="skip"), "there is no mark 'skip'"),
@@ -97,6 +101,9 @@ class Documents(unittest.TestCase):
                                ("piko server &", False), ("piko agent http a 3000   # a comment", True), ("piko agent diagnose http a 3000", False),
                                ("piko bench http", False), ("piko server --help", False)]:
             self.assertEqual(run_document.ready_text(command) is not None, stays, command)
+        for command, name in [("docker compose up --detach", "docker compose up"), ("kubectl -n piko exec piko-0 -- true", "kubectl exec"),
+                              ("sudo systemctl reload piko-agent  # now", "systemctl reload"), ("script/setup", "script/setup"), ("ls -l a", "ls")]:
+            self.assertEqual(run_document.name_of(command), name)
 
 
 if __name__ == "__main__":

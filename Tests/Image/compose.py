@@ -176,7 +176,7 @@ def try_demo(engine, image, demo):
         answers = requests.end()
         failed = [one for one in answers if one]
         expect(len(answers) > 50 and not failed,
-               f"docker compose stop node-2 ({took:.1f} s), and start: of {len(answers)} requests meanwhile none failed",
+               f"docker compose stop node-2 ({took:.1f} s), docker compose start node-2: of {len(answers)} requests meanwhile none failed",
                "\n".join([*failed[:5], machine.compose("logs", "--no-color", "--timestamps", "--tail", "20")[:4000]]))
         machine.compose("down", "--timeout", "30")
         ok("docker compose down")

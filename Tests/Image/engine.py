@@ -168,7 +168,8 @@ runroot = "{self.folder}/run"
         shutil.rmtree(context)
 
     def build(self, name, target=None, log=None):
-        """Builds a target of build/Dockerfile as it is. Layers are kept, so that the second target is built of what the first one made."""
+        """Builds a target of build/Dockerfile as it is, as `docker build` would. Layers are kept, so that the second
+        target is built of what the first one made."""
         words = ["buildah", "bud", "--isolation", "chroot", "--pull-never", "--layers", "--signature-policy", self.folder / "policy.json",
                  "--build-arg", f"REVISION={revision()}", "-v", f"{self.toolchain[0]}:{self.toolchain[1]}:ro", "-f", DOCKERFILE, "-t", name]
         output = self.run(*words, *(["--target", target] if target else []), ROOT)
@@ -201,7 +202,7 @@ runroot = "{self.folder}/run"
     # ---- Containers ----
 
     def start(self, image, name, *command, network="none", options=()):
-        """Runs a container as a careful operator would: nothing writable, no capabilities, no way to more."""
+        """Runs a container as a careful operator would with `docker run`: nothing writable, no capabilities, no way to more."""
         self.run("podman", "run", "--detach", "--pull", "never", "--name", name, "--network", network, "--read-only", "--read-only-tmpfs=false",
                  "--cap-drop", "all", "--security-opt", "no-new-privileges", *options, image, *command)
         return Container(self, name)

@@ -112,7 +112,7 @@ def check_crash(server):
 
 
 def check_end(engine, network, host, server, endpoint):
-    """SIGTERM to pid 1: what runs is finished, and the status is 0."""
+    """SIGTERM to pid 1, as `docker stop` sends it: what runs is finished, and the status is 0."""
     answers = []
     waiting = threading.Thread(target=lambda: answers.append(answered(network, host, endpoint, "/slow/2000")))
     waiting.start()
@@ -152,6 +152,9 @@ def check_profile(engine, network, image, demo, name, profile, backend, is_thoro
         check_orphans(server)
         check_crash(server)
         expect(answered(network, host, name), f"{name}: requests go on after that")
+        server.signal("HUP")
+        server.wait_line("reloaded")
+        expect(answered(network, host, name), f"{name}: SIGHUP to pid 1 (docker kill --signal HUP) reloads, and requests go on")
     check_end(engine, network, host, server, name)
     for container in (agent, service):
         container.signal("TERM")

@@ -6,6 +6,7 @@ prepares what this needs.
 
 import argparse
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -41,7 +42,8 @@ def by_helm():
 
 
 def by_hand():
-    """The plain manifests, with the Secret that docs/kubernetes.md has one make first."""
+    """The plain manifests, as `kubectl apply` would have them, with the Secret that docs/kubernetes.md has one make first by
+    `kubectl create secret`."""
     folder = ROOT / "operations/kubernetes"
     names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
     key = "ZzBzc2lwIGtleSBvZiB0aGUgdHJ5LCBvZiAzMiBieXRlcw=="
@@ -107,7 +109,7 @@ def whole(cluster):
 
 
 def form(cluster, place):
-    """From nothing to a cluster."""
+    """From nothing to a cluster: as far as `kubectl rollout status` waits, and until the nodes know each other."""
     cluster.start()
     wait_until(lambda: all(pod.ready for pod in cluster.pods) or any(pod.unhealthy for pod in cluster.pods), 120, "all pods are ready",
                lambda: cluster.pods[0].container.log[-1500:])
@@ -192,6 +194,28 @@ def policies(cluster, client):
     cluster.publish()
 
 
+def by_exec(cluster):
+    """What an operator types behind `kubectl exec … --`, in one of the pods."""
+    pod, control = cluster.pods[1], ("--server.control-socket", "/run/piko/server.sock")
+    table = cluster.pods[0].container.execute("piko", "server", "status", "cluster", "nodes", "--output", "table")
+    expect(all(one.name in table for one in cluster.pods), "piko server status cluster nodes, in a pod: it lists all", table)
+    pod.container.execute("piko", "server", "reload", *control)
+    ok("piko server reload, in a pod: it is done")
+    pod.container.execute("piko", "server", "drain", *control)
+    wait_until(lambda: cluster.network.outside.status((pod.host.address, 8002), "/ready") == 503, 20, "/ready says 503")
+    pod.container.execute("piko", "server", "drain", "--off", *control)
+    wait_until(lambda: cluster.network.outside.status((pod.host.address, 8002), "/ready") == 200, 20, "/ready says 200 again")
+    wait_until(lambda: pod.ready and whole(cluster), 60, "the pod is in use again")
+    ok("piko server drain, in a pod: it is not ready, and with --off it is again")
+    # Its status is 1: the ports are taken, by the server that runs.
+    done = subprocess.run(["podman", "exec", pod.container.name, "piko", "server", "diagnose", "--config.path", "/etc/piko/server.yaml",
+                           "--config.expand-env", "--output", "json"], capture_output=True, text=True, env=pod.container.engine.environment, check=False)
+    checks = json.loads(done.stdout)["checks"] if done.stdout.startswith("{") else []
+    failed = [one["check"] for one in checks if one["result"] == "fail" and "in use" not in one["found"]]
+    expect(len(checks) > 5 and not failed, "piko server diagnose, in a pod: nothing is wrong but that the server has its ports already",
+           " ".join(failed) or done.stdout + done.stderr)
+
+
 def confined(cluster):
     import life     # the kernel's word on a process, as script/check-image has it
     for pod in cluster.pods:
@@ -232,6 +256,8 @@ def main():
             if place == "the chart":
                 policies(cluster, client)
                 confined(cluster)
+                by_exec(cluster)
+                wait_until(lambda: not any(client.ask(pod) for pod in cluster.pods), 20, "a request at each pod")
                 end_one(cluster, client)
             agent.signal("TERM")
             expect(agent.wait_end(60) == 0, f"{place}: the agent ends with status 0")
