@@ -16,13 +16,8 @@ enum ControlCommand {
     ) throws(CommandFailure) -> String {
         let environment = ProgramEnvironment.variables
         let config = try ConfigurationFile.load(ServerConfig.self, invocation, environment: environment)
-        var paths = config.server.controlSocket.isEmpty
-            ? ControlSocketPath.candidates(environment: environment, userID: ProgramEnvironment.userIdentifier)
-            : [config.server.controlSocket]
-        // Root's session has a folder of its own for sockets; the system's server is meant all the same.
-        if config.server.controlSocket.isEmpty && !paths.contains(ControlSocketPath.system) { paths.append(ControlSocketPath.system) }
         var failures: [String] = []
-        for path in paths {
+        for path in paths(config, environment) {
             let answer: [UInt8]
             do throws(CommandFailure) {
                 answer = try ask(command, members, at: path, within: time)
@@ -41,6 +36,25 @@ enum ControlCommand {
             piko: no answer from a server on this machine: \(failures.joined(separator: "; "))
             Start one with "piko server", or name its socket with --server.control-socket.
             """)
+    }
+
+    /// What a server on this machine that has one of the configuration's sockets says of itself, and the socket; nil: none answers.
+    static func info(_ config: ServerConfig) -> (path: String, answer: JSONValue)? {
+        for path in paths(config, ProgramEnvironment.variables) {
+            guard let bytes = try? ask("info", [], at: path, within: .seconds(2)), let answer = try? result(of: bytes) else { continue }
+            return (path, answer)
+        }
+        return nil
+    }
+
+    /// Where the server's socket may be, the likeliest place first.
+    private static func paths(_ config: ServerConfig, _ environment: [String: String]) -> [String] {
+        var paths = config.server.controlSocket.isEmpty
+            ? ControlSocketPath.candidates(environment: environment, userID: ProgramEnvironment.userIdentifier)
+            : [config.server.controlSocket]
+        // Root's session has a folder of its own for sockets; the system's server is meant all the same.
+        if config.server.controlSocket.isEmpty && !paths.contains(ControlSocketPath.system) { paths.append(ControlSocketPath.system) }
+        return paths
     }
 
     private static func ask(

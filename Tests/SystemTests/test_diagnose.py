@@ -10,7 +10,7 @@ import pytest
 
 from peer import agent as agents
 from peer.http1 import request, wait_until
-from programs import BIN, ENVIRONMENT, SLOW, Node
+from programs import BIN, ENVIRONMENT, SLOW, Node, become
 from test_auth import SECRET, token
 from test_connect_proxy import CREDENTIALS, NAME, NO_ENVIRONMENT, PASSWORD, connect_proxy  # noqa: F401
 from test_tls import certificates, port_tls  # noqa: F401
@@ -154,7 +154,7 @@ def test_agent_diagnosis_of_a_file(plain, service, endpoint, tmp_path):
     table = subprocess.run([BIN / "piko", "agent", "diagnose", "--config.path", path], capture_output=True, text=True, timeout=20 * SLOW)
     assert table.returncode == 1 and table.stdout.startswith("fail     configuration  config: ") and "1 failed" in table.stdout
     wrong = subprocess.run([BIN / "piko", "agent", "diagnose", "--output", "xml"], capture_output=True, text=True, timeout=20 * SLOW)
-    assert wrong.returncode == 1 and "neither table nor json" in wrong.stderr
+    assert wrong.returncode == 2 and "neither table nor json" in wrong.stderr
 
 
 # ---- The server ----
@@ -184,6 +184,20 @@ def test_server_that_could_not_run(certificates):  # noqa: F811
     result.assert_fails("proxy.tls", "expired", "renew it")
     result.assert_fails("workers' user", "there is no such user", "server.user")
     assert result["upstream.bind_addr"]["result"] == "ok"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_server_whose_files_nobody_may_see():
+    """As in a container: the ports' owner is of the same user, who may not look into it. It answers at its socket."""
+    node = Node(workers=1, user=65534)
+    try:
+        ports = {"proxy": node.proxy[1], "upstream": node.upstream[1], "admin": node.admin[1], "cluster.gossip": node.gossip[1]}
+        flags = [word for name, port in ports.items() for word in (f"--{name}.bind-addr", f"127.0.0.1:{port}")]
+        result = Diagnosis("server", "diagnose", *flags, "--server.control-socket", node.control_socket, preexec_fn=lambda: become(65534))
+        for name in ("proxy.bind_addr", "upstream.bind_addr", "admin.bind_addr", "cluster.gossip.bind_addr", "cluster.gossip.bind_addr (UDP)"):
+            assert result[name]["result"] == "note" and str(node.control_socket) in result[name]["found"], result[name]
+    finally:
+        assert node.stop() == 0
 
 
 def test_errors_at_start_have_the_same_hints(plain, endpoint, program):

@@ -1,6 +1,8 @@
 // Which process has a port, as far as this user may see it.
 
+internal import Config
 internal import Reactor
+internal import Telemetry
 
 /// A process that has a socket.
 struct PortHolder: Equatable {
@@ -41,5 +43,26 @@ enum KernelFile {
     static func text(_ path: String) -> String? {
         guard let bytes = try? FileContents.read(path, bytesMax: 16_777_216) else { return nil }
         return String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+/// A server of ours on this machine that answers at its control socket.
+struct RunningServer {
+    let path: String
+    /// The ports that it listens on.
+    let ports: Set<UInt16>
+
+    /// Nil: none answers.
+    init?(_ config: ServerConfig) {
+        guard let (path, answer) = ControlCommand.info(config) else { return nil }
+        self.path = path
+        ports = Self.ports(answer)
+    }
+
+    static func ports(_ info: JSONValue) -> Set<UInt16> {
+        guard case .array(let listeners)? = info["listeners"] else { return [] }
+        return Set(listeners.compactMap { listener in
+            listener["address"]?.string.flatMap { $0.split(separator: ":").last }.flatMap { UInt16($0) }
+        })
     }
 }

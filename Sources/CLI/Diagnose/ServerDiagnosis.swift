@@ -110,16 +110,18 @@ struct ServerDiagnosis {
     // MARK: Ports
 
     private mutating func lookAtPorts() {
+        // The kernel does not show everybody whose a port is; a server of ours says it.
+        let running = RunningServer(config)
         for (key, address) in [
             ("proxy.bind_addr", config.proxy.bindAddress), ("upstream.bind_addr", config.upstream.bindAddress),
             ("admin.bind_addr", config.admin.bindAddress), ("cluster.gossip.bind_addr", config.cluster.gossip.bindAddress),
         ] {
-            report.add(Self.port(key, address, isTCP: true))
-            if key.hasPrefix("cluster") { report.add(Self.port(key, address, isTCP: false)) }
+            report.add(Self.port(key, address, running, isTCP: true))
+            if key.hasPrefix("cluster") { report.add(Self.port(key, address, running, isTCP: false)) }
         }
     }
 
-    private static func port(_ key: String, _ address: BindAddress, isTCP: Bool) -> Diagnosis.Check {
+    private static func port(_ key: String, _ address: BindAddress, _ running: RunningServer?, isTCP: Bool) -> Diagnosis.Check {
         let name = isTCP ? key : "\(key) (UDP)"
         let text = address.settingText
         let addresses: [SocketAddress]
@@ -145,6 +147,9 @@ struct ServerDiagnosis {
         guard let failure else { return .init(name, .fail, "\(text): it stands for no address") }
         guard failure.code == addressInUse else { return .init(name, .fail, failure.description) }
         guard let holder = PortHolder.find(port: address.port, isTCP: isTCP) else {
+            if let running, running.ports.contains(address.port) {
+                return .init(name, .note, "\(text) is in use by the server of Piko that answers at \(running.path): no second one can have it")
+            }
             return .init(name, .fail, "\(failure), by a process that this user may not see")
         }
         let who = "\(text) is in use by process \(holder.process) (\(holder.name))"

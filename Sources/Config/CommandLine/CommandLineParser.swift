@@ -194,6 +194,9 @@ private struct Words {
             }
             flags.append(FlagValue(name: name, value: value))
         } else if let value = attached ?? rest.popFirst() {
+            if flag.name == CommonFlags.output.name, flag.placeholder == CommonFlags.output.placeholder, !["table", "json"].contains(value) {
+                throw failure("--output: \"\(value)\" is neither table nor json")
+            }
             flags.append(FlagValue(name: name, value: value))
         } else {
             throw failure("--\(name) needs a value (\(flag.placeholder))")
