@@ -66,6 +66,9 @@ public enum Hints {
             words: ["Address already in use"],
             hint: "another process listens there: ss -ltnp shows which; stop it, or choose another address"),
         Row(
+            words: ["control_socket", "Permission denied"],
+            hint: "the folder of the control socket must be writable for the server's user, or name another: server.control_socket"),
+        Row(
             words: ["isten on", "Permission denied"],
             hint: """
                 ports below the sysctl net.ipv4.ip_unprivileged_port_start (1024) need CAP_NET_BIND_SERVICE: setcap, AmbientCapabilities= \

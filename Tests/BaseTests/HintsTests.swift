@@ -9,6 +9,7 @@ import Testing
         ("io_uring can't be used: io_uring_setup: Function not implemented", "epoll"),
         ("config: proxy.bind_addr: cannot listen on 127.0.0.1:8000: Address already in use", "ss -ltnp"),
         ("config: proxy.bind_addr: cannot listen on :443: Permission denied", "CAP_NET_BIND_SERVICE"),
+        ("config: server.control_socket: cannot listen on /run/piko/server.sock: Permission denied", "folder"),
         ("listen on 10.1.1.1:80: Cannot assign requested address", "ip addr"),
         ("accept: Too many open files", "ulimit -n"),
         ("the server's certificate: unable to get local issuer certificate", "root_cas"),
