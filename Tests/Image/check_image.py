@@ -23,7 +23,7 @@ IMAGE, DEMO = "piko", "piko-demo-service"
 PROGRAMS = {IMAGE: {"piko", "piko-supervisor", "piko-worker", "piko-agent"}, DEMO: {"piko-demo-service"}}
 LOADER = "ld-linux"
 # The only places that somebody else than root may write to.
-WRITABLE = {"tmp": (0, 0o1777), "run/piko": (10001, 0o750)}
+WRITABLE = {"tmp": (0, 0o1777), "run/piko": (0, 0o1777)}
 
 
 def check_texts():

@@ -47,6 +47,7 @@ def check():
             "mem_limit": service.get("mem_limit"), "cpus": service.get("cpus"), "pids_limit": service.get("pids_limit"),
             "a pinned image": ":" in service["image"].rsplit("/", 1)[-1] and not service["image"].endswith(":latest"),
             "ports on loopback": all(port.get("host_ip") == "127.0.0.1" for port in service.get("ports", [])),
+            "a tmpfs for every user": all("mode=1777" in one for one in service.get("tmpfs", [])),
             "no network of the host": service.get("network_mode") is None}.items() if not held]
         missing = [volume["source"] for volume in service.get("volumes", []) if volume["type"] == "bind" and not Path(volume["source"]).exists()]
         open_mounts = [volume["target"] for volume in service.get("volumes", []) if not volume.get("read_only")]

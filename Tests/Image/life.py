@@ -4,6 +4,7 @@
 import os
 import signal
 import ssl
+import stat
 import subprocess
 import threading
 import time
@@ -14,7 +15,7 @@ from report import bad, expect, ok, skipped, step
 
 PROXY, UPSTREAM, ADMIN = 8000, 8001, 8002
 SWITCH = Path("/proc/sys/kernel/io_uring_disabled")
-WRITABLE = ("--tmpfs", "/run/piko", "--tmpfs", "/tmp")
+CONTROL = "/run/piko/server.sock"
 
 
 def kernel_has_io_uring():
@@ -60,6 +61,13 @@ def check_confinement(name, pid):
         expect(error.errno == 30, f"{name}: even root of the machine can't write to it ({error.strerror})")
 
 
+def tmpfs(engine, image, path):
+    """Options for a tmpfs as Docker mounts it over a directory of the image: with the directory's mode, but empty and root's. podman would
+    copy the owner, too."""
+    mode = stat.S_IMODE((engine.folder / f"root-{image}" / path.lstrip("/")).stat().st_mode)
+    return "--tmpfs", f"{path}:rw,noexec,nosuid,nodev,notmpcopyup,mode={mode:o}"
+
+
 def changes(engine, container, mounts=("/run/piko", "/tmp")):
     """What a container has written to its own layer; mount points, and what the runtime puts there, are no writing."""
     own = {"/etc/mtab", "/run/.containerenv", "/run/secrets"} | {str(parent) for mount in mounts for parent in (Path(mount), *Path(mount).parents)}
@@ -67,8 +75,9 @@ def changes(engine, container, mounts=("/run/piko", "/tmp")):
 
 
 def start_server(engine, host, image, profile, name, *words, options=()):
-    server = engine.start(image, name, "server", "--log.level", "debug", "--cluster.gossip.bind-addr", "127.0.0.1:8003", *words, network=host.option,
-                          options=("--security-opt", f"seccomp={profile}", *WRITABLE, *options))
+    server = engine.start(image, name, "server", "--log.level", "debug", "--cluster.gossip.bind-addr", "127.0.0.1:8003",
+                          "--server.control-socket", CONTROL, *words, network=host.option,
+                          options=("--security-opt", f"seccomp={profile}", *tmpfs(engine, image, "/run/piko"), *options))
     server.wait_line("server ready")
     return server
 
@@ -167,7 +176,13 @@ def check_profile(engine, network, image, demo, name, profile, backend, is_thoro
 
 
 def check_nowhere(engine, network, image, profile):
-    """No place to write to at all: the server does without the control socket."""
+    """Only /tmp to write to, or no place at all: the server has its control socket there, or does without."""
+    host = network.host("temporary-server")
+    server = engine.start(image, "temporary-server", "server", network=host.option,
+                          options=("--security-opt", f"seccomp={profile}", *tmpfs(engine, image, "/tmp")))
+    server.wait_line("server ready")
+    expect("ready" in server.execute("piko", "server", "info"), "with /tmp alone a server has its control socket there, and piko server info finds it")
+    server.remove()
     host = network.host("nowhere-server")
     server = engine.start(image, "nowhere-server", "server", network=host.option, options=("--security-opt", f"seccomp={profile}"))
     server.wait_line("server ready")
