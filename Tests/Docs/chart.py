@@ -83,7 +83,10 @@ def main():
         if action == "values":
             with open(words[0]) as file:
                 for one in yaml.safe_load_all(file):
-                    render(CHART, one)
+                    # A part of somebody's values: the image, which the chart needs, is in another.
+                    values = {"image": {"repository": "registry.example.com/piko"}}
+                    merge(values, one)
+                    render(CHART, values)
         elif action == "objects":
             with open(words[0]) as file:
                 check([one for one in yaml.safe_load_all(file) if one])

@@ -45,6 +45,11 @@ def documents(text):
     return [one for one in yaml.safe_load_all(text) if one]
 
 
+def with_image(values):
+    """The values, and the image that every installation has to name."""
+    return values | {"image": {"repository": "registry.example.com/piko"} | values.get("image", {})}
+
+
 def render(chart, values, name="piko"):
     """All objects as one text, in the order of their files; the random key is replaced, or no two renders would be alike."""
     files = chart.render(values, name=name, namespace="piko")
@@ -202,7 +207,7 @@ def compare(path, text, write):
 def plain_manifests(chart):
     """The chart's objects for those without Helm: a file for each kind of thing, and what puts them together. The Secret of the gossip's
     key is to be made by hand, since a file can't have a key that is nobody else's."""
-    text = render(chart, {"replicaCount": 3, "gossip": {"existingSecret": "piko-gossip"}})
+    text = render(chart, with_image({"replicaCount": 3, "gossip": {"existingSecret": "piko-gossip"}}))
     files = {}
     for part in re.split(r"(?m)^---\n", text):
         if not part.strip():
@@ -231,6 +236,8 @@ def check_values():
             if isinstance(value, dict) and below.get("additionalProperties") is False:
                 walk(value, below, f"{path}{key}.")
     walk(yaml.safe_load((CHART / "values.yaml").read_text()), json.loads((CHART / "values.schema.json").read_text()), "")
+    if yaml.safe_load((CHART / "values.yaml").read_text())["image"]["repository"]:
+        report("values.yaml", "names an image, and none is published: whoever has that name would be in people's clusters")
     readme = (CHART / "README.md").read_text()
     for key in yaml.safe_load((CHART / "values.yaml").read_text()):
         if f"`{key}" not in readme:
@@ -249,9 +256,10 @@ def check_lint(place, values):
 def check_refused(chart):
     cases = yaml.safe_load((HERE / "refused.yaml").read_text())
     for case in cases:
+        values = with_image(case["values"])
         try:
-            chart.validate_schema(case["values"])
-            chart.render(case["values"], name="piko", namespace="piko")
+            chart.validate_schema(values)
+            chart.render(values, name="piko", namespace="piko")
         except helm.HelmError as error:
             if case["says"] not in str(error):
                 report(f'refused.yaml {case["values"]}', f"refused, but it says: {error}")
@@ -270,7 +278,7 @@ def main():
     with helm.Chart.load(CHART) as chart, tempfile.TemporaryDirectory() as scratch:
         rendered = []
         for case in cases:
-            values = yaml.safe_load(case.read_text()) or {}
+            values = with_image(yaml.safe_load(case.read_text()) or {})
             place = f"values/{case.name}"
             text = render(chart, values)
             path = Path(scratch) / case.name

@@ -59,6 +59,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* What can't be right is refused here, where a schema can't see it. */}}
 {{- define "piko.check" -}}
+{{- if not .Values.image.repository }}
+{{- fail "image.repository is needed: no image is published (docs/containers.md)" }}
+{{- end }}
 {{- if lt (int .Values.terminationGracePeriodSeconds) (add 10 (int .Values.server.shutdownDelay) | int) }}
 {{- fail "terminationGracePeriodSeconds must be at least 10 more than server.shutdownDelay" }}
 {{- end }}
