@@ -2,10 +2,10 @@
 Docker's API; what is Docker's alone (its daemon, its network) is not tried. haproxy and Prometheus are Debian's, under the
 names of the images that the file has."""
 
-import base64
 import json
 import os
-import secrets
+import re
+import stat
 import subprocess
 import sys
 import threading
@@ -25,11 +25,13 @@ STAND_INS = {
     "prometheus": 'USER nobody\nWORKDIR /prometheus\nENTRYPOINT ["prometheus"]\n',
 }
 LEFT_OUT = "grafana"
+# The name of a file with variables follows; it stands for the .env beside the compose file, which is somebody's own.
+COMPOSE = (TOOLS / "docker-compose", "-f", FILE, "--env-file")
 
 
 def read():
     """The file as Docker Compose understands it."""
-    return json.loads(run(TOOLS / "docker-compose", "-f", FILE, "config", "--format", "json", env=os.environ | {KEY: "a key of sixteen bytes"}))
+    return json.loads(run(*COMPOSE, os.devnull, "config", "--format", "json", env=os.environ | {KEY: "a key of sixteen bytes"}))
 
 
 def check():
@@ -37,7 +39,7 @@ def check():
     ok("docker-compose.yaml is as the compose specification's schema wants it")
     services = read()["services"]
     ok(f"docker compose config ({run(TOOLS / 'docker-compose', 'version', '--short').strip()}) reads it: {' '.join(services)}")
-    done = subprocess.run([TOOLS / "docker-compose", "-f", FILE, "config", "--quiet"], capture_output=True, text=True, check=False,
+    done = subprocess.run([*COMPOSE, os.devnull, "config", "--quiet"], capture_output=True, text=True, check=False,
                           env={name: value for name, value in os.environ.items() if name != KEY})
     expect(done.returncode != 0 and KEY in done.stderr, "without a key for gossip it says which variable is missing")
     for name, service in services.items():
@@ -71,10 +73,15 @@ class Machine:
                 ["nsenter", "--net=/run/netns/machine", "podman", "system", "service", "--time", "0", f"unix://{self.socket}"],
                 env=engine.environment, stdout=log, stderr=subprocess.STDOUT)
         wait_until(self.socket.exists, 30, "podman serves Docker's API")
-        self.environment = engine.environment | {"DOCKER_HOST": f"unix://{self.socket}", KEY: base64.b64encode(secrets.token_bytes(32)).decode()}
+        # By the command that the file's head has for it.
+        [make_key] = re.findall(r"^# +(\(umask .*>\.env\))", FILE.read_text(), re.M)
+        run("bash", "-euc", make_key, cwd=engine.folder)
+        mode = stat.S_IMODE((engine.folder / ".env").stat().st_mode)
+        expect(mode == 0o600, f"the nodes' key is made by: {make_key}", f"mode {mode:o}")
+        self.environment = {name: value for name, value in engine.environment.items() if name != KEY} | {"DOCKER_HOST": f"unix://{self.socket}"}
 
     def compose(self, *words):
-        return run("nsenter", "--net=/run/netns/machine", TOOLS / "docker-compose", "-f", FILE, *words, env=self.environment, cwd=ROOT)
+        return run("nsenter", "--net=/run/netns/machine", *COMPOSE, self.engine.folder / ".env", *words, env=self.environment, cwd=ROOT)
 
     def get(self, port, path, headers=None):
         return self.host.get(("127.0.0.1", port), path, headers)
