@@ -34,6 +34,12 @@ def check_texts():
     expect(done.returncode == 0, "shellcheck has nothing to say about build/assemble-root", done.stdout)
     for name, image in base_images().items():
         expect(re.search(r":[^:@]+$", image) and not image.endswith(":latest"), f"{name} names a version: {image}")
+    package = (ROOT / "Package.swift").read_text()
+    folders = {path.name for path in (ROOT / "Tests").iterdir() if path.is_dir() and any(path.iterdir())}
+    targets = {name for name in folders if f'"{name}"' in package or f'"Tests/{name}"' in package}
+    listed = set(re.findall(r"^Tests/(\S+)$", (ROOT / ".dockerignore").read_text(), re.M))
+    expect(folders - targets == listed, ".dockerignore lets in of Tests the targets of Package.swift, and nothing else",
+           " ".join(sorted(folders - targets ^ listed)))
     compose.check()
 
 
