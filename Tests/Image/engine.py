@@ -21,8 +21,11 @@ SECCOMP = Path("/usr/share/containers/seccomp.json")
 # What the official image of Swift has besides Swift, as far as a build reads it.
 SWIFT_PACKAGES = ("binutils", "gcc", "git", "libc6-dev", "libcurl4-openssl-dev", "libedit-dev", "libncurses-dev", "libpython3-dev",
                   "libsqlite3-dev", "libstdc++-12-dev", "libxml2-dev", "pkg-config", "tzdata", "uuid-dev", "zlib1g-dev")
-SOURCES = "".join(f"deb http://deb.debian.org/{place} {suite} main\n" for place, suite in (
-    ("debian", "bookworm"), ("debian", "bookworm-updates"), ("debian-security", "bookworm-security")))
+MIRROR = os.environ.get("DEBIAN_MIRROR") or "http://deb.debian.org/debian"
+# Mirrors have security updates beside the rest, as Debian's own does.
+SECURITY_MIRROR = f"{MIRROR.rstrip('/')}-security"
+SOURCES = "".join(f"deb {mirror} {suite} main\n" for mirror, suite in (
+    (MIRROR, "bookworm"), (MIRROR, "bookworm-updates"), (SECURITY_MIRROR, "bookworm-security")))
 # In place of the compiler, with --binaries: "builds" a product by taking the program that is there already.
 READY_MADE = """#!/bin/sh
 set -eu
@@ -125,8 +128,7 @@ runroot = "{self.folder}/run"
         if kept and kept.exists():
             archive = kept
         else:
-            self.run("debootstrap", "--variant=minbase", "bookworm", root, "http://deb.debian.org/debian")
-            (root / "etc/apt/sources.list").write_text(SOURCES)
+            self.run("debootstrap", "--variant=minbase", "bookworm", root, MIRROR)
             shutil.rmtree(root / "var/cache/apt/archives")
             self.run("tar", "-C", root, "-cf", archive, ".")
             shutil.rmtree(root)
@@ -135,7 +137,9 @@ runroot = "{self.folder}/run"
                 partial = kept.with_suffix(f".{os.getpid()}-{time.time_ns()}")
                 shutil.copy(archive, partial)
                 partial.rename(kept)
-        self.build_text(base_images()["DEBIAN_IMAGE"], 'FROM scratch\nADD image.tar /\nCMD ["bash"]\n', {"image.tar": archive})
+        (self.folder / "sources.list").write_text(SOURCES)
+        self.build_text(base_images()["DEBIAN_IMAGE"], 'FROM scratch\nADD image.tar /\nCOPY sources.list /etc/apt/\nCMD ["bash"]\n',
+                        {"image.tar": archive, "sources.list": self.folder / "sources.list"})
         (self.folder / "debian.tar").unlink(missing_ok=True)
 
     def make_swift(self, binaries=None):
