@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 import compose  # noqa: E402
+import documented  # noqa: E402
 import life  # noqa: E402
 import yaml  # noqa: E402
 from engine import DOCKERFILE, ROOT, Engine, Failure, base_images, run  # noqa: E402
@@ -192,6 +193,7 @@ def main():
         ok(f"saved: {given.save}")
     network = Network()
     life.check(engine, network, IMAGE, DEMO)
+    documented.check(engine, IMAGE, DEMO)
     compose.try_demo(engine, IMAGE, DEMO)
 
 
