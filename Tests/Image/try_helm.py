@@ -5,6 +5,7 @@ prepares what this needs.
 """
 
 import argparse
+import base64
 import json
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def by_hand():
     `kubectl create secret`."""
     folder = ROOT / "operations/kubernetes"
     names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
-    key = "ZzBzc2lwIGtleSBvZiB0aGUgdHJ5LCBvZiAzMiBieXRlcw=="
+    # With the end of a line, as that command has it.
+    key = base64.b64encode(b"g0ssip key of the try, of 32 bytes\n").decode()
     secret = {"kind": "Secret", "metadata": {"name": "piko-gossip", "namespace": "piko"}, "data": {"gossip-key": key}}
     return with_image([one for name in names for one in documents((folder / name).read_text())] + [secret])
 
