@@ -181,7 +181,8 @@ def check_nowhere(engine, network, image, profile):
     server = engine.start(image, "temporary-server", "server", network=host.option,
                           options=("--security-opt", f"seccomp={profile}", *tmpfs(engine, image, "/tmp")))
     server.wait_line("server ready")
-    expect("ready" in server.execute("piko", "server", "info"), "with /tmp alone a server has its control socket there, and piko server info finds it")
+    expect("ready" in server.execute("piko", "server", "info"),
+           "with /tmp alone a server has its control socket there, and piko server info finds it")
     server.remove()
     host = network.host("nowhere-server")
     server = engine.start(image, "nowhere-server", "server", network=host.option, options=("--security-opt", f"seccomp={profile}"))
